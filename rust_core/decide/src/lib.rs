@@ -1,0 +1,1 @@
+//! One decision from weighing to placing, and its settlement when the request ends.

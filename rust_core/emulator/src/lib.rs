@@ -1,0 +1,1 @@
+//! Emulated replicas: trtllm-serve's HTTP interface in front of the engine model.

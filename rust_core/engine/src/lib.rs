@@ -1,0 +1,1 @@
+//! A model of one TensorRT-LLM engine under a clock that its caller owns.

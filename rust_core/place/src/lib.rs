@@ -1,0 +1,1 @@
+//! Places a weighed request: replicas, ledger, prefix index, keys and the choice among replicas.

@@ -1,0 +1,1 @@
+//! The Python edge: weighbridge._core.

@@ -1,0 +1,1 @@
+//! The native transport: a tonic ext_proc server that drives the state machine.

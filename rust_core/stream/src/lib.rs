@@ -1,0 +1,1 @@
+//! The per-request state machine: ext_proc messages in, replies out, no I/O.
