@@ -1,1 +1,24 @@
 //! Places a weighed request: replicas, ledger, prefix index, keys and the choice among replicas.
+//!
+//! Pure: no I/O, no clock and no global randomness. Time and seeds are arguments, so a history can
+//! be replayed exactly by the simulator and the property tests.
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+pub mod bounded_hash;
+pub mod choice;
+pub mod key;
+pub mod ledger;
+pub mod mu;
+pub mod prefix;
+pub mod registry;
+pub mod replica;
+
+pub use bounded_hash::choose_bounded_hash;
+pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Verdict};
+pub use key::Key;
+pub use ledger::{Amount, Charge, Load, Totals};
+pub use mu::MicroMu;
+pub use prefix::{Matches, PrefixIndex, ReplicaCache};
+pub use registry::Registry;
+pub use replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec, State};

@@ -1,0 +1,150 @@
+//! A decision: the request asked about, the replica chosen, why, and what else was looked at.
+
+use smallvec::SmallVec;
+use thiserror::Error;
+
+use crate::key::Key;
+use crate::mu::MicroMu;
+use crate::replica::ReplicaId;
+
+/// Fallbacks named after the chosen replica, in order of retry.
+pub const FALLBACKS: usize = 3;
+
+/// A weighed request that wants a replica.
+#[derive(Clone, Copy)]
+pub struct Ask<'a> {
+    /// The model, by its own name or an adapter's.
+    pub model: &'a str,
+    /// The adapter it needs, if any: replicas that have it loaded are preferred.
+    pub adapter: Option<&'a str>,
+    /// Where it stands in the model's key space.
+    pub key: Key,
+    /// Chained hashes of its prefix blocks.
+    pub chain: &'a [u64],
+    /// The prefill MU (images, audio and overhead with it) on a replica that has so many blocks
+    /// of the chain cached. Must not grow with more blocks.
+    pub prefill: &'a dyn Fn(u32) -> MicroMu,
+    /// The predicted decode MU.
+    pub decode: MicroMu,
+    /// KV tokens it will hold.
+    pub kv_tokens: u64,
+    /// Endpoints the gateway allows; `None` allows all.
+    pub subset: Option<&'a [&'a str]>,
+    /// Milliseconds on the caller's monotonic clock.
+    pub now_ms: u64,
+    /// Randomness for sampling and ties: any well-spread value, such as the request's number.
+    pub seed: u64,
+}
+
+impl std::fmt::Debug for Ask<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ask")
+            .field("model", &self.model)
+            .field("key", &self.key)
+            .field("blocks", &self.chain.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the chosen replica was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It is the key's home.
+    Home,
+    /// It is another replica of the key's slice, and better now.
+    ReplicaOfSlice,
+    /// The home was too loaded.
+    SpillLoad,
+    /// The home's KV memory was too full.
+    SpillKv,
+    /// The home was not healthy.
+    SpillHealth,
+    /// The gateway's subset hint left out the home.
+    Subset,
+    /// No replica was fit; the least unfit was taken.
+    Fallback,
+    /// It was the only candidate.
+    OnlyOne,
+}
+
+impl Reason {
+    /// Its name in metrics and `explain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::ReplicaOfSlice => "replica_of_slice",
+            Self::SpillLoad => "spill_load",
+            Self::SpillKv => "spill_kv",
+            Self::SpillHealth => "spill_health",
+            Self::Subset => "subset",
+            Self::Fallback => "fallback",
+            Self::OnlyOne => "only_one",
+        }
+    }
+}
+
+/// What was found of one candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It could take the request.
+    Fit,
+    /// Its load is beyond the bound.
+    Loaded,
+    /// Its KV memory would be too full.
+    KvFull,
+    /// Its state keeps it out.
+    Unhealthy,
+    /// The subset hint leaves it out.
+    NotInSubset,
+}
+
+/// One replica looked at on the way to a decision.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Blocks of the request's chain it has likely cached.
+    pub cached_blocks: u32,
+    /// Predicted wait before the request starts, in ms.
+    pub wait_ms: f64,
+    /// Predicted prefill once it starts, in ms.
+    pub prefill_ms: f64,
+    /// What was compared: the lowest wins. In ms, or as the policy says.
+    pub score: f64,
+    /// What was found.
+    pub verdict: Verdict,
+}
+
+/// Where a request goes, and why.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The replica.
+    pub chosen: ReplicaId,
+    /// Other replicas in order of retry.
+    pub fallbacks: SmallVec<[ReplicaId; FALLBACKS]>,
+    /// Why.
+    pub reason: Reason,
+    /// Blocks of the chain that the chosen replica has likely cached.
+    pub cached_blocks: u32,
+    /// Prefill MU on the chosen replica, given those blocks: what to charge.
+    pub prefill: MicroMu,
+    /// Number of the pool it was decided on.
+    pub pool: u64,
+    /// Every replica looked at, in order.
+    pub candidates: SmallVec<[Candidate; 8]>,
+}
+
+/// Why no replica could be named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoReplica {
+    /// No replica serves this model: 404.
+    #[error("no replica serves this model")]
+    UnknownModel,
+    /// Replicas serve it, but none can take a request now: 503.
+    #[error("no replica of this model is ready")]
+    NoneReady,
+    /// The gateway's subset hint names no replica that is ready: 503.
+    #[error("no replica of the allowed subset is ready")]
+    EmptySubset,
+}

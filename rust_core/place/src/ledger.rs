@@ -1,0 +1,170 @@
+//! What each replica carries at this moment, in MU and KV tokens.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+
+use crate::mu::MicroMu;
+
+/// What one request adds to a replica's load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Prefill work, with images, audio and overhead: gone once the first token is out.
+    pub prefill: MicroMu,
+    /// Decode work: gone when the reply ends.
+    pub decode: MicroMu,
+    /// KV tokens held until the reply ends (prompt and predicted output).
+    pub kv_tokens: u64,
+}
+
+/// The sums of a [`Load`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Prefill work not yet done.
+    pub prefill: MicroMu,
+    /// Decode work of requests in flight.
+    pub decode: MicroMu,
+    /// KV tokens held by requests in flight.
+    pub kv_tokens: i64,
+    /// Requests in flight.
+    pub requests: i64,
+}
+
+impl Totals {
+    /// Prefill and decode together.
+    #[must_use]
+    pub fn work(&self) -> MicroMu {
+        self.prefill + self.decode
+    }
+}
+
+/// The ledger of one replica: four sums that any thread may change without a lock.
+///
+/// Each sum is exact: a [`Charge`] gives back precisely what it took. The four are read one after
+/// another, so a reader may see a request counted in one and not yet in another.
+#[derive(Debug, Default)]
+#[repr(align(128))] // a replica's counters share no cache line with another's
+pub struct Load {
+    prefill: AtomicI64,
+    decode: AtomicI64,
+    kv_tokens: AtomicI64,
+    requests: AtomicI64,
+    foreign_work: AtomicI64,
+    foreign_kv_tokens: AtomicI64,
+    foreign_requests: AtomicI64,
+}
+
+impl Load {
+    /// Charges a request; what is returned gives it back when dropped.
+    pub fn charge(self: &Arc<Self>, amount: Amount) -> Charge {
+        self.add(amount);
+        self.requests.fetch_add(1, Relaxed);
+        Charge {
+            load: Arc::clone(self),
+            amount,
+            prefill_open: true,
+        }
+    }
+
+    /// What this sidecar's requests hold, and what came past it.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let own = self.own();
+        Totals {
+            prefill: own.prefill,
+            decode: own.decode + MicroMu::from_micro(self.foreign_work.load(Relaxed)),
+            kv_tokens: own.kv_tokens + self.foreign_kv_tokens.load(Relaxed),
+            requests: own.requests + self.foreign_requests.load(Relaxed),
+        }
+    }
+
+    /// What this sidecar's requests alone hold: zero when none is in flight.
+    #[must_use]
+    pub fn own(&self) -> Totals {
+        Totals {
+            prefill: MicroMu::from_micro(self.prefill.load(Relaxed)),
+            decode: MicroMu::from_micro(self.decode.load(Relaxed)),
+            kv_tokens: self.kv_tokens.load(Relaxed),
+            requests: self.requests.load(Relaxed),
+        }
+    }
+
+    /// Sets (not adds) the work that came past this sidecar, as telemetry or another sidecar's
+    /// ledger tells it. It counts as decode.
+    pub fn set_foreign(&self, work: MicroMu, kv_tokens: u64, requests: u64) {
+        self.foreign_work.store(work.micro(), Relaxed);
+        self.foreign_kv_tokens.store(signed(kv_tokens), Relaxed);
+        self.foreign_requests.store(signed(requests), Relaxed);
+    }
+
+    fn add(&self, amount: Amount) {
+        self.prefill.fetch_add(amount.prefill.micro(), Relaxed);
+        self.decode.fetch_add(amount.decode.micro(), Relaxed);
+        self.kv_tokens.fetch_add(signed(amount.kv_tokens), Relaxed);
+    }
+
+    fn take(&self, amount: Amount) {
+        self.prefill.fetch_sub(amount.prefill.micro(), Relaxed);
+        self.decode.fetch_sub(amount.decode.micro(), Relaxed);
+        self.kv_tokens.fetch_sub(signed(amount.kv_tokens), Relaxed);
+    }
+}
+
+/// KV tokens as the ledger adds them; the clamp is the same on both ways, so sums stay exact.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX).min(1 << 40)
+}
+
+/// One request's hold on a replica: released exactly once, when dropped.
+#[derive(Debug)]
+#[must_use = "a charge is released as soon as it is dropped"]
+pub struct Charge {
+    load: Arc<Load>,
+    amount: Amount,
+    prefill_open: bool,
+}
+
+impl Charge {
+    /// Gives back the prefill part, at the first byte of the reply. Further calls do nothing.
+    pub fn prefill_done(&mut self) {
+        if self.prefill_open {
+            self.prefill_open = false;
+            self.load
+                .prefill
+                .fetch_sub(self.amount.prefill.micro(), Relaxed);
+            self.amount.prefill = MicroMu::ZERO;
+        }
+    }
+
+    /// Trues the charge up to what is now known. After [`Charge::prefill_done`] the prefill part
+    /// stays released, whatever `now` says.
+    pub fn adjust(&mut self, now: Amount) {
+        let prefill = if self.prefill_open {
+            now.prefill
+        } else {
+            MicroMu::ZERO
+        };
+        let now = Amount { prefill, ..now };
+        self.load.add(now);
+        self.load.take(self.amount);
+        self.amount = now;
+    }
+
+    /// What the charge holds now.
+    #[must_use]
+    pub fn amount(&self) -> Amount {
+        self.amount
+    }
+
+    /// The ledger it is charged to.
+    #[must_use]
+    pub fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.load.take(self.amount);
+        self.load.requests.fetch_sub(1, Relaxed);
+    }
+}

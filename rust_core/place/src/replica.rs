@@ -1,0 +1,197 @@
+//! Replicas and the pool: the immutable snapshot of who can serve what.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::bounded_hash::Ring;
+use crate::ledger::Load;
+use crate::mu::MicroMu;
+use crate::prefix::{PrefixIndex, ReplicaCache};
+
+/// A replica's small number: dense, and stable while its endpoint is known to the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(pub u32);
+
+impl ReplicaId {
+    /// As an index into tables by id.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a replica may be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Serves as its profile says.
+    #[default]
+    Healthy,
+    /// Serves, but worse than its profile: gets requests only when it wins clearly.
+    Degraded,
+    /// Gets nothing.
+    Ejected,
+    /// Was ejected; gets a trickle that shows whether it is well again.
+    Probing,
+    /// Finishes what it has; gets nothing new while another replica can serve.
+    Draining,
+}
+
+impl State {
+    /// Whether requests may be placed here while better ones exist.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Healthy | Self::Degraded | Self::Probing)
+    }
+}
+
+/// A replica as configuration, discovery and health describe it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaSpec {
+    /// `ip:port`.
+    pub endpoint: String,
+    /// The base model it serves.
+    pub model: String,
+    /// LoRA adapters it has loaded.
+    pub adapters: Vec<String>,
+    /// MU it serves per minute at saturation (reference replica: 60,000).
+    pub capacity_mu_per_min: f64,
+    /// KV tokens its memory holds.
+    pub kv_tokens: u64,
+    /// Failure domain: rack or zone; empty where unknown.
+    pub domain: String,
+    /// Health.
+    pub state: State,
+    /// Share of its capacity that it may be given now, 0 to 1: below 1 while it warms up.
+    pub share: f64,
+}
+
+impl Default for ReplicaSpec {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            model: String::new(),
+            adapters: Vec::new(),
+            capacity_mu_per_min: 60_000.0,
+            kv_tokens: 1_000_000,
+            domain: String::new(),
+            state: State::Healthy,
+            share: 1.0,
+        }
+    }
+}
+
+/// A replica in a pool: its description, its number, its ledger and its part of the prefix index.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its description in this snapshot.
+    pub spec: ReplicaSpec,
+    /// Its number.
+    pub id: ReplicaId,
+    /// Its ledger, shared by all snapshots.
+    pub load: Arc<Load>,
+    /// Its likely cached blocks, shared by all snapshots.
+    pub cache: Arc<ReplicaCache>,
+}
+
+impl Replica {
+    /// MU it serves per millisecond, warm-up share counted. Never zero.
+    #[must_use]
+    pub fn mu_per_ms(&self) -> f64 {
+        let capacity = self.spec.capacity_mu_per_min * self.spec.share.clamp(0.0, 1.0) / 60_000.0;
+        if capacity.is_finite() {
+            capacity.max(1e-6)
+        } else {
+            1.0
+        }
+    }
+
+    /// Milliseconds that this much work takes it.
+    #[must_use]
+    pub fn ms_for(&self, work: MicroMu) -> f64 {
+        work.as_mu().max(0.0) / self.mu_per_ms()
+    }
+
+    /// Share of its KV memory that would be held with `more` tokens on top.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn kv_share(&self, more: u64) -> f64 {
+        let held = self.load.totals().kv_tokens.max(0) as f64 + more as f64;
+        held / (self.spec.kv_tokens.max(1) as f64)
+    }
+}
+
+/// The replicas of one model.
+#[derive(Clone, Debug, Default)]
+pub struct ModelPool {
+    /// The model's name.
+    pub model: String,
+    /// Its replicas, ordered by endpoint.
+    pub replicas: Vec<Arc<Replica>>,
+    /// Sum of their capacities in MU per millisecond, of those that are open.
+    pub mu_per_ms: f64,
+    pub(crate) ring: Arc<Ring>,
+}
+
+/// An immutable, numbered snapshot of all replicas.
+#[derive(Debug)]
+pub struct Pool {
+    /// Grows by one with every change.
+    pub number: u64,
+    pub(crate) models: HashMap<String, Arc<ModelPool>>,
+    pub(crate) adapters: HashMap<String, String>,
+    pub(crate) by_endpoint: HashMap<String, Arc<Replica>>,
+    pub(crate) by_id: Vec<Option<Arc<Replica>>>,
+    pub(crate) index: Arc<PrefixIndex>,
+}
+
+impl Pool {
+    /// The replicas of a model, by its name or by the name of one of its adapters.
+    #[must_use]
+    pub fn model(&self, name: &str) -> Option<&Arc<ModelPool>> {
+        self.models.get(name).or_else(|| {
+            self.adapters
+                .get(name)
+                .and_then(|base| self.models.get(base))
+        })
+    }
+
+    /// All models with at least one replica, in no order.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<ModelPool>> {
+        self.models.values()
+    }
+
+    /// The replica at `ip:port`.
+    #[must_use]
+    pub fn endpoint(&self, endpoint: &str) -> Option<&Arc<Replica>> {
+        self.by_endpoint.get(endpoint)
+    }
+
+    /// The replica with this number.
+    #[must_use]
+    pub fn replica(&self, id: ReplicaId) -> Option<&Arc<Replica>> {
+        self.by_id.get(id.slot()).and_then(Option::as_ref)
+    }
+
+    /// All replicas, by number.
+    pub fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.by_id.iter().flatten()
+    }
+
+    /// How many replicas there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_endpoint.len()
+    }
+
+    /// Whether there is no replica at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_endpoint.is_empty()
+    }
+
+    /// The prefix index of all replicas.
+    #[must_use]
+    pub fn index(&self) -> &Arc<PrefixIndex> {
+        &self.index
+    }
+}
