@@ -1,1 +1,29 @@
 //! Reads an inference request and weighs it: model, tokens, images, prefix chain, cost vector in MU.
+//!
+//! [`read`] makes one pass over a request's JSON and returns a [`Reading`]; a [`Profile`] turns the
+//! reading into [`PromptTokens`] and, given how many of them a replica has cached and how many the
+//! answer will have, into a [`CostVector`]. Everything here is a pure function of its arguments.
+
+#![deny(clippy::indexing_slicing)]
+
+mod chain;
+mod cost;
+mod endpoint;
+mod error;
+mod features;
+mod image;
+mod limits;
+mod profile;
+mod read;
+mod reading;
+
+pub use chain::{BLOCK_BYTES, Block, PrefixChain, SectionBlocks};
+pub use cost::{CostVector, Work};
+pub use endpoint::Endpoint;
+pub use error::ReadError;
+pub use features::Features;
+pub use image::{Detail, Image, Media};
+pub use limits::Limits;
+pub use profile::{Profile, ProfileError, PromptTokens};
+pub use read::read;
+pub use reading::{Body, Part, Reading, SessionHints, Texts};

@@ -1,0 +1,214 @@
+//! One pass over a request's JSON, keeping only what weighing needs.
+//!
+//! Strings are visited as raw bytes, borrowed where they have no escapes, and are classified and
+//! hashed as they pass. Seeds hold references to the accumulators, so what was seen before the cut
+//! of a truncated body is kept. Documented leniencies:
+//!
+//! - Invalid UTF-8, lone surrogates, NUL and raw control characters inside strings are weighed as
+//!   bytes; whether they are legal is the engine's to say.
+//! - Of duplicate keys the last wins, at the top level and inside messages.
+//! - Nesting deeper than 127 levels is [`ReadError::TooDeep`] inside values that weighing reads;
+//!   values that it skips may nest as they like, since skipping does not recurse.
+//! - Numbers beyond 64 bits are refused where they mean something ([`ReadError::InvalidValue`]).
+
+mod canonical;
+mod content;
+mod conversation;
+mod fault;
+mod message;
+mod prompt;
+mod scalar;
+mod top;
+mod truncated;
+mod visit;
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeSeed;
+
+use crate::chain::{self, Section};
+use crate::endpoint::Endpoint;
+use crate::error::ReadError;
+use crate::features::Features;
+use crate::limits::Limits;
+use crate::reading::{Body, Part, Reading, Texts};
+use conversation::Conversation;
+
+/// Reads a body of `endpoint`, whole or cut off.
+///
+/// A body that is cut off is read as far as it goes: fields after the cut are absent (`model` may be
+/// empty, which the caller must decide about), and a value that the cut may have shortened is
+/// dropped unless it is text or media.
+///
+/// # Errors
+/// When the body is no JSON object, lacks its model or prompt, or gives a parameter that weighing
+/// needs a wrong type or value.
+pub fn read(endpoint: Endpoint, body: Body<'_>, limits: &Limits) -> Result<Reading, ReadError> {
+    let bytes = body
+        .bytes
+        .strip_prefix(b"\xEF\xBB\xBF")
+        .unwrap_or(body.bytes);
+    let text = if body.complete {
+        Cow::Borrowed(bytes)
+    } else {
+        truncated::closed(bytes)
+    };
+    let mut scan = Scan::new(endpoint, *limits, body.complete);
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    let outcome = top::TopSeed(&mut scan)
+        .deserialize(&mut json)
+        .and_then(|()| if body.complete { json.end() } else { Ok(()) });
+    if let Err(error) = outcome {
+        if let Some(fault) = scan.fault.take() {
+            return Err(fault);
+        }
+        if body.complete || !truncated::is_cut(&error, &text) {
+            return Err(fault::from_json(&error, scan.entered, scan.param));
+        }
+    }
+    let mut reading = scan.finish()?;
+    if !body.complete {
+        let seen = body.bytes.len() as u64;
+        reading.missing_bytes = body.total_bytes.unwrap_or(seen).saturating_sub(seen);
+        reading.cut_in_media = reading.missing_bytes > 0 && truncated::in_media(bytes);
+    }
+    Ok(reading)
+}
+
+/// Accumulators of one pass.
+struct Scan {
+    endpoint: Endpoint,
+    limits: Limits,
+    complete: bool,
+    /// Whether the top-level object was entered.
+    entered: bool,
+    /// The top-level parameter being read, for errors.
+    param: &'static str,
+    /// The top-level key being read.
+    last: top::Key,
+    /// A fault found while visiting, which the parser's own error would blur.
+    fault: Option<ReadError>,
+    reading: Reading,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
+    n: Option<u32>,
+    best_of: Option<u32>,
+    metadata_user: Option<String>,
+    cache_salt: Option<String>,
+    prompt_seen: bool,
+    prompts: u32,
+    tools: Section,
+    instructions: Section,
+    instructions_text: Features,
+    suffix_text: Features,
+    conversation: Conversation,
+    /// Canonical JSON of the value being walked.
+    scratch: Vec<u8>,
+}
+
+impl Scan {
+    fn new(endpoint: Endpoint, limits: Limits, complete: bool) -> Self {
+        Self {
+            endpoint,
+            limits,
+            complete,
+            entered: false,
+            param: "body",
+            last: top::Key::Other,
+            fault: None,
+            reading: Reading::default(),
+            max_tokens: None,
+            max_completion_tokens: None,
+            n: None,
+            best_of: None,
+            metadata_user: None,
+            cache_salt: None,
+            prompt_seen: false,
+            prompts: 0,
+            tools: Section::new(limits.max_blocks),
+            instructions: Section::new(limits.max_blocks),
+            instructions_text: Features::default(),
+            suffix_text: Features::default(),
+            conversation: Conversation::new(&limits),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Notes a fault and returns the error that stops the parser.
+    fn fail<E: serde::de::Error>(&mut self, fault: ReadError) -> E {
+        let error = E::custom(&fault);
+        self.fault = Some(fault);
+        error
+    }
+
+    fn finish(mut self) -> Result<Reading, ReadError> {
+        if self.complete {
+            self.check_required()?;
+        }
+        let mut reading = self.reading;
+        let conversation = self.conversation;
+        reading.session.opening = conversation.opening(&self.instructions);
+        let mut text: Texts = conversation.text;
+        *text.get_mut(Part::System) += self.instructions_text;
+        *text.get_mut(Part::Prompt) += self.suffix_text;
+        *text.get_mut(Part::Tools) = reading.text.tools;
+        reading.text = text;
+        reading.images = conversation.images;
+        reading.more_images = conversation.more_images;
+        reading.audio_seconds = conversation.audio_seconds;
+        reading.explicit_tokens = conversation.explicit_tokens;
+        reading.messages = conversation.messages;
+        reading.max_output_tokens = self.max_completion_tokens.or(self.max_tokens);
+        reading.choices = self
+            .n
+            .unwrap_or(1)
+            .max(self.best_of.unwrap_or(1))
+            .saturating_mul(self.prompts.max(1));
+        reading.has_tools = reading.tools > 0;
+        if reading.session.user.is_none() {
+            reading.session.user = self.metadata_user;
+        }
+        let mut lead = conversation.lead;
+        self.instructions.close();
+        self.instructions.append(&mut lead);
+        let salt = self.cache_salt.unwrap_or_default();
+        let chain = chain::fold(
+            &mut self.tools,
+            &mut self.instructions,
+            &conversation.rest,
+            salt.as_bytes(),
+            self.limits.max_blocks,
+        );
+        reading.prefix = if reading.model.is_empty() {
+            chain
+        } else {
+            chain.bound_to(&reading.model)
+        };
+        Ok(reading)
+    }
+
+    fn check_required(&self) -> Result<(), ReadError> {
+        if self.reading.model.is_empty() {
+            return Err(ReadError::Missing { param: "model" });
+        }
+        let continues = self.endpoint == Endpoint::Responses
+            && self.reading.session.previous_response_id.is_some();
+        if !self.prompt_seen && !continues {
+            return Err(ReadError::Missing {
+                param: self.endpoint.prompt_key(),
+            });
+        }
+        let chat = matches!(
+            self.endpoint,
+            Endpoint::ChatCompletions | Endpoint::Messages
+        );
+        if chat && self.conversation.messages == 0 {
+            let reason = "expected at least one message".to_owned();
+            return Err(ReadError::InvalidValue {
+                param: "messages",
+                reason,
+            });
+        }
+        Ok(())
+    }
+}

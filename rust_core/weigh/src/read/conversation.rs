@@ -1,0 +1,317 @@
+//! What the messages, or the prompts, of a request add up to.
+
+use std::borrow::Cow;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::visit::Str;
+use crate::chain::{Mark, Section};
+use crate::features::Features;
+use crate::image::Image;
+use crate::limits::Limits;
+use crate::reading::{Part, Texts};
+
+/// Blocks of a prompt without messages that are taken for its opening.
+const OPENING_BLOCKS: usize = 4;
+
+/// Byte that starts a message in the canonical prompt; it cannot occur in UTF-8.
+const MESSAGE: u8 = 0xFE;
+
+/// Byte that starts a piece of a message in the canonical prompt; it cannot occur in UTF-8.
+const PIECE: u8 = 0xFF;
+
+/// Accumulators for messages or prompts.
+pub(super) struct Conversation {
+    pub(super) text: Texts,
+    pub(super) images: Vec<Image>,
+    pub(super) more_images: u64,
+    pub(super) audio_seconds: f64,
+    pub(super) explicit_tokens: u64,
+    pub(super) messages: u32,
+    /// System messages before all others.
+    pub(super) lead: Section,
+    /// Everything after them.
+    pub(super) rest: Section,
+    /// Canonical JSON of the value being walked.
+    pub(super) scratch: Vec<u8>,
+    /// Whether a message was seen that is no leading system message.
+    opened: bool,
+    opening: Option<u64>,
+    max_images: usize,
+}
+
+impl Conversation {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            text: Texts::default(),
+            images: Vec::new(),
+            more_images: 0,
+            audio_seconds: 0.0,
+            explicit_tokens: 0,
+            messages: 0,
+            lead: Section::new(limits.max_blocks),
+            rest: Section::new(limits.max_blocks),
+            scratch: Vec::new(),
+            opened: false,
+            opening: None,
+            max_images: limits.max_images,
+        }
+    }
+
+    /// Forgets everything: the key occurs again.
+    pub(super) fn clear(&mut self) {
+        self.text = Texts::default();
+        self.images.clear();
+        self.more_images = 0;
+        self.audio_seconds = 0.0;
+        self.explicit_tokens = 0;
+        self.messages = 0;
+        self.lead.clear();
+        self.rest.clear();
+        self.opened = false;
+        self.opening = None;
+    }
+
+    /// Hash of the conversation's opening; see [`crate::SessionHints::opening`].
+    pub(super) fn opening(&self, instructions: &Section) -> u64 {
+        let first = self
+            .opening
+            .unwrap_or_else(|| mix(self.lead.digest(), self.rest.head_digest(OPENING_BLOCKS)));
+        mix(instructions.digest(), first)
+    }
+
+    /// Adds text of a prompt.
+    pub(super) fn prompt_text(&mut self, bytes: &[u8]) {
+        self.text.prompt += Features::of(bytes);
+        self.rest.feed(&[PIECE, Kind::Text as u8]);
+        self.rest.feed(bytes);
+    }
+
+    /// Adds one token id of a prompt.
+    pub(super) fn prompt_token(&mut self, id: u64) {
+        self.explicit_tokens += 1;
+        // Ids have at most 32 bits; a wrong one only has to hash differently.
+        self.rest.feed(&((id ^ (id >> 32)) as u32).to_le_bytes());
+    }
+
+    fn keep_image(&mut self, image: Image) {
+        if self.images.len() < self.max_images {
+            self.images.push(image);
+        } else {
+            self.more_images += 1;
+        }
+    }
+}
+
+fn mix(hash: u64, seed: u64) -> u64 {
+    xxh3_64_with_seed(&hash.to_le_bytes(), seed)
+}
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    System = 1,
+    User = 2,
+    Assistant = 3,
+    Tool = 4,
+}
+
+impl Role {
+    /// The role of that name; unknown ones speak as users.
+    pub(super) fn named(name: &[u8]) -> Self {
+        match name {
+            b"system" | b"developer" => Self::System,
+            b"assistant" | b"model" => Self::Assistant,
+            b"tool" | b"function" => Self::Tool,
+            _ => Self::User,
+        }
+    }
+
+    fn part(self) -> Part {
+        match self {
+            Self::System => Part::System,
+            Self::User => Part::User,
+            Self::Assistant => Part::Assistant,
+            Self::Tool => Part::Tool,
+        }
+    }
+}
+
+/// What a piece of a message is; its place in the hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text = 1,
+    Name = 2,
+    Arguments = 3,
+    Media = 4,
+    Reasoning = 5,
+    ToolResult = 6,
+}
+
+/// A piece whose message has not told its role yet.
+struct Piece<'de> {
+    kind: Kind,
+    bytes: Cow<'de, [u8]>,
+}
+
+/// What one key of a message added.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    text: Features,
+    tool_text: Features,
+    audio_seconds: f64,
+}
+
+/// One message while it is read.
+pub(super) struct Turn<'de> {
+    role: Option<Role>,
+    /// Set once the message's start is in its section.
+    begun: Option<Begun>,
+    pending: Vec<Piece<'de>>,
+    content: Tally,
+    calls: Tally,
+    in_content: bool,
+    first_image: usize,
+    more_images: u64,
+}
+
+struct Begun {
+    leads: bool,
+    mark: Mark,
+}
+
+impl<'de> Turn<'de> {
+    pub(super) fn new(conversation: &Conversation) -> Self {
+        Self {
+            role: None,
+            begun: None,
+            pending: Vec::new(),
+            content: Tally::default(),
+            calls: Tally::default(),
+            in_content: false,
+            first_image: conversation.images.len(),
+            more_images: conversation.more_images,
+        }
+    }
+
+    pub(super) fn set_role(&mut self, role: Role) {
+        self.role = Some(role);
+    }
+
+    /// Sets a role that the item's type implies, unless it has one.
+    pub(super) fn imply_role(&mut self, role: Role) {
+        self.role.get_or_insert(role);
+    }
+
+    /// `content` begins, perhaps again: the last one wins.
+    pub(super) fn begin_content(&mut self, conversation: &mut Conversation, again: bool) {
+        self.in_content = true;
+        if !again {
+            return;
+        }
+        self.content = Tally::default();
+        self.pending.clear();
+        conversation.images.truncate(self.first_image);
+        conversation.more_images = self.more_images;
+        if let Some(begun) = self.begun.take() {
+            section(conversation, begun.leads).return_to(&begun.mark);
+        }
+    }
+
+    pub(super) fn end_content(&mut self) {
+        self.in_content = false;
+    }
+
+    fn tally(&mut self) -> &mut Tally {
+        if self.in_content {
+            &mut self.content
+        } else {
+            &mut self.calls
+        }
+    }
+
+    /// Adds text of this message.
+    pub(super) fn text(&mut self, conversation: &mut Conversation, kind: Kind, text: Str<'de, '_>) {
+        let features = Features::of(text.bytes());
+        let tally = self.tally();
+        if kind == Kind::ToolResult {
+            tally.tool_text += features;
+        } else {
+            tally.text += features;
+        }
+        self.piece(conversation, kind, text);
+    }
+
+    /// Adds an image, video or document, which enters the chain by its hash.
+    pub(super) fn image(&mut self, conversation: &mut Conversation, image: Image, hash: u64) {
+        conversation.keep_image(image);
+        self.piece(conversation, Kind::Media, Str::Decoded(&hash.to_le_bytes()));
+    }
+
+    /// Adds audio, which enters the chain by its hash.
+    pub(super) fn audio(&mut self, conversation: &mut Conversation, seconds: f64, hash: u64) {
+        self.tally().audio_seconds += seconds;
+        self.piece(conversation, Kind::Media, Str::Decoded(&hash.to_le_bytes()));
+    }
+
+    fn piece(&mut self, conversation: &mut Conversation, kind: Kind, text: Str<'de, '_>) {
+        if self.role.is_none() {
+            self.pending.push(Piece {
+                kind,
+                bytes: text.keep(),
+            });
+            return;
+        }
+        let section = self.begun_section(conversation);
+        section.feed(&[PIECE, kind as u8]);
+        section.feed(text.bytes());
+    }
+
+    /// The message's section, with the message's start and what was pending written to it.
+    fn begun_section<'c>(&mut self, conversation: &'c mut Conversation) -> &'c mut Section {
+        let role = self.role.unwrap_or(Role::User);
+        let leads = match &self.begun {
+            Some(begun) => begun.leads,
+            None => {
+                let leads = role == Role::System && !conversation.opened;
+                conversation.opened |= !leads;
+                let section = section(conversation, leads);
+                self.begun = Some(Begun {
+                    leads,
+                    mark: section.mark(),
+                });
+                section.feed(&[MESSAGE, role as u8]);
+                for piece in self.pending.drain(..) {
+                    section.feed(&[PIECE, piece.kind as u8]);
+                    section.feed(&piece.bytes);
+                }
+                leads
+            }
+        };
+        section(conversation, leads)
+    }
+
+    /// The message is over, or cut.
+    pub(super) fn end(mut self, conversation: &mut Conversation) {
+        let role = self.role.unwrap_or(Role::User);
+        self.begun_section(conversation);
+        for tally in [self.content, self.calls] {
+            *conversation.text.get_mut(role.part()) += tally.text;
+            *conversation.text.get_mut(Part::Tool) += tally.tool_text;
+            conversation.audio_seconds += tally.audio_seconds;
+        }
+        conversation.messages = conversation.messages.saturating_add(1);
+        if role == Role::User && conversation.opening.is_none() {
+            conversation.opening =
+                Some(mix(conversation.lead.digest(), conversation.rest.digest()));
+        }
+    }
+}
+
+fn section(conversation: &mut Conversation, leads: bool) -> &mut Section {
+    if leads {
+        &mut conversation.lead
+    } else {
+        &mut conversation.rest
+    }
+}

@@ -1,0 +1,478 @@
+//! The body's top-level object.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use super::Scan;
+use super::canonical::CanonicalSeed;
+use super::conversation::Role;
+use super::message::MessagesSeed;
+use super::prompt::PromptSeed;
+use super::scalar::{Count, CountSeed, FlagSeed, HintSeed, StreamOptionsSeed};
+use super::visit::{KeySeed, skip, string};
+use crate::endpoint::Endpoint;
+use crate::error::ReadError;
+use crate::features::Features;
+
+/// The whole body.
+pub(super) struct TopSeed<'a>(pub(super) &'a mut Scan);
+
+impl<'de> DeserializeSeed<'de> for TopSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+/// Top-level keys that weighing knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Model,
+    Stream,
+    StreamOptions,
+    MaxTokens,
+    MaxCompletionTokens,
+    MinTokens,
+    IgnoreEos,
+    N,
+    BestOf,
+    Messages,
+    Prompt,
+    Suffix,
+    Input,
+    Instructions,
+    System,
+    Tools,
+    CacheKey,
+    PreviousResponseId,
+    Conversation,
+    User,
+    Metadata,
+    CacheSalt,
+    Other,
+}
+
+fn key(name: &[u8]) -> Key {
+    match name {
+        b"model" => Key::Model,
+        b"stream" => Key::Stream,
+        b"stream_options" => Key::StreamOptions,
+        b"max_tokens" => Key::MaxTokens,
+        b"max_completion_tokens" | b"max_output_tokens" => Key::MaxCompletionTokens,
+        b"min_tokens" => Key::MinTokens,
+        b"ignore_eos" => Key::IgnoreEos,
+        b"n" => Key::N,
+        b"best_of" => Key::BestOf,
+        b"messages" => Key::Messages,
+        b"prompt" => Key::Prompt,
+        b"suffix" => Key::Suffix,
+        b"input" => Key::Input,
+        b"instructions" => Key::Instructions,
+        b"system" => Key::System,
+        b"tools" | b"functions" => Key::Tools,
+        b"prompt_cache_key" => Key::CacheKey,
+        b"previous_response_id" => Key::PreviousResponseId,
+        b"conversation" => Key::Conversation,
+        b"user" => Key::User,
+        b"metadata" => Key::Metadata,
+        b"cache_salt" => Key::CacheSalt,
+        _ => Key::Other,
+    }
+}
+
+impl Key {
+    /// Whether `endpoint` has this key; a key of another endpoint is skipped like an unknown one.
+    fn belongs_to(self, endpoint: Endpoint) -> bool {
+        match self {
+            Self::Messages => matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages),
+            Self::Prompt | Self::Suffix => endpoint == Endpoint::Completions,
+            Self::Input => matches!(endpoint, Endpoint::Responses | Endpoint::Embeddings),
+            Self::Instructions => endpoint == Endpoint::Responses,
+            Self::System => endpoint == Endpoint::Messages,
+            Self::Tools => !matches!(endpoint, Endpoint::Completions | Endpoint::Embeddings),
+            _ => true,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Stream => "stream",
+            Self::StreamOptions => "stream_options",
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MinTokens => "min_tokens",
+            Self::IgnoreEos => "ignore_eos",
+            Self::N => "n",
+            Self::BestOf => "best_of",
+            Self::Messages => "messages",
+            Self::Prompt => "prompt",
+            Self::Suffix => "suffix",
+            Self::Input => "input",
+            Self::Instructions => "instructions",
+            Self::System => "system",
+            Self::Tools => "tools",
+            Self::CacheKey => "prompt_cache_key",
+            Self::PreviousResponseId => "previous_response_id",
+            Self::Conversation => "conversation",
+            Self::User => "user",
+            Self::Metadata => "metadata",
+            Self::CacheSalt => "cache_salt",
+            Self::Other => "body",
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for TopSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let scan = self.0;
+        scan.entered = true;
+        loop {
+            let key = match map.next_key_seed(KeySeed(key)) {
+                Ok(Some(key)) => key,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    scan.forget_last();
+                    return Err(error);
+                }
+            };
+            scan.last = if key.belongs_to(scan.endpoint) {
+                key
+            } else {
+                Key::Other
+            };
+            scan.param = scan.last.name();
+            if let Err(error) = scan.value(scan.last, &mut map) {
+                scan.forget_last();
+                return Err(error);
+            }
+        }
+    }
+}
+
+impl Scan {
+    /// Reads the value of a top-level key.
+    fn value<'de, A: MapAccess<'de>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            Key::Model => self.model(map)?,
+            Key::Stream => self.reading.stream = map.next_value_seed(FlagSeed)?,
+            Key::StreamOptions => {
+                self.reading.include_usage = map.next_value_seed(StreamOptionsSeed)?;
+            }
+            Key::MaxTokens => self.max_tokens = self.count(map)?,
+            Key::MaxCompletionTokens => self.max_completion_tokens = self.count(map)?,
+            Key::MinTokens => self.reading.min_output_tokens = self.count(map)?.unwrap_or(0),
+            Key::IgnoreEos => self.reading.ignore_eos = map.next_value_seed(FlagSeed)?,
+            Key::N => self.n = self.choices(map)?,
+            Key::BestOf => self.best_of = self.choices(map)?,
+            Key::Messages => {
+                self.prompt_seen = true;
+                self.prompt_seen = map.next_value_seed(MessagesSeed(&mut self.conversation))?;
+            }
+            Key::Input if self.endpoint == Endpoint::Responses => {
+                self.prompt_seen = true;
+                self.prompt_seen = map.next_value_seed(MessagesSeed(&mut self.conversation))?;
+            }
+            Key::Prompt | Key::Input => {
+                self.prompt_seen = true;
+                let prompts = map.next_value_seed(PromptSeed(&mut self.conversation))?;
+                self.prompt_seen = prompts.is_some();
+                self.prompts = prompts.unwrap_or(0);
+            }
+            Key::Suffix => {
+                let suffix = map.next_value_seed(string(|text| Features::of(text.bytes())))?;
+                self.suffix_text = suffix.unwrap_or_default();
+            }
+            Key::Instructions | Key::System => map.next_value_seed(InstructionsSeed(self))?,
+            Key::Tools => map.next_value_seed(ToolsSeed(self))?,
+            Key::CacheKey => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.reading.session.prompt_cache_key;
+                map.next_value_seed(HintSeed {
+                    key: |_| false,
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::PreviousResponseId => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.reading.session.previous_response_id;
+                map.next_value_seed(HintSeed {
+                    key: |_| false,
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::Conversation => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.reading.session.conversation;
+                map.next_value_seed(HintSeed {
+                    key: |key| key == b"id",
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::User => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.reading.session.user;
+                map.next_value_seed(HintSeed {
+                    key: |_| false,
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::Metadata => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.metadata_user;
+                map.next_value_seed(HintSeed {
+                    key: |key| key == b"user_id",
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::CacheSalt => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.cache_salt;
+                map.next_value_seed(HintSeed {
+                    key: |_| false,
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::Other => skip(map)?,
+        }
+        Ok(())
+    }
+
+    /// Takes back a value that the cut may have shortened; text and media stay.
+    fn forget_last(&mut self) {
+        if self.complete {
+            return;
+        }
+        match self.last {
+            Key::Model => self.reading.model.clear(),
+            Key::Stream => self.reading.stream = false,
+            Key::StreamOptions => self.reading.include_usage = false,
+            Key::MaxTokens => self.max_tokens = None,
+            Key::MaxCompletionTokens => self.max_completion_tokens = None,
+            Key::MinTokens => self.reading.min_output_tokens = 0,
+            Key::IgnoreEos => self.reading.ignore_eos = false,
+            Key::N => self.n = None,
+            Key::BestOf => self.best_of = None,
+            Key::CacheKey => self.reading.session.prompt_cache_key = None,
+            Key::PreviousResponseId => self.reading.session.previous_response_id = None,
+            Key::Conversation => self.reading.session.conversation = None,
+            Key::User => self.reading.session.user = None,
+            Key::Metadata => self.metadata_user = None,
+            Key::CacheSalt => self.cache_salt = None,
+            Key::Messages
+            | Key::Prompt
+            | Key::Suffix
+            | Key::Input
+            | Key::Instructions
+            | Key::System
+            | Key::Tools
+            | Key::Other => {}
+        }
+    }
+
+    fn model<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<(), A::Error> {
+        let max = self.limits.max_model_bytes;
+        let name = map.next_value_seed(string(|name| {
+            let fits = name.bytes().len() <= max;
+            fits.then(|| String::from_utf8(name.bytes().to_vec()).ok())
+                .flatten()
+        }))?;
+        match name {
+            None => self.reading.model.clear(),
+            Some(Some(model)) => self.reading.model = model,
+            Some(None) => {
+                let reason = format!("expected UTF-8 of at most {max} bytes");
+                return Err(self.fail(ReadError::InvalidValue {
+                    param: "model",
+                    reason,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn count<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<Option<u64>, A::Error> {
+        match map.next_value_seed(CountSeed)? {
+            Count::Absent => Ok(None),
+            Count::Is(count) => Ok(Some(count)),
+            Count::Impossible => {
+                let reason = "expected a whole number of at least 0".to_owned();
+                Err(self.fail(ReadError::InvalidValue {
+                    param: self.param,
+                    reason,
+                }))
+            }
+        }
+    }
+
+    fn choices<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<Option<u32>, A::Error> {
+        let max = self.limits.max_choices;
+        match map.next_value_seed(CountSeed)? {
+            Count::Absent => Ok(None),
+            Count::Is(count) if (1..=u64::from(max)).contains(&count) => Ok(Some(count as u32)),
+            _ => {
+                let reason = format!("expected a whole number from 1 to {max}");
+                Err(self.fail(ReadError::InvalidValue {
+                    param: self.param,
+                    reason,
+                }))
+            }
+        }
+    }
+}
+
+/// `instructions` or `system`: text, or a list of text blocks, or null.
+struct InstructionsSeed<'a>(&'a mut Scan);
+
+impl<'de> DeserializeSeed<'de> for InstructionsSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        self.0.instructions.clear();
+        self.0.instructions_text = Features::default();
+        json.deserialize_option(self)
+    }
+}
+
+impl InstructionsSeed<'_> {
+    fn add(&mut self, text: &[u8]) {
+        self.0.instructions_text += Features::of(text);
+        self.0.instructions.feed(&[0xFE, Role::System as u8]);
+        self.0.instructions.feed(text);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum BlockKey {
+    Text,
+    Other,
+}
+
+/// One block of a list of system texts.
+struct SystemBlockSeed<'a, 'b>(&'a mut InstructionsSeed<'b>);
+
+impl<'de> DeserializeSeed<'de> for SystemBlockSeed<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for SystemBlockSeed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text block")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        self.0.add(text.as_bytes());
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let key = |name: &[u8]| {
+            if name == b"text" {
+                BlockKey::Text
+            } else {
+                BlockKey::Other
+            }
+        };
+        while let Some(key) = map.next_key_seed(KeySeed(key))? {
+            match key {
+                BlockKey::Text => {
+                    map.next_value_seed(string(|text| self.0.add(text.bytes())))?;
+                }
+                BlockKey::Other => skip(&mut map)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Visitor<'de> for InstructionsSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or a list of text blocks")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_bytes(self)
+    }
+
+    fn visit_bytes<E: Error>(mut self, text: &[u8]) -> Result<(), E> {
+        self.add(text);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(SystemBlockSeed(&mut self))?.is_some() {}
+        Ok(())
+    }
+}
+
+/// `tools`: a list of definitions, each any JSON, or null.
+struct ToolsSeed<'a>(&'a mut Scan);
+
+impl<'de> DeserializeSeed<'de> for ToolsSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        self.0.tools.clear();
+        self.0.reading.text.tools = Features::default();
+        self.0.reading.tools = 0;
+        json.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ToolsSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of tools")
+    }
+
+    fn visit_none<E: Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        loop {
+            self.0.scratch.clear();
+            let element = seq.next_element_seed(CanonicalSeed(&mut self.0.scratch));
+            if !self.0.scratch.is_empty() {
+                self.0.reading.tools = self.0.reading.tools.saturating_add(1);
+                self.0.reading.text.tools += Features::of(&self.0.scratch);
+                self.0.tools.feed(&self.0.scratch);
+                self.0.tools.feed(b"\xFE");
+            }
+            if element?.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
