@@ -4,10 +4,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A point of the 64-bit key space: the workload in the high 32 bits, the session in the low 32.
 ///
-/// A workload thus owns one contiguous stretch of 2³² keys, which slices divide. Each model has its
-/// own key space, so two models never share a slice; two tenants of a model whose hashes collide
-/// (one chance in 860 among 100 tenants' pairs · 10³) share a stretch, which costs isolation, not
-/// correctness.
+/// A workload thus owns one contiguous stretch of 2³² keys, which slices divide. Each model has a
+/// key space of its own, so models never share a slice. Two tenants of one model whose hashes are
+/// equal (among 1,000 tenants one chance in 8,600) share a stretch: that costs isolation, not
+/// correctness. Two sessions whose hashes are equal share a home, as do thousands of others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(u64);
 

@@ -149,6 +149,18 @@ impl Charge {
         self.amount = now;
     }
 
+    /// Moves the charge to the replica that really serves: a retry went on to a fallback.
+    pub fn move_to(&mut self, load: &Arc<Load>) {
+        if Arc::ptr_eq(&self.load, load) {
+            return;
+        }
+        load.add(self.amount);
+        load.requests.fetch_add(1, Relaxed);
+        self.load.take(self.amount);
+        self.load.requests.fetch_sub(1, Relaxed);
+        self.load = Arc::clone(load);
+    }
+
     /// What the charge holds now.
     #[must_use]
     pub fn amount(&self) -> Amount {

@@ -20,5 +20,5 @@ pub use key::Key;
 pub use ledger::{Amount, Charge, Load, Totals};
 pub use mu::MicroMu;
 pub use prefix::{Matches, PrefixIndex, ReplicaCache};
-pub use registry::Registry;
+pub use registry::{IndexLimits, Registry};
 pub use replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec, State};

@@ -10,8 +10,33 @@ use crate::ledger::Load;
 use crate::prefix::{PrefixIndex, ReplicaCache};
 use crate::replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec};
 
-/// Tokens in one block of a prefix chain, where nothing else is configured.
-pub const TOKENS_PER_BLOCK: u64 = 64;
+/// How large the prefix index may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexLimits {
+    /// Tokens in one block of a prefix chain.
+    pub tokens_per_block: u64,
+    /// Blocks that all replicas together may have in the index (some 50 bytes each). Where their
+    /// KV memories hold more, each replica's part is cut by the same factor.
+    pub most_blocks: u64,
+}
+
+impl Default for IndexLimits {
+    fn default() -> Self {
+        Self {
+            tokens_per_block: 64,
+            most_blocks: 2_000_000,
+        }
+    }
+}
+
+impl IndexLimits {
+    /// Blocks for each KV token of a pool that has so many in all.
+    #[allow(clippy::cast_precision_loss)]
+    fn blocks_per_token(self, kv_tokens: u64) -> f64 {
+        let own = 1.0 / self.tokens_per_block.max(1) as f64;
+        own.min(self.most_blocks as f64 / kv_tokens.max(1) as f64)
+    }
+}
 
 /// Endpoints that left are remembered, beyond those with work in flight, up to this many plus a
 /// quarter of the live ones: discovery flaps, and a returning replica's cache is still warm.
@@ -22,7 +47,7 @@ const REMEMBERED: usize = 16;
 pub struct Registry {
     pool: ArcSwap<Pool>,
     known: Mutex<Known>,
-    tokens_per_block: u64,
+    limits: IndexLimits,
 }
 
 #[derive(Debug, Default)]
@@ -51,14 +76,14 @@ impl Remembered {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self::new(TOKENS_PER_BLOCK)
+        Self::new(IndexLimits::default())
     }
 }
 
 impl Registry {
-    /// An empty registry, whose prefix chains are cut into blocks of this many tokens.
+    /// An empty registry.
     #[must_use]
-    pub fn new(tokens_per_block: u64) -> Self {
+    pub fn new(limits: IndexLimits) -> Self {
         let index = PrefixIndex::new();
         Self {
             pool: ArcSwap::from_pointee(Pool {
@@ -70,7 +95,7 @@ impl Registry {
                 index,
             }),
             known: Mutex::new(Known::default()),
-            tokens_per_block: tokens_per_block.max(1),
+            limits,
         }
     }
 
@@ -93,8 +118,13 @@ impl Registry {
         let before = self.pool.load_full();
         known.number += 1;
         let mut by_endpoint: HashMap<String, Arc<Replica>> = HashMap::with_capacity(specs.len());
+        let held = specs
+            .iter()
+            .fold(0u64, |held, spec| held.saturating_add(spec.kv_tokens));
+        let blocks_per_token = self.limits.blocks_per_token(held);
         for spec in specs {
-            let replica = self.remember(known, before.index(), spec);
+            let limit = blocks(spec.kv_tokens, blocks_per_token);
+            let replica = known.remember(before.index(), spec, limit);
             by_endpoint.insert(replica.spec.endpoint.clone(), Arc::new(replica));
         }
         let pool = build(known.number, by_endpoint, &before);
@@ -104,11 +134,22 @@ impl Registry {
         known.forget(live);
         known.number
     }
+}
 
-    fn remember(&self, known: &mut Known, index: &Arc<PrefixIndex>, spec: ReplicaSpec) -> Replica {
-        let limit = usize::try_from(spec.kv_tokens / self.tokens_per_block).unwrap_or(usize::MAX);
-        let number = known.number;
-        if let Some(found) = known.endpoints.get_mut(&spec.endpoint) {
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+fn blocks(kv_tokens: u64, blocks_per_token: f64) -> usize {
+    (kv_tokens as f64 * blocks_per_token) as usize
+}
+
+impl Known {
+    /// The replica of this spec, with what is known of its endpoint.
+    fn remember(&mut self, index: &Arc<PrefixIndex>, spec: ReplicaSpec, limit: usize) -> Replica {
+        let number = self.number;
+        if let Some(found) = self.endpoints.get_mut(&spec.endpoint) {
             found.seen = number;
             found.cache.set_limit(limit);
             let (id, load, cache) = (found.id, Arc::clone(&found.load), Arc::clone(&found.cache));
@@ -119,14 +160,14 @@ impl Registry {
                 cache,
             };
         }
-        let id = known.free.pop().unwrap_or_else(|| {
-            let id = ReplicaId(known.next);
-            known.next += 1;
+        let id = self.free.pop().unwrap_or_else(|| {
+            let id = ReplicaId(self.next);
+            self.next += 1;
             id
         });
         let load = Arc::new(Load::default());
         let cache = Arc::new(ReplicaCache::new(Arc::clone(index), id, limit));
-        known.endpoints.insert(
+        self.endpoints.insert(
             spec.endpoint.clone(),
             Remembered {
                 id,
@@ -142,9 +183,7 @@ impl Registry {
             cache,
         }
     }
-}
 
-impl Known {
     /// Forgets the endpoints that left longest ago, as far as nobody holds them any more.
     fn forget(&mut self, live: usize) {
         let surplus = self

@@ -1,0 +1,229 @@
+//! The ledger is exact: whatever the interleaving, nothing in flight means nothing carried.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+
+use proptest::prelude::*;
+use weighbridge_place::{Amount, Charge, Load, MicroMu, Registry, ReplicaSpec, Totals};
+
+const ENDPOINTS: u8 = 4;
+
+/// One step of one thread.
+#[derive(Clone, Debug)]
+enum Step {
+    Start(u8, Amount),
+    PrefillDone(u8),
+    Adjust(u8, Amount),
+    MoveTo(u8, u8),
+    End(u8),
+    /// Publish a pool of the endpoints whose bits are set.
+    Replace(u8),
+}
+
+fn amount() -> impl Strategy<Value = Amount> {
+    (0.0..1e5f64, 0.0..1e5f64, 0u64..2_000_000).prop_map(|(prefill, decode, kv_tokens)| Amount {
+        prefill: MicroMu::from_mu(prefill),
+        decode: MicroMu::from_mu(decode),
+        kv_tokens,
+    })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let endpoint = 0..ENDPOINTS;
+    prop_oneof![
+        6 => (endpoint.clone(), amount()).prop_map(|(at, amount)| Step::Start(at, amount)),
+        3 => any::<u8>().prop_map(Step::PrefillDone),
+        2 => (any::<u8>(), amount()).prop_map(|(at, amount)| Step::Adjust(at, amount)),
+        2 => (any::<u8>(), endpoint).prop_map(|(at, to)| Step::MoveTo(at, to)),
+        4 => any::<u8>().prop_map(Step::End),
+        2 => (0u8..1 << ENDPOINTS).prop_map(Step::Replace),
+    ]
+}
+
+fn endpoint(at: u8) -> String {
+    format!("10.0.0.{at}:8000")
+}
+
+fn specs(bits: u8) -> Vec<ReplicaSpec> {
+    (0..ENDPOINTS)
+        .filter(|at| bits >> at & 1 == 1)
+        .map(|at| ReplicaSpec {
+            endpoint: endpoint(at),
+            model: "m".into(),
+            ..ReplicaSpec::default()
+        })
+        .collect()
+}
+
+/// Runs one thread's steps; returns the charges still held.
+fn run(registry: &Registry, steps: &[Step], loads: &Mutex<Vec<Arc<Load>>>) -> Vec<Charge> {
+    let mut held: Vec<Charge> = Vec::new();
+    let pick = |held: &Vec<Charge>, at: u8| (!held.is_empty()).then(|| at as usize % held.len());
+    for step in steps {
+        match step {
+            Step::Start(at, amount) => {
+                if let Some(replica) = registry.pool().endpoint(&endpoint(*at)) {
+                    held.push(replica.load.charge(*amount));
+                    loads.lock().unwrap().push(Arc::clone(&replica.load));
+                }
+            }
+            Step::PrefillDone(at) => {
+                if let Some(at) = pick(&held, *at) {
+                    held[at].prefill_done();
+                }
+            }
+            Step::Adjust(at, amount) => {
+                if let Some(at) = pick(&held, *at) {
+                    held[at].adjust(*amount);
+                }
+            }
+            Step::MoveTo(at, to) => {
+                let pool = registry.pool();
+                if let (Some(at), Some(to)) = (pick(&held, *at), pool.endpoint(&endpoint(*to))) {
+                    held[at].move_to(&to.load);
+                }
+            }
+            Step::End(at) => {
+                if let Some(at) = pick(&held, *at) {
+                    drop(held.swap_remove(at));
+                }
+            }
+            Step::Replace(bits) => {
+                registry.replace(specs(*bits));
+            }
+        }
+    }
+    held
+}
+
+/// What these charges hold of one ledger.
+fn sum(charges: &[Charge], load: &Arc<Load>) -> Totals {
+    charges
+        .iter()
+        .filter(|charge| Arc::ptr_eq(charge.load(), load))
+        .fold(Totals::default(), |sum, charge| Totals {
+            prefill: sum.prefill + charge.amount().prefill,
+            decode: sum.decode + charge.amount().decode,
+            kv_tokens: sum.kv_tokens + i64::try_from(charge.amount().kv_tokens).unwrap(),
+            requests: sum.requests + 1,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn sums_are_those_of_the_requests_in_flight(
+        programs in prop::collection::vec(prop::collection::vec(step(), 0..200), 4),
+    ) {
+        let registry = Registry::default();
+        registry.replace(specs(0b1111));
+        let loads = Mutex::new(Vec::new());
+        let barrier = Barrier::new(programs.len());
+        let held: Vec<Charge> = thread::scope(|scope| {
+            let threads: Vec<_> = programs
+                .iter()
+                .map(|steps| {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        run(&registry, steps, &loads)
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+
+        let mut loads = loads.into_inner().unwrap();
+        registry.replace(specs(0b1111));
+        loads.extend(registry.pool().replicas().map(|replica| Arc::clone(&replica.load)));
+        for load in &loads {
+            prop_assert_eq!(load.own(), sum(&held, load));
+        }
+        drop(held);
+        for load in &loads {
+            prop_assert_eq!(load.own(), Totals::default());
+            prop_assert_eq!(load.totals(), Totals::default());
+        }
+    }
+}
+
+#[test]
+fn a_replica_that_returns_still_carries_its_old_requests() {
+    let registry = Registry::default();
+    registry.replace(specs(0b0001));
+    let amount = Amount {
+        kv_tokens: 500,
+        ..Amount::default()
+    };
+    let before = registry.pool_full();
+    let charge = before.endpoint(&endpoint(0)).unwrap().load.charge(amount);
+    let id = before.endpoint(&endpoint(0)).unwrap().id;
+    drop(before);
+
+    registry.replace(Vec::new());
+    // Many others come and go; the endpoint with work in flight is not forgotten for them.
+    for round in 0..50 {
+        let others = (0..40).map(|at| ReplicaSpec {
+            endpoint: format!("10.1.{round}.{at}:8000"),
+            model: "m".into(),
+            ..ReplicaSpec::default()
+        });
+        registry.replace(others.collect());
+    }
+    registry.replace(specs(0b0001));
+    let back = registry.pool_full();
+    let replica = back.endpoint(&endpoint(0)).unwrap();
+    assert_eq!(replica.id, id);
+    assert_eq!(replica.load.own().kv_tokens, 500);
+    drop(charge);
+    assert_eq!(replica.load.own(), Totals::default());
+}
+
+#[test]
+fn numbers_stay_dense_while_endpoints_come_and_go() {
+    let registry = Registry::default();
+    for round in 0..200 {
+        let fleet = (0..20).map(|at| ReplicaSpec {
+            endpoint: format!("10.1.{round}.{at}:8000"),
+            model: "m".into(),
+            ..ReplicaSpec::default()
+        });
+        registry.replace(fleet.collect());
+    }
+    let highest = registry.pool().replicas().map(|replica| replica.id.0).max();
+    assert!(highest < Some(80), "{highest:?}");
+}
+
+#[test]
+fn the_prefill_part_is_given_back_once() {
+    let load = Arc::new(Load::default());
+    let amount = Amount {
+        prefill: MicroMu::from_mu(7.0),
+        decode: MicroMu::from_mu(3.0),
+        kv_tokens: 10,
+    };
+    let mut charge = load.charge(amount);
+    assert_eq!(load.totals().work(), MicroMu::from_mu(10.0));
+    charge.prefill_done();
+    charge.prefill_done();
+    assert_eq!(load.totals().work(), MicroMu::from_mu(3.0));
+    charge.adjust(Amount {
+        decode: MicroMu::from_mu(5.0),
+        ..amount
+    });
+    assert_eq!(load.totals().work(), MicroMu::from_mu(5.0));
+    drop(charge);
+    assert_eq!(load.totals(), Totals::default());
+}
+
+#[test]
+fn foreign_work_is_seen_but_is_not_our_own() {
+    let load = Arc::new(Load::default());
+    load.set_foreign(MicroMu::from_mu(9.0), 100, 2);
+    load.set_foreign(MicroMu::from_mu(4.0), 50, 1);
+    let totals = load.totals();
+    assert_eq!(totals.work(), MicroMu::from_mu(4.0));
+    assert_eq!((totals.kv_tokens, totals.requests), (50, 1));
+    assert_eq!(load.own(), Totals::default());
+}

@@ -1,0 +1,238 @@
+//! The prefix index against a slow model, and under threads.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use proptest::prelude::*;
+use weighbridge_place::{PrefixIndex, ReplicaCache, ReplicaId};
+
+/// One replica's blocks, oldest first: the definition that the index must agree with.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    blocks: Vec<u64>,
+    limit: usize,
+}
+
+impl Model {
+    fn record(&mut self, chain: &[u64]) {
+        for block in chain.iter().take(self.limit).rev() {
+            self.blocks.retain(|held| held != block);
+            self.blocks.push(*block);
+        }
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        let surplus = self.blocks.len().saturating_sub(self.limit);
+        self.blocks.drain(..surplus);
+    }
+
+    fn matched(&self, chain: &[u64]) -> u32 {
+        let held: BTreeSet<u64> = self.blocks.iter().copied().collect();
+        chain
+            .iter()
+            .take_while(|block| held.contains(block))
+            .count() as u32
+    }
+}
+
+/// A chain: the path from the root to a node of a tree of prefixes. Equal paths, equal hashes.
+fn chain(path: &[u8]) -> Vec<u64> {
+    let mut hash = 0u64;
+    path.iter()
+        .map(|step| {
+            hash = (hash ^ u64::from(*step) ^ 0x51)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(23);
+            hash
+        })
+        .collect()
+}
+
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    // Few branches near the root, so that many replicas share prefixes.
+    (0u8..2, 0u8..2, prop::collection::vec(0u8..3, 0..12)).prop_map(|(first, second, rest)| {
+        let mut path = vec![first, 0, second];
+        path.extend(rest);
+        path
+    })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Record(usize, Vec<u8>),
+    Clear(usize),
+    Limit(usize, usize),
+    Match(Vec<u8>),
+}
+
+fn step(replicas: usize) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0..replicas, path()).prop_map(|(at, path)| Step::Record(at, path)),
+        1 => (0..replicas).prop_map(Step::Clear),
+        1 => (0..replicas, 0usize..60).prop_map(|(at, limit)| Step::Limit(at, limit)),
+        8 => path().prop_map(Step::Match),
+    ]
+}
+
+fn caches(index: &Arc<PrefixIndex>, count: usize, limit: usize) -> Vec<ReplicaCache> {
+    // Numbers far apart, so that rows of bits have several words and grow.
+    (0..count as u32)
+        .map(|at| ReplicaCache::new(Arc::clone(index), ReplicaId(at * 29), limit))
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn finds_the_longest_match_of_every_replica(
+        steps in prop::collection::vec(step(11), 1..400),
+    ) {
+        let index = PrefixIndex::new();
+        let caches = caches(&index, 11, 40);
+        let mut models = vec![Model { limit: 40, ..Model::default() }; caches.len()];
+        for step in steps {
+            match step {
+                Step::Record(at, path) => {
+                    let before = models[at].blocks.clone();
+                    models[at].record(&chain(&path));
+                    let fresh = caches[at].record(&chain(&path));
+                    let new = chain(&path).iter().filter(|block| !before.contains(block)).count();
+                    prop_assert!(fresh <= new);
+                    prop_assert!(fresh == new || path.len() > models[at].limit);
+                }
+                Step::Clear(at) => {
+                    models[at].blocks.clear();
+                    caches[at].clear();
+                }
+                Step::Limit(at, limit) => {
+                    models[at].limit = limit;
+                    models[at].shrink();
+                    caches[at].set_limit(limit);
+                }
+                Step::Match(path) => {
+                    let asked = chain(&path);
+                    let matches = index.matches(&asked);
+                    let mut best: Vec<u32> = Vec::new();
+                    for (at, model) in models.iter().enumerate() {
+                        let depth = model.matched(&asked);
+                        prop_assert_eq!(matches.blocks(ReplicaId(at as u32 * 29)), depth);
+                        best.extend((depth > 0).then_some(depth));
+                    }
+                    best.sort_unstable_by(|a, b| b.cmp(a));
+                    let named = matches.best(4, 77);
+                    let depths: Vec<u32> = named.iter().map(|(_, depth)| *depth).collect();
+                    prop_assert_eq!(&depths, &best[..best.len().min(4)]);
+                    for (id, depth) in named {
+                        prop_assert_eq!(matches.blocks(id), depth);
+                    }
+                    prop_assert_eq!(matches.deepest(), best.first().copied().unwrap_or(0));
+                }
+            }
+        }
+        let distinct: BTreeSet<u64> = models.iter().flat_map(|m| m.blocks.clone()).collect();
+        prop_assert_eq!(index.size().blocks, distinct.len());
+        for (cache, model) in caches.iter().zip(&models) {
+            prop_assert_eq!(cache.len(), model.blocks.len());
+            cache.clear();
+        }
+        prop_assert_eq!(index.size().blocks, 0);
+    }
+}
+
+/// Writers on many threads, readers beside them; once quiet, the common table is the union of the
+/// replicas' parts.
+#[test]
+fn agrees_with_itself_after_a_storm() {
+    let index = PrefixIndex::new();
+    let caches = caches(&index, 24, 60);
+    let barrier = Barrier::new(6);
+    thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (caches, barrier) = (&caches, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                let mut random = thread + 1;
+                for _ in 0..8_000 {
+                    random ^= random << 13;
+                    random ^= random >> 7;
+                    random ^= random << 17;
+                    let path: Vec<u8> = (0..8).map(|at| (random >> (at * 2) & 3) as u8).collect();
+                    let cache = &caches[(random >> 32) as usize % caches.len()];
+                    cache.record(&chain(&path));
+                    if random % 503 == 0 {
+                        cache.clear();
+                    }
+                }
+            });
+        }
+        for reader in 0..2u64 {
+            let (index, barrier) = (&index, &barrier);
+            scope.spawn(move || {
+                barrier.wait();
+                for round in 0..20_000u64 {
+                    let at = round * 7 + reader;
+                    let path: Vec<u8> = (0..8).map(|step| (at >> (step * 2) & 3) as u8).collect();
+                    let matches = index.matches(&chain(&path));
+                    for (id, depth) in matches.best(4, round) {
+                        assert!(id.0 % 29 == 0 && id.0 / 29 < 24, "a replica that never was");
+                        assert!(depth <= 8 && depth == matches.blocks(id));
+                    }
+                }
+            });
+        }
+    });
+
+    let mut held: HashMap<u32, usize> = HashMap::new();
+    let mut blocks = BTreeSet::new();
+    for path in 0..1u32 << 16 {
+        let path: Vec<u8> = (0..8).map(|step| (path >> (step * 2) & 3) as u8).collect();
+        for block in chain(&path) {
+            if blocks.insert(block) {
+                let single = index.matches(&[block]);
+                for cache in 0..24u32 {
+                    *held.entry(cache).or_default() +=
+                        single.blocks(ReplicaId(cache * 29)) as usize;
+                }
+            }
+        }
+    }
+    for (at, cache) in caches.iter().enumerate() {
+        assert_eq!(held[&(at as u32)], cache.len());
+        cache.clear();
+    }
+    assert_eq!(index.size().blocks, 0);
+}
+
+#[test]
+fn a_replica_that_breaks_promises_is_believed_to_hold_less_but_never_nothing() {
+    let index = PrefixIndex::new();
+    let cache = ReplicaCache::new(Arc::clone(&index), ReplicaId(0), 1_000);
+    let blocks: Vec<u64> = (1..=1_000).collect();
+    cache.record(&blocks);
+    assert_eq!(cache.len(), 1_000);
+    for _ in 0..70 {
+        cache.observe(10, 4);
+    }
+    cache.record(&[]);
+    assert!((450..550).contains(&cache.len()), "{}", cache.len());
+    for _ in 0..100_000 {
+        cache.observe(u32::MAX, 0);
+    }
+    assert_eq!(cache.allowed(), 62);
+    for _ in 0..100_000 {
+        cache.observe(10, 10);
+    }
+    assert_eq!(cache.allowed(), 1_000);
+}
+
+#[test]
+fn the_end_of_a_chain_is_given_up_before_its_beginning() {
+    let index = PrefixIndex::new();
+    let cache = ReplicaCache::new(Arc::clone(&index), ReplicaId(3), 10);
+    let (old, new) = (chain(&[1; 8]), chain(&[2; 5]));
+    cache.record(&old);
+    cache.record(&new);
+    assert_eq!(index.matches(&old).blocks(ReplicaId(3)), 5);
+    assert_eq!(index.matches(&new).blocks(ReplicaId(3)), 5);
+}
