@@ -1,1 +1,13 @@
-//! The native transport: a tonic ext_proc server that drives the state machine.
+//! The native transport: a tonic ext_proc server that drives the state machine on its own threads.
+
+#![deny(clippy::indexing_slicing)]
+
+mod codec;
+mod ext_proc;
+mod listen;
+mod server;
+mod socket;
+
+pub use ext_proc::{Constant, Machine, Process};
+pub use listen::ListenError;
+pub use server::{Options, Server};

@@ -1,1 +1,15 @@
 //! The per-request state machine: ext_proc messages in, replies out, no I/O.
+//!
+//! One [`Stream`] lives as long as one HTTP request (Envoy keeps the gRPC stream open until the
+//! last response byte), so what was charged at the decision is released when it is dropped.
+
+#![deny(clippy::indexing_slicing)]
+
+mod explain;
+mod head;
+mod machine;
+mod reply;
+pub mod wire;
+
+pub use explain::explain;
+pub use machine::{Limits, Stream};

@@ -1,0 +1,93 @@
+//! The latest decisions, kept for those who look: a bounded ring.
+
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One decision, as shown to people. It holds no prompt, only counts and hashes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Record {
+    /// Grows by one with each decision of a core.
+    pub number: u64,
+    /// `x-request-id`.
+    pub request_id: String,
+    /// Where the session's name came from.
+    pub session_source: &'static str,
+    /// The session: what the client named, or the hash of the prompt's opening.
+    pub session: String,
+    /// The tenant; empty where none was named.
+    pub tenant: String,
+    /// The model.
+    pub model: String,
+    /// The replica chosen, `ip:port`.
+    pub replica: String,
+    /// Other endpoints for Envoy's retries, in order.
+    pub fallbacks: Vec<String>,
+    /// Why that replica.
+    pub reason: &'static str,
+    /// Tokens of the prompt, estimated.
+    pub prompt_tokens: u64,
+    /// Tokens of the prompt that the replica has likely cached.
+    pub cached_tokens: u64,
+    /// Output tokens predicted.
+    pub output_tokens: u64,
+    /// MU charged, all terms.
+    pub mu: f64,
+    /// MU until the first token: prefill, images, audio, overhead.
+    pub prefill_mu: f64,
+    /// MU of the output.
+    pub decode_mu: f64,
+    /// Predicted wait on the replica before this request starts, ms.
+    pub wait_ms: f64,
+    /// Number of the pool it was decided on.
+    pub pool: u64,
+    /// When, µs on the core's clock.
+    pub at_us: u64,
+}
+
+/// A ring of records.
+#[derive(Debug)]
+pub struct DecisionLog {
+    capacity: usize,
+    records: Mutex<VecDeque<Arc<Record>>>,
+}
+
+impl DecisionLog {
+    /// A ring of at most `capacity` records; 0 keeps none.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            records: Mutex::new(VecDeque::with_capacity(capacity.min(65_536))),
+        }
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.capacity > 0
+    }
+
+    pub(crate) fn push(&self, record: Record) {
+        let record = Arc::new(record);
+        let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let oldest = if records.len() >= self.capacity {
+            records.pop_front()
+        } else {
+            None
+        };
+        records.push_back(record);
+        drop(records);
+        drop(oldest);
+    }
+
+    /// Records with a number above `after`, oldest first.
+    #[must_use]
+    pub fn after(&self, after: u64) -> Vec<Arc<Record>> {
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|record| record.number > after)
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,79 @@
+//! Which profile weighs a model's requests.
+
+use crate::settings::SettingsError;
+use std::collections::HashMap;
+use std::sync::Arc;
+use weighbridge_weigh::Profile;
+
+/// A name that requests may ask for.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    /// The base model's own name: what replicas are grouped by.
+    pub(crate) name: Arc<str>,
+    /// The name is that of an adapter of the base model.
+    pub(crate) is_adapter: bool,
+    /// Gives the costs in MU, whichever replica serves.
+    pub(crate) reference: Arc<Profile>,
+}
+
+/// All profiles, by their own name and by the models that they name.
+#[derive(Debug)]
+pub(crate) struct Models {
+    by_name: HashMap<String, Model>,
+    profiles: HashMap<String, Arc<Profile>>,
+}
+
+impl Models {
+    /// A model's reference is the first profile that names it.
+    pub(crate) fn new(profiles: Vec<Profile>) -> Result<Self, SettingsError> {
+        let mut models = Self {
+            by_name: HashMap::new(),
+            profiles: HashMap::new(),
+        };
+        for profile in profiles {
+            let profile = Arc::new(profile);
+            let Some(first) = profile.models.first() else {
+                return Err(SettingsError::NamesNoModel(profile.name.clone()));
+            };
+            let name: Arc<str> = models.by_name.get(first).map_or_else(
+                || Arc::from(first.as_str()),
+                |model| Arc::clone(&model.name),
+            );
+            let adapters = profile.adapters.iter().map(|adapter| (adapter, true));
+            let served = profile.models.iter().map(|model| (model, false));
+            for (alias, is_adapter) in served.chain(adapters) {
+                models
+                    .by_name
+                    .entry(alias.clone())
+                    .or_insert_with(|| Model {
+                        name: Arc::clone(&name),
+                        is_adapter,
+                        reference: Arc::clone(&profile),
+                    });
+            }
+            if models
+                .profiles
+                .insert(profile.name.clone(), Arc::clone(&profile))
+                .is_some()
+            {
+                return Err(SettingsError::ProfileTwice(profile.name.clone()));
+            }
+        }
+        Ok(models)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Model> {
+        self.by_name.get(name)
+    }
+
+    /// The model that a request means which does not say: the only one there is.
+    pub(crate) fn only(&self) -> Option<&Model> {
+        let mut all = self.by_name.values().filter(|model| !model.is_adapter);
+        let first = all.next()?;
+        all.all(|other| other.name == first.name).then_some(first)
+    }
+
+    pub(crate) fn profile(&self, name: &str) -> Option<&Arc<Profile>> {
+        self.profiles.get(name)
+    }
+}

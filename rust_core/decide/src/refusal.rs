@@ -1,0 +1,138 @@
+//! Why a request is refused: HTTP status, and the error in OpenAI's shape.
+
+use serde::Serialize;
+use weighbridge_weigh::ReadError;
+
+/// A request that is answered by us and reaches no replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// OpenAI's `type`.
+    pub kind: &'static str,
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+    /// The field of the body that is wrong, where one is.
+    pub param: Option<String>,
+    /// When to try again, s.
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Wrapper<'a> {
+    error: Shape<'a>,
+}
+
+#[derive(Serialize)]
+struct Shape<'a> {
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+impl Refusal {
+    fn bad_request(code: &'static str, message: impl Into<String>, param: Option<&str>) -> Self {
+        Self {
+            status: 400,
+            kind: "invalid_request_error",
+            code,
+            message: message.into(),
+            param: param.map(str::to_owned),
+            retry_after_s: None,
+        }
+    }
+
+    /// A POST to an inference endpoint without a body.
+    #[must_use]
+    pub fn empty_body() -> Self {
+        Self::bad_request("empty_body", "the request has no body", None)
+    }
+
+    /// A body that is not JSON by its own headers.
+    #[must_use]
+    pub fn content_type(found: &str) -> Self {
+        Self {
+            status: 415,
+            ..Self::bad_request(
+                "unsupported_content_type",
+                format!("content-type must be application/json, not {found}"),
+                None,
+            )
+        }
+    }
+
+    /// A body that the reader could not read.
+    #[must_use]
+    pub fn unreadable(error: &ReadError) -> Self {
+        Self::bad_request(error.code(), error.to_string(), error.param())
+    }
+
+    /// The model's name came after the part of the body that we are sent.
+    #[must_use]
+    pub fn model_out_of_sight(seen_bytes: usize) -> Self {
+        Self::bad_request(
+            "model_out_of_sight",
+            format!("`model` is not within the first {seen_bytes} bytes; put it before the prompt"),
+            Some("model"),
+        )
+    }
+
+    /// A path that is no inference endpoint; only `explain` refuses it, Envoy's traffic passes.
+    #[must_use]
+    pub fn not_inference(path: &str) -> Self {
+        let shown: String = path.chars().take(128).collect();
+        Self {
+            status: 404,
+            ..Self::bad_request(
+                "not_an_inference_endpoint",
+                format!("{shown} is no inference endpoint"),
+                None,
+            )
+        }
+    }
+
+    /// A model that no profile names.
+    #[must_use]
+    pub fn unknown_model(model: &str) -> Self {
+        let shown: String = model.chars().take(128).collect();
+        Self {
+            status: 404,
+            ..Self::bad_request(
+                "model_not_found",
+                format!("the model `{shown}` does not exist"),
+                Some("model"),
+            )
+        }
+    }
+
+    /// No replica that may serve it is alive.
+    #[must_use]
+    pub fn no_replica(model: &str) -> Self {
+        Self {
+            status: 503,
+            kind: "service_unavailable",
+            code: "no_replica",
+            message: format!("no replica of `{model}` can take the request"),
+            param: None,
+            retry_after_s: Some(1),
+        }
+    }
+
+    /// The body of the response.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&Wrapper {
+            error: Shape {
+                message: &self.message,
+                kind: self.kind,
+                param: self.param.as_deref(),
+                code: self.code,
+            },
+        })
+        .unwrap_or_default()
+    }
+}

@@ -1,0 +1,115 @@
+//! What the core looks like at one moment, for the admin endpoint and metrics.
+
+use crate::core::Core;
+use crate::settings::ReplicaState;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use weighbridge_place::Replica;
+
+/// A core at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Number of the pool.
+    pub pool: u64,
+    /// ext_proc streams open.
+    pub streams: u64,
+    /// Replicas by endpoint.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Decisions by reason, since start.
+    pub reasons: BTreeMap<&'static str, u64>,
+    /// Refusals by code, since start.
+    pub errors: BTreeMap<&'static str, u64>,
+}
+
+/// A replica at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicaStatus {
+    /// `ip:port`.
+    pub endpoint: String,
+    /// The model it serves.
+    pub model: String,
+    /// Rack or zone.
+    pub domain: String,
+    /// Health.
+    pub state: ReplicaState,
+    /// Requests in flight.
+    pub requests: i64,
+    /// Prefill MU in flight.
+    pub prefill_mu: f64,
+    /// Decode MU in flight.
+    pub decode_mu: f64,
+    /// KV tokens in flight.
+    pub kv_tokens: i64,
+    /// KV tokens it can hold.
+    pub kv_capacity_tokens: u64,
+    /// MU it serves in a minute at saturation.
+    pub capacity_mu_per_min: f64,
+    /// Prefix blocks that it has likely cached.
+    pub cached_blocks: usize,
+    /// What it was given since start.
+    pub served: Served,
+}
+
+/// What a replica was given since start.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Served {
+    /// Requests.
+    pub requests: u64,
+    /// MU.
+    pub mu: f64,
+    /// Prompt tokens.
+    pub prompt_tokens: u64,
+    /// Of these, predicted to be cached.
+    pub cached_tokens: u64,
+    /// Responses with status 500 and above.
+    pub failures: u64,
+}
+
+impl Status {
+    /// Looks at a core.
+    #[must_use]
+    pub fn of(core: &Core) -> Self {
+        let pool = core.pool();
+        let mut replicas: Vec<_> = pool
+            .replicas()
+            .map(|replica| ReplicaStatus::of(core, replica))
+            .collect();
+        replicas.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        Self {
+            pool: pool.number,
+            streams: core.tallies().streams.load(Relaxed),
+            replicas,
+            reasons: core.tallies().reasons(),
+            errors: core.tallies().refusals(),
+        }
+    }
+}
+
+impl ReplicaStatus {
+    #[allow(clippy::cast_precision_loss)]
+    fn of(core: &Core, replica: &Replica) -> Self {
+        let totals = replica.load.totals();
+        let tally = core.tallies().replica(&replica.spec.endpoint);
+        Self {
+            endpoint: replica.spec.endpoint.clone(),
+            model: replica.spec.model.clone(),
+            domain: replica.spec.domain.clone(),
+            state: replica.spec.state.into(),
+            requests: totals.requests,
+            prefill_mu: totals.prefill.as_mu(),
+            decode_mu: totals.decode.as_mu(),
+            kv_tokens: totals.kv_tokens,
+            kv_capacity_tokens: replica.spec.kv_tokens,
+            capacity_mu_per_min: replica.spec.capacity_mu_per_min,
+            cached_blocks: replica.cache.len(),
+            served: Served {
+                requests: tally.requests.load(Relaxed),
+                mu: tally.micro_mu.load(Relaxed) as f64 / 1e6,
+                prompt_tokens: tally.prompt_tokens.load(Relaxed),
+                cached_tokens: tally.cached_tokens.load(Relaxed),
+                failures: tally.failures.load(Relaxed),
+            },
+        }
+    }
+}

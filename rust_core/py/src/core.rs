@@ -1,0 +1,60 @@
+//! `Core`: what decides, shared by both transports.
+
+use crate::{json, refused};
+use pyo3::prelude::*;
+use std::sync::Arc;
+use weighbridge_decide::{ReplicaSetting, Settings, Status};
+
+/// Profiles, replicas, ledgers and prefix index.
+#[pyclass(frozen, module = "weighbridge._core")]
+pub(crate) struct Core {
+    pub(crate) inner: Arc<weighbridge_decide::Core>,
+}
+
+#[pymethods]
+impl Core {
+    #[new]
+    fn new(settings_json: &str) -> PyResult<Self> {
+        let settings: Settings = serde_json::from_str(settings_json).map_err(refused)?;
+        let inner = weighbridge_decide::Core::new(settings).map_err(refused)?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Replaces the replicas and gives the new pool's number.
+    fn set_replicas(&self, py: Python<'_>, replicas_json: &str) -> PyResult<u64> {
+        let replicas: Vec<ReplicaSetting> = serde_json::from_str(replicas_json).map_err(refused)?;
+        py.detach(|| self.inner.set_replicas(replicas))
+            .map_err(refused)
+    }
+
+    /// The core at this moment.
+    fn status(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| json(&Status::of(&self.inner)))
+    }
+
+    /// Decisions with a number above `after`, oldest first.
+    fn decisions(&self, py: Python<'_>, after: u64) -> PyResult<String> {
+        py.detach(|| {
+            let records = self.inner.log().after(after);
+            json(&records.iter().map(AsRef::as_ref).collect::<Vec<&weighbridge_decide::Record>>())
+        })
+    }
+
+    /// Weighs and places one request without charging it.
+    fn explain(
+        &self,
+        py: Python<'_>,
+        path: &str,
+        headers_json: &str,
+        body: &[u8],
+    ) -> PyResult<String> {
+        let pairs: Vec<(String, String)> = serde_json::from_str(headers_json).map_err(refused)?;
+        py.detach(|| {
+            weighbridge_stream::explain(&self.inner, path, &pairs, body)
+                .map_err(|refusal| refused(refusal.to_json()))
+                .and_then(|explanation| json(&explanation))
+        })
+    }
+}

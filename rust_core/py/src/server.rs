@@ -1,0 +1,85 @@
+//! `NativeServer`: the tonic server, started and stopped from Python.
+
+use crate::core::Core;
+use crate::refused;
+use pyo3::prelude::*;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use weighbridge_server::{Constant, Machine, Options, Process, Server};
+use weighbridge_stream::Limits;
+
+/// The ext_proc server on its own threads.
+#[pyclass(frozen, module = "weighbridge._core")]
+pub(crate) struct NativeServer {
+    address: String,
+    running: Mutex<Option<Server>>,
+}
+
+#[pymethods]
+impl NativeServer {
+    /// Listens and serves; with no core it answers every message unchanged, for benchmarks.
+    #[new]
+    #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 16 << 20))]
+    fn new(
+        py: Python<'_>,
+        core: Option<&Core>,
+        listen: &str,
+        threads: usize,
+        max_message_bytes: usize,
+    ) -> PyResult<Self> {
+        let options = Options {
+            threads,
+            max_message_bytes,
+            ..Options::default()
+        };
+        let core = core.map(|core| Arc::clone(&core.inner));
+        py.detach(|| match core {
+            Some(core) => start(listen, options, move || {
+                Machine::new(Arc::clone(&core), Limits::default())
+            }),
+            None => start(listen, options, || Constant),
+        })
+    }
+
+    /// Where it listens.
+    #[getter]
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the health service answers for readiness.
+    fn set_ready(&self, py: Python<'_>, ready: bool) {
+        py.detach(|| {
+            if let Some(server) = self.lock().as_ref() {
+                server.set_ready(ready);
+            }
+        });
+    }
+
+    /// Takes no new stream and lets open ones end; true when none was cut off.
+    fn stop(&self, py: Python<'_>, drain_seconds: f64) -> bool {
+        let patience = Duration::try_from_secs_f64(drain_seconds.max(0.0)).unwrap_or_default();
+        py.detach(|| {
+            let server = self.lock().take();
+            server.is_none_or(|server| server.stop(patience))
+        })
+    }
+}
+
+impl NativeServer {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Server>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn start<P: Process>(
+    listen: &str,
+    options: Options,
+    factory: impl Fn() -> P + Send + Sync + 'static,
+) -> PyResult<NativeServer> {
+    let server = Server::start(listen, options, factory).map_err(refused)?;
+    Ok(NativeServer {
+        address: server.address().to_owned(),
+        running: Mutex::new(Some(server)),
+    })
+}

@@ -1,0 +1,174 @@
+//! The gRPC service `envoy.service.ext_proc.v3.ExternalProcessor`.
+
+use crate::codec::WireCodec;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio_stream::Stream as Messages;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use weighbridge_decide::Core;
+use weighbridge_stream::wire::{
+    self, CommonAnswer, ProcessingRequest, ProcessingResponse, TrailersAnswer,
+};
+use weighbridge_stream::{Limits, Stream};
+
+/// The service's full name.
+pub(crate) const SERVICE: &str = "envoy.service.ext_proc.v3.ExternalProcessor";
+const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+
+/// What answers the messages of one stream; dropped when the stream ends.
+pub trait Process: Send + Unpin + 'static {
+    /// The replies to one message, oldest first.
+    fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse>;
+}
+
+/// The state machine under the core's clock.
+pub struct Machine {
+    core: Arc<Core>,
+    stream: Stream,
+}
+
+impl Machine {
+    /// A machine for one new stream.
+    #[must_use]
+    pub fn new(core: Arc<Core>, limits: Limits) -> Self {
+        let stream = Stream::new(Arc::clone(&core), limits);
+        Self { core, stream }
+    }
+}
+
+impl Process for Machine {
+    fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
+        let now_us = self.core.now_us();
+        self.stream.on_message(message, now_us)
+    }
+}
+
+/// Answers every message unchanged: what the protocol alone costs, for benchmarks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Constant;
+
+impl Process for Constant {
+    fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
+        use wire::{Request as In, Response as Out};
+        let unchanged = CommonAnswer { response: None };
+        let Some(request) = message.request else {
+            return Vec::new();
+        };
+        let response = match request {
+            In::RequestHeaders(_) => Out::RequestHeaders(unchanged),
+            In::RequestBody(_) => Out::RequestBody(unchanged),
+            In::RequestTrailers(_) => Out::RequestTrailers(TrailersAnswer {}),
+            In::ResponseHeaders(_) => Out::ResponseHeaders(unchanged),
+            In::ResponseBody(_) => Out::ResponseBody(unchanged),
+            In::ResponseTrailers(_) => Out::ResponseTrailers(TrailersAnswer {}),
+        };
+        vec![response.into()]
+    }
+}
+
+/// Makes the [`Process`] of each new stream.
+pub(crate) type Factory<P> = Arc<dyn Fn() -> P + Send + Sync>;
+
+/// The service, one clone for each connection.
+pub(crate) struct ExternalProcessor<P> {
+    factory: Factory<P>,
+    max_message_bytes: usize,
+}
+
+impl<P> ExternalProcessor<P> {
+    pub(crate) fn new(factory: Factory<P>, max_message_bytes: usize) -> Self {
+        Self {
+            factory,
+            max_message_bytes,
+        }
+    }
+}
+
+impl<P> Clone for ExternalProcessor<P> {
+    fn clone(&self) -> Self {
+        Self {
+            factory: Arc::clone(&self.factory),
+            max_message_bytes: self.max_message_bytes,
+        }
+    }
+}
+
+impl<P> NamedService for ExternalProcessor<P> {
+    const NAME: &'static str = SERVICE;
+}
+
+impl<P: Process> Service<http::Request<Body>> for ExternalProcessor<P> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != METHOD {
+            return Box::pin(ready(Ok(
+                Status::unimplemented("unknown method").into_http()
+            )));
+        }
+        let mut grpc =
+            Grpc::new(WireCodec).apply_max_message_size_config(Some(self.max_message_bytes), None);
+        let open = Open(Arc::clone(&self.factory));
+        Box::pin(async move { Ok(grpc.streaming(open, request).await) })
+    }
+}
+
+/// A stream about to begin.
+struct Open<P>(Factory<P>);
+
+impl<P: Process> StreamingService<ProcessingRequest> for Open<P> {
+    type Response = ProcessingResponse;
+    type ResponseStream = Replies<P>;
+    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+        ready(Ok(Response::new(Replies {
+            process: (self.0)(),
+            messages: request.into_inner(),
+            ready: VecDeque::new(),
+        })))
+    }
+}
+
+/// The replies of one stream: polls the messages, asks the process, gives back what it says.
+///
+/// Dropped when Envoy ends the stream in either way, and with it the process.
+struct Replies<P> {
+    process: P,
+    messages: Streaming<ProcessingRequest>,
+    ready: VecDeque<ProcessingResponse>,
+}
+
+impl<P: Process> Messages for Replies<P> {
+    type Item = Result<ProcessingResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(reply) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(reply)));
+            }
+            match Pin::new(&mut self.messages).poll_next(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
+                Poll::Ready(Some(Ok(message))) => {
+                    let replies = self.process.on_message(message);
+                    self.ready.extend(replies);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What Weighbridge needs of a request's headers and metadata, read in one pass.
+
+use crate::wire::{HeaderMap, Metadata};
+use prost_types::value::Kind;
+use weighbridge_decide::Settings;
+use weighbridge_weigh::Endpoint;
+
+/// The endpoint header of the endpoint picker protocol; we set it, clients may not.
+pub(crate) const DESTINATION: &str = "x-gateway-destination-endpoint";
+/// Namespace of the metadata that the gateway's load balancer reads.
+pub(crate) const LB_NAMESPACE: &str = "envoy.lb";
+const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
+const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
+const SERVED_KEY: &str = "x-gateway-destination-endpoint-served";
+
+/// A request's head, as far as routing needs it.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) request_id: String,
+    pub(crate) content_type: Option<String>,
+    pub(crate) content_encoding: Option<String>,
+    /// Bytes of the body as sent, when the client said so.
+    pub(crate) content_length: Option<u64>,
+    pub(crate) session: Option<String>,
+    pub(crate) tenant: Option<String>,
+    pub(crate) names_destination: bool,
+}
+
+impl Head {
+    pub(crate) fn read(headers: Option<&HeaderMap>, settings: &Settings) -> Self {
+        let mut head = Self::default();
+        let mut post = false;
+        let mut path = None;
+        let mut session_rank = usize::MAX;
+        for header in headers.iter().flat_map(|map| &map.headers) {
+            match header.key.as_ref() {
+                b":method" => post = header.text() == Some("POST"),
+                b":path" => path = header.text().and_then(Endpoint::from_path),
+                b"x-request-id" => head.request_id = owned(header.text()).unwrap_or_default(),
+                b"content-type" => head.content_type = owned(header.text()),
+                b"content-encoding" => head.content_encoding = owned(header.text()),
+                b"content-length" => {
+                    head.content_length = header.text().and_then(|text| text.parse().ok());
+                }
+                name => {
+                    if name == DESTINATION.as_bytes() {
+                        head.names_destination = true;
+                    } else if name == settings.tenant_header.as_bytes() {
+                        head.tenant = owned(header.text());
+                    } else if let Some(rank) = settings
+                        .session_headers
+                        .iter()
+                        .position(|session| session.as_bytes() == name)
+                    {
+                        if rank < session_rank && !header.raw_value.is_empty() {
+                            session_rank = rank;
+                            head.session = owned(header.text());
+                        }
+                    }
+                }
+            }
+        }
+        head.endpoint = path.filter(|_| post);
+        head
+    }
+
+    /// Whether the body may be the JSON that the inference endpoints take.
+    pub(crate) fn may_be_json(&self) -> bool {
+        self.content_type.as_deref().is_none_or(|value| {
+            let kind = value.split(';').next().unwrap_or_default().trim();
+            kind.eq_ignore_ascii_case("application/json")
+                || kind
+                    .len()
+                    .checked_sub(5)
+                    .and_then(|cut| kind.get(cut..))
+                    .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+        })
+    }
+}
+
+fn owned(text: Option<&str>) -> Option<String> {
+    text.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// The endpoints that the gateway allows: `None` any, an empty list none.
+pub(crate) fn subset_hint(metadata: Option<&Metadata>) -> Option<Vec<String>> {
+    let hint = metadata?
+        .filter_metadata
+        .get(SUBSET_NAMESPACE)?
+        .fields
+        .get(SUBSET_KEY)?;
+    Some(match hint.kind.as_ref() {
+        Some(Kind::ListValue(list)) => list
+            .values
+            .iter()
+            .filter_map(|value| match value.kind.as_ref() {
+                Some(Kind::StringValue(text)) => Some(text.clone()),
+                _ => None,
+            })
+            .collect(),
+        Some(Kind::StringValue(text)) => text
+            .split(',')
+            .map(|part| part.trim().to_owned())
+            .filter(|part| !part.is_empty())
+            .collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// The endpoint that the gateway says it was served by.
+pub(crate) fn served(metadata: Option<&Metadata>) -> Option<&str> {
+    let value = metadata?
+        .filter_metadata
+        .get(LB_NAMESPACE)?
+        .fields
+        .get(SERVED_KEY)?;
+    match value.kind.as_ref() {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}

@@ -1,0 +1,350 @@
+//! The states of one request's stream and the moves between them.
+
+use crate::head::{self, Head};
+use crate::reply;
+use crate::wire::{
+    BodySendMode, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
+    ProtocolConfiguration, Request, Response, TrailersAnswer,
+};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use weighbridge_decide::{Core, Incoming, Refusal, Ticket};
+use weighbridge_weigh::{Body, Endpoint};
+
+/// How much of a streamed body is held back for weighing.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// In FULL_DUPLEX_STREAMED, where we hold the body ourselves: bytes.
+    pub duplex_bytes: usize,
+    /// In STREAMED, where Envoy holds it within its connection buffer (1 MiB by default): bytes.
+    pub streamed_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            duplex_bytes: 4 << 20,
+            streamed_bytes: 512 << 10,
+        }
+    }
+}
+
+/// Where the stream stands.
+enum State {
+    /// No message yet.
+    Start,
+    /// None of ours, or observed only: everything is answered unchanged.
+    Pass,
+    /// Ours; the body is not all here.
+    Gather(Box<Gather>),
+    /// Decided and charged until the stream ends.
+    Placed(Box<Ticket>),
+    /// An immediate response was sent: Envoy reads no more.
+    Refused,
+}
+
+/// A request whose body is still coming.
+struct Gather {
+    head: Head,
+    endpoint: Endpoint,
+    subset: Option<Vec<String>>,
+    body: BytesMut,
+    /// Body messages that wait for their answer, and whether the last had `end_of_stream`.
+    unanswered: usize,
+    /// The headers' answer was given; the choice goes into the body's answer.
+    headers_answered: bool,
+}
+
+/// One ext_proc stream: one HTTP request from its headers to its end.
+pub struct Stream {
+    core: Arc<Core>,
+    limits: Limits,
+    config: ProtocolConfiguration,
+    state: State,
+}
+
+impl Stream {
+    /// A stream that has seen nothing yet.
+    #[must_use]
+    pub fn new(core: Arc<Core>, limits: Limits) -> Self {
+        core.tallies().stream_opened();
+        Self {
+            core,
+            limits,
+            config: ProtocolConfiguration::default(),
+            state: State::Start,
+        }
+    }
+
+    /// Takes one message at `now_us` (µs on the core's clock) and gives the replies to it, oldest
+    /// first; none where Envoy waits for none or where the answer has to wait for more body.
+    pub fn on_message(
+        &mut self,
+        message: ProcessingRequest,
+        now_us: u64,
+    ) -> Vec<ProcessingResponse> {
+        if let Some(config) = message.protocol_config {
+            self.config = config;
+        }
+        if message.observability_mode {
+            return Vec::new();
+        }
+        let mut replies = Vec::new();
+        match message.request {
+            Some(Request::RequestHeaders(headers)) => {
+                let subset = head::subset_hint(message.metadata_context.as_ref());
+                self.on_request_headers(&headers, subset, now_us, &mut replies);
+            }
+            Some(Request::RequestBody(body)) => self.on_request_body(body, now_us, &mut replies),
+            Some(Request::RequestTrailers(_)) => {
+                self.complete_body(false, now_us, &mut replies);
+                self.push_unless_refused(
+                    Response::RequestTrailers(TrailersAnswer {}).into(),
+                    &mut replies,
+                );
+            }
+            Some(Request::ResponseHeaders(headers)) => {
+                self.on_response_headers(&headers, message.metadata_context.as_ref(), now_us);
+                replies.push(Response::ResponseHeaders(reply::unchanged()).into());
+            }
+            Some(Request::ResponseBody(body)) => {
+                if self.config.response_body_mode() == BodySendMode::FullDuplexStreamed {
+                    reply::echo(
+                        body.body,
+                        body.end_of_stream,
+                        Response::ResponseBody,
+                        &mut replies,
+                    );
+                } else {
+                    replies.push(Response::ResponseBody(reply::unchanged()).into());
+                }
+            }
+            Some(Request::ResponseTrailers(_)) => {
+                replies.push(Response::ResponseTrailers(TrailersAnswer {}).into());
+            }
+            None => {}
+        }
+        replies
+    }
+
+    fn on_request_headers(
+        &mut self,
+        headers: &HttpHeaders,
+        subset: Option<Vec<String>>,
+        now_us: u64,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        let head = Head::read(headers.headers.as_ref(), self.core.settings());
+        let Some(endpoint) = head.endpoint else {
+            self.state = State::Pass;
+            replies.push(Response::RequestHeaders(unsteered(&head)).into());
+            return;
+        };
+        if headers.end_of_stream {
+            return self.refuse(Refusal::empty_body(), replies);
+        }
+        if !head.may_be_json() {
+            let refusal = Refusal::content_type(head.content_type.as_deref().unwrap_or_default());
+            return self.refuse(refusal, replies);
+        }
+        let mut gather = Gather {
+            head,
+            endpoint,
+            subset,
+            body: BytesMut::new(),
+            unanswered: 0,
+            headers_answered: false,
+        };
+        match self.config.request_body_mode() {
+            BodySendMode::Buffered | BodySendMode::BufferedPartial => {
+                gather.headers_answered = true;
+                replies.push(Response::RequestHeaders(unsteered(&gather.head)).into());
+                self.state = State::Gather(Box::new(gather));
+            }
+            BodySendMode::FullDuplexStreamed => self.state = State::Gather(Box::new(gather)),
+            BodySendMode::Streamed if self.config.send_body_without_waiting_for_header_response => {
+                self.state = State::Gather(Box::new(gather));
+            }
+            // The headers must be answered before any body comes: weighed by its length alone.
+            BodySendMode::Streamed | BodySendMode::None => {
+                self.decide(gather, false, false, now_us, replies);
+            }
+        }
+    }
+
+    fn on_request_body(
+        &mut self,
+        message: HttpBody,
+        now_us: u64,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        let duplex = self.config.request_body_mode() == BodySendMode::FullDuplexStreamed;
+        let State::Gather(gather) = &mut self.state else {
+            return match self.state {
+                State::Refused => {}
+                _ if duplex => reply::echo(
+                    message.body,
+                    message.end_of_stream,
+                    Response::RequestBody,
+                    replies,
+                ),
+                _ => replies.push(Response::RequestBody(reply::unchanged()).into()),
+            };
+        };
+        gather.unanswered += 1;
+        if gather.body.is_empty() {
+            gather.body = BytesMut::from(message.body);
+        } else {
+            gather.body.extend_from_slice(&message.body);
+        }
+        let held = gather.body.len();
+        let enough = match self.config.request_body_mode() {
+            BodySendMode::FullDuplexStreamed => held >= self.limits.duplex_bytes,
+            BodySendMode::Streamed => held >= self.limits.streamed_bytes,
+            // One message carries all that Envoy will send us.
+            _ => true,
+        };
+        if message.end_of_stream || enough {
+            self.complete_body(message.end_of_stream, now_us, replies);
+        }
+    }
+
+    /// Decides with the body gathered so far; `ended` when its last byte is among it and no
+    /// trailers follow.
+    fn complete_body(&mut self, ended: bool, now_us: u64, replies: &mut Vec<ProcessingResponse>) {
+        match std::mem::replace(&mut self.state, State::Pass) {
+            State::Gather(gather) => {
+                // Trailers end a body too, and only then is nothing missing from it.
+                let held = gather.body.len();
+                let cut = !ended
+                    && gather
+                        .head
+                        .content_length
+                        .is_none_or(|length| length > held as u64)
+                    && self.is_partial(held);
+                self.decide(*gather, !cut, ended, now_us, replies);
+            }
+            state => self.state = state,
+        }
+    }
+
+    /// Whether a body of `held` bytes without `end_of_stream` is only a beginning.
+    fn is_partial(&self, held: usize) -> bool {
+        match self.config.request_body_mode() {
+            BodySendMode::FullDuplexStreamed => held >= self.limits.duplex_bytes,
+            BodySendMode::Streamed => held >= self.limits.streamed_bytes,
+            BodySendMode::BufferedPartial => true,
+            BodySendMode::Buffered | BodySendMode::None => false,
+        }
+    }
+
+    fn decide(
+        &mut self,
+        gather: Gather,
+        complete: bool,
+        ended: bool,
+        now_us: u64,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        let body = gather.body.freeze();
+        let incoming = Incoming {
+            request_id: &gather.head.request_id,
+            endpoint: gather.endpoint,
+            session: gather.head.session.as_deref(),
+            tenant: gather.head.tenant.as_deref(),
+            subset: gather.subset.as_deref(),
+            content_encoding: gather.head.content_encoding.as_deref(),
+            body: Body {
+                bytes: &body,
+                complete,
+                total_bytes: gather.head.content_length,
+            },
+        };
+        let ticket = match self.core.decide(&incoming, now_us) {
+            Ok(ticket) => ticket,
+            Err(refusal) => return self.refuse(refusal, replies),
+        };
+        let choice = reply::destination(ticket.endpoints());
+        let metadata = Some(reply::destination_metadata(ticket.endpoints()));
+        if gather.headers_answered {
+            replies.push(ProcessingResponse {
+                response: Some(Response::RequestBody(choice)),
+                dynamic_metadata: metadata,
+            });
+        } else {
+            replies.push(ProcessingResponse {
+                response: Some(Response::RequestHeaders(choice)),
+                dynamic_metadata: metadata,
+            });
+            self.answer_held_body(body, gather.unanswered, ended, replies);
+        }
+        self.state = State::Placed(Box::new(ticket));
+    }
+
+    /// Gives back the body messages that came before the headers' answer.
+    fn answer_held_body(
+        &self,
+        body: Bytes,
+        unanswered: usize,
+        ended: bool,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        if self.config.request_body_mode() == BodySendMode::FullDuplexStreamed {
+            if unanswered > 0 {
+                reply::echo(body, ended, Response::RequestBody, replies);
+            }
+        } else {
+            let answer = || Response::RequestBody(reply::unchanged()).into();
+            replies.extend(std::iter::repeat_with(answer).take(unanswered));
+        }
+    }
+
+    fn on_response_headers(
+        &mut self,
+        headers: &HttpHeaders,
+        metadata: Option<&crate::wire::Metadata>,
+        now_us: u64,
+    ) {
+        if let State::Placed(ticket) = &mut self.state {
+            let status = headers
+                .headers
+                .as_ref()
+                .and_then(|map| map.get(":status"))
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(0);
+            self.core
+                .first_byte(ticket, status, head::served(metadata), now_us);
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, replies: &mut Vec<ProcessingResponse>) {
+        self.core.count_refusal(&refusal);
+        replies.push(reply::refuse(&refusal));
+        self.state = State::Refused;
+    }
+
+    fn push_unless_refused(
+        &self,
+        response: ProcessingResponse,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        if !matches!(self.state, State::Refused) {
+            replies.push(response);
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.core.tallies().stream_closed();
+    }
+}
+
+/// The headers' answer while the choice is still open: a client may not steer itself.
+fn unsteered(head: &Head) -> crate::wire::CommonAnswer {
+    if head.names_destination {
+        reply::without_destination()
+    } else {
+        reply::unchanged()
+    }
+}

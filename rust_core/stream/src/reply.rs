@@ -1,0 +1,123 @@
+//! The replies that the state machine gives, as wire messages.
+
+use crate::head::{DESTINATION, LB_NAMESPACE};
+use crate::wire::{
+    BodyMutation, CommonAnswer, CommonResponse, HeaderMutation, HeaderValueOption, HttpStatus,
+    ImmediateResponse, ProcessingResponse, Response, StreamedBodyResponse,
+};
+use bytes::Bytes;
+use prost_types::{Struct, Value, value::Kind};
+use weighbridge_decide::Refusal;
+
+/// Envoy takes chunks of at most 64 KiB in FULL_DUPLEX_STREAMED.
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Go on, with nothing changed.
+pub(crate) fn unchanged() -> CommonAnswer {
+    CommonAnswer { response: None }
+}
+
+/// Removes the destination header that a client sent.
+pub(crate) fn without_destination() -> CommonAnswer {
+    CommonAnswer {
+        response: Some(CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                set_headers: Vec::new(),
+                remove_headers: vec![DESTINATION.to_owned()],
+            }),
+            ..CommonResponse::default()
+        }),
+    }
+}
+
+/// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`.
+pub(crate) fn destination(endpoints: &str) -> CommonAnswer {
+    CommonAnswer {
+        response: Some(CommonResponse {
+            header_mutation: Some(HeaderMutation {
+                set_headers: vec![HeaderValueOption::set(
+                    DESTINATION,
+                    Bytes::copy_from_slice(endpoints.as_bytes()),
+                )],
+                remove_headers: Vec::new(),
+            }),
+            ..CommonResponse::default()
+        }),
+    }
+}
+
+/// The choice as metadata, beside the header: `envoy.lb` → destination → `endpoints`.
+pub(crate) fn destination_metadata(endpoints: &str) -> Struct {
+    let leaf = Struct {
+        fields: [(
+            DESTINATION.to_owned(),
+            Value {
+                kind: Some(Kind::StringValue(endpoints.to_owned())),
+            },
+        )]
+        .into(),
+    };
+    Struct {
+        fields: [(
+            LB_NAMESPACE.to_owned(),
+            Value {
+                kind: Some(Kind::StructValue(leaf)),
+            },
+        )]
+        .into(),
+    }
+}
+
+/// A body's bytes sent back, in chunks that Envoy takes; `make` says which side's body it is.
+pub(crate) fn echo(
+    mut body: Bytes,
+    end_of_stream: bool,
+    make: fn(CommonAnswer) -> Response,
+    replies: &mut Vec<ProcessingResponse>,
+) {
+    loop {
+        let chunk = body.split_to(body.len().min(CHUNK_BYTES));
+        let last = body.is_empty();
+        let answer = CommonAnswer {
+            response: Some(CommonResponse {
+                body_mutation: Some(BodyMutation {
+                    streamed_response: Some(StreamedBodyResponse {
+                        body: chunk,
+                        end_of_stream: last && end_of_stream,
+                    }),
+                }),
+                ..CommonResponse::default()
+            }),
+        };
+        replies.push(make(answer).into());
+        if last {
+            return;
+        }
+    }
+}
+
+/// Ends the request with an error in OpenAI's shape.
+pub(crate) fn refuse(refusal: &Refusal) -> ProcessingResponse {
+    let mut set_headers = vec![HeaderValueOption::set(
+        "content-type",
+        Bytes::from_static(b"application/json"),
+    )];
+    if let Some(seconds) = refusal.retry_after_s {
+        set_headers.push(HeaderValueOption::set(
+            "retry-after",
+            Bytes::from(seconds.to_string()),
+        ));
+    }
+    Response::Immediate(ImmediateResponse {
+        status: Some(HttpStatus {
+            code: i32::from(refusal.status),
+        }),
+        headers: Some(HeaderMutation {
+            set_headers,
+            remove_headers: Vec::new(),
+        }),
+        body: Bytes::from(refusal.to_json()),
+        details: format!("weighbridge_{}", refusal.code),
+    })
+    .into()
+}

@@ -1,0 +1,83 @@
+"""The Rust core as Python sees it. Structured values cross the border as JSON text."""
+
+from typing import final
+
+class CoreError(Exception):
+    """The core refused a configuration or could not start something; the message is one line."""
+
+@final
+class Core:
+    """What decides: profiles, replicas, ledger, prefix index. Shared by both transports."""
+
+    def __init__(self, settings_json: str) -> None:
+        """Raises CoreError naming the key when a setting or a profile is invalid.
+
+        settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
+        "tenant_header": str, "default_output_tokens": int, "decision_log": int}
+        """
+    def set_replicas(self, replicas_json: str) -> int:
+        """Replaces the replicas.
+
+        replicas_json: [{"endpoint", "profile", "model", "adapters", "domain", "state", "share"}, …]
+        Returns the new pool's number. In-flight charges survive.
+        """
+    def status(self) -> str:
+        """{"pool": int, "replicas": [{"endpoint", "model", "state", "requests", "prefill_mu",
+        "decode_mu", "kv_tokens", "capacity_mu_per_min", "cached_blocks",
+        "served": {"requests", "mu", …}}, …], "streams": int, "reasons": {reason: count},
+        "errors": {code: count}}
+        """
+    def decisions(self, after: int) -> str:
+        """The latest decisions with a number above `after`, oldest first:
+        [{"number", "request_id", "session", "tenant", "model", "replica", "fallbacks", "reason",
+        "prompt_tokens", "cached_tokens", "output_tokens", "mu", "prefill_mu", "decode_mu", …}, …]
+        """
+    def explain(self, path: str, headers_json: str, body: bytes) -> str:
+        """Weighs and places a request without charging it.
+
+        Tokens by part, cost by term, the score of every candidate, the choice and the reason.
+        """
+
+@final
+class NativeServer:
+    """The tonic ext_proc server on its own threads; Python is not on the path."""
+
+    def __init__(
+        self,
+        core: Core | None,
+        listen: str,
+        threads: int = 2,
+        max_message_bytes: int = 16777216,
+    ) -> None:
+        """listen: "host:port" or "unix:/path". Returns once it listens, else raises CoreError.
+
+        Without a core every message is answered unchanged: the protocol's own cost, for benchmarks.
+        """
+    @property
+    def address(self) -> str: ...
+    def set_ready(self, ready: bool) -> None:
+        """What the gRPC health service answers for readiness."""
+    def stop(self, drain_seconds: float) -> bool:
+        """Takes no new stream, lets open ones end; True when none was cut off."""
+
+@final
+class Stream:
+    """One ext_proc stream's state machine, for a transport written in Python."""
+
+    def __init__(self, core: Core) -> None: ...
+    def on_message(self, message: bytes) -> list[bytes]:
+        """Serialised ProcessingRequest in, serialised ProcessingResponses out.
+
+        Raises ValueError when the bytes are no ProcessingRequest.
+        """
+    def close(self) -> None:
+        """The stream has ended: releases what it had charged. Idempotent."""
+
+@final
+class Emulator:
+    """Emulated replicas on their own ports and threads."""
+
+    def __init__(self, config_json: str) -> None:
+        """Returns once every port listens, else raises CoreError naming the port."""
+    def addresses(self) -> list[str]: ...
+    def stop(self) -> None: ...
