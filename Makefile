@@ -1,0 +1,81 @@
+# Everything a developer runs. Each target first makes what it needs, and only if it changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.proto' | grep -v /target/) \
+        Cargo.toml Cargo.lock
+say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+.PHONY: help build demo test lint lint-rust lint-python test-rust test-python clean
+
+help:
+	@echo "make build   a .venv with everything installed, the Rust core in release mode"
+	@echo "make demo    six emulated replicas, the sidecar, a real Envoy, 300 requests"
+	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
+	@echo "make lint    ruff, mypy, rustfmt, clippy"
+	@echo "make clean   removes .venv and what Rust has built"
+
+build: $(STAMPS)/extension
+
+$(STAMPS)/python:
+	$(call say,Python environment in $(VENV))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or later is needed; try make PYTHON=python3.12"; exit 1; }
+	@command -v cargo >/dev/null \
+	  || { echo "Rust is needed: cargo is not on PATH (https://rustup.rs)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip 'maturin>=1.9,<2'
+	@mkdir -p $(STAMPS) && touch $@
+
+# --skip-install below leaves what pip installed here alone, so it need not be asked each time.
+$(STAMPS)/dependencies: pyproject.toml | $(STAMPS)/python
+	$(call say,Python packages)
+	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' \
+	  > $(STAMPS)/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r $(STAMPS)/requirements.txt
+	@touch $@
+
+$(STAMPS)/extension: $(RUST) $(STAMPS)/dependencies
+	$(call say,Rust core (release); some minutes the first time)
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+demo: build
+	$(call say,Demo)
+	$(BIN)/weighbridge up --exit
+
+lint: lint-python lint-rust
+
+lint-python: build
+	$(call say,ruff and mypy)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+lint-rust:
+	$(call say,rustfmt and clippy)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+test: lint test-rust test-python
+	$(call say,All tests passed)
+
+test-rust:
+	$(call say,Rust tests)
+	cargo test --workspace --locked --quiet
+
+test-python: build
+	$(call say,Python tests$(comma) also through a real Envoy)
+	$(BIN)/pytest
+
+comma := ,
+
+clean:
+	rm -rf $(VENV) target

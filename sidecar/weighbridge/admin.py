@@ -1,0 +1,90 @@
+"""The sidecar's own HTTP pages on loopback: health, status, decisions and metrics."""
+
+import json
+from collections.abc import Callable
+from typing import Self
+
+from aiohttp import web
+
+from weighbridge._core import Core
+from weighbridge.address import parse_host_port
+from weighbridge.errors import RefusedError
+from weighbridge.metrics import Metrics
+
+INDEX = """weighbridge
+/healthz             200 while the process answers
+/readyz              200 while it takes requests, else 503
+/status              replicas, what they carry and were given
+/decisions?after=N   the latest decisions with a number above N
+/metrics             Prometheus
+"""
+
+
+class AdminServer:
+    """Answers GET requests from the core's state."""
+
+    def __init__(self, core: Core, is_ready: Callable[[], bool]) -> None:
+        self._core = core
+        self._is_ready = is_ready
+        self._metrics = Metrics(lambda: json.loads(core.status()))
+        self._runner: web.AppRunner | None = None
+
+    def application(self) -> web.Application:
+        """The pages, for the server and for tests."""
+        application = web.Application()
+        application.add_routes(
+            [
+                web.get("/", self._index),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/status", self._status),
+                web.get("/decisions", self._decisions),
+                web.get("/metrics", self._metrics_page),
+            ]
+        )
+        return application
+
+    async def start(self, address: str) -> Self:
+        """Listens. RefusedError when the address is taken."""
+        where = parse_host_port(address)
+        self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, where.host, where.port).start()
+        except OSError as error:
+            await self.stop()
+            raise RefusedError(f"admin.address: cannot listen on {address}: {error}") from None
+        return self
+
+    async def stop(self) -> None:
+        """Stops listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.Response(text=INDEX)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        if self._is_ready():
+            return web.Response(text="ready\n")
+        return web.Response(text="not ready\n", status=503)
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._core.status(), content_type="application/json")
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        text = request.query.get("after", "0")
+        if not (text.isascii() and text.isdigit() and len(text) <= 19):
+            return web.json_response({"error": "after: must be a number"}, status=400)
+        decisions = self._core.decisions(int(text))
+        return web.Response(text=decisions, content_type="application/json")
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self._metrics.text(),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+        )

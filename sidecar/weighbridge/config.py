@@ -1,0 +1,268 @@
+"""The configuration file, its models and its reading. Every error names the file and the key."""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
+from weighbridge.errors import ConfigError
+from weighbridge.logs import LogFormat, LogLevel
+
+HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def _loopback(text: str) -> str:
+    address = parse_host_port(text)
+    if not address.is_loopback:
+        raise ValueError(f"'{text}': must be a loopback address, as it answers anyone who asks")
+    return text
+
+
+def _host_port(text: str) -> str:
+    parse_host_port(text)
+    return text
+
+
+def _listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+def _endpoint(text: str) -> str:
+    return str(parse_endpoint(text))
+
+
+def _header(text: str) -> str:
+    lowered = text.lower()
+    if not HEADER_NAME.fullmatch(lowered):
+        raise ValueError(f"'{text}' is no header name")
+    return lowered
+
+
+LoopbackAddress = Annotated[str, AfterValidator(_loopback)]
+TcpAddress = Annotated[str, AfterValidator(_host_port)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HeaderName = Annotated[str, AfterValidator(_header)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+BodyMode = Literal["none", "buffered", "buffered_partial", "streamed", "full_duplex_streamed"]
+Transport = Literal["native", "grpcio"]
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listen(Section):
+    """Where Envoy's ext_proc filter reaches the sidecar."""
+
+    address: ListenAddress = Field(
+        "127.0.0.1:9002", description="`host:port` or `unix:/absolute/path`."
+    )
+    transport: Transport = Field(
+        "native",
+        description="`native`: the server inside the Rust core. `grpcio`: a Python server that "
+        "passes bytes to the same core, for those who want Python interceptors.",
+    )
+    threads: int = Field(2, ge=1, le=256, description="Threads of the native server.")
+    max_message_bytes: int = Field(
+        16 << 20,
+        ge=64 << 10,
+        le=1 << 30,
+        description="Largest ext_proc message, bytes; above what Envoy buffers of a body.",
+    )
+
+
+class Admin(Section):
+    """The sidecar's own HTTP pages: health, status, decisions and metrics."""
+
+    address: LoopbackAddress = Field("127.0.0.1:9005", description="`host:port` on loopback.")
+
+
+class Replica(Section):
+    """One serving endpoint."""
+
+    endpoint: Endpoint = Field(description="`ip:port`, as Envoy knows it.")
+    profile: Name = Field(description="The `name` in one of the `profiles`.")
+    model: Name | None = Field(
+        None, description="The model it serves; left out: the profile's first."
+    )
+    adapters: tuple[Name, ...] = Field((), description="LoRA adapters that it has loaded.")
+    domain: str = Field("", max_length=256, description="Failure domain: a rack or a zone.")
+    share: float = Field(
+        1.0, gt=0, le=1, description="Share of the profile's capacity that it may be given."
+    )
+
+
+class Placing(Section):
+    """How a replica is chosen."""
+
+    load_tolerance: float = Field(
+        0.25,
+        ge=0,
+        le=100,
+        description="No replica above (1 + this) x the mean utilisation while another is below.",
+    )
+    fallbacks: int = Field(
+        2, ge=0, le=16, description="Replicas named after the chosen one, for Envoy's retries."
+    )
+
+
+class Health(Section):
+    """How the replicas' health is watched."""
+
+    enabled: bool = Field(True, description="Off: every replica counts as healthy.")
+    path: str = Field("/health", pattern=r"^/", description="Path of the GET request.")
+    interval_seconds: float = Field(1.0, gt=0, le=3600, description="Between two probes, s.")
+    timeout_seconds: float = Field(1.0, gt=0, le=60, description="For one probe, s.")
+    failures: int = Field(2, ge=1, le=100, description="Failed probes that eject a replica.")
+    successes: int = Field(1, ge=1, le=100, description="Good probes that bring it back.")
+
+
+class Log(Section):
+    """The log on standard error, one line a record."""
+
+    level: LogLevel = Field("info", description="Least severity that is written.")
+    format: LogFormat = Field("text", description="`text` or `json`.")
+
+
+class EnvoySettings(Section):
+    """What `weighbridge envoy render` writes, beyond what the other sections say."""
+
+    listen: TcpAddress = Field("127.0.0.1:10000", description="Where clients connect.")
+    admin: LoopbackAddress = Field("127.0.0.1:9901", description="Envoy's admin port.")
+    body_mode: BodyMode = Field(
+        "buffered_partial", description="How much of a request's body the sidecar is sent."
+    )
+    message_timeout_seconds: float = Field(
+        1.0,
+        gt=0,
+        le=60,
+        description="The sidecar's time for one answer, s; then Envoy goes on alone.",
+    )
+    body_buffer_bytes: int = Field(
+        16 << 20, ge=1 << 16, le=1 << 30, description="Largest body that a retry can repeat, bytes."
+    )
+    access_log: str | None = Field(
+        None, description="File for the access log in JSON, `/dev/stdout` for the terminal."
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    profiles: tuple[Name, ...] = Field(
+        (), description="Names of shipped profiles, or paths of files, relative to this one."
+    )
+    replicas: tuple[Replica, ...] = Field((), description="The replicas that may be chosen.")
+    placing: Placing = Placing()
+    session_headers: tuple[HeaderName, ...] = Field(
+        ("x-session-id", "x-conversation-id"),
+        description="Request headers that may carry the session; the first found wins.",
+    )
+    tenant_header: HeaderName = Field(
+        "x-tenant-id", description="Request header that names the tenant."
+    )
+    default_output_tokens: int = Field(
+        256, ge=1, le=1 << 20, description="Output assumed of a request, tokens."
+    )
+    decision_log: int = Field(
+        1024, ge=0, le=1 << 20, description="Latest decisions kept for those who look."
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, le=3600, description="Time that open streams get at SIGTERM, s."
+    )
+    health: Health = Health()
+    log: Log = Log()
+    envoy: EnvoySettings = EnvoySettings()
+
+    @model_validator(mode="after")
+    def _endpoints_are_distinct(self) -> "Config":
+        seen: dict[str, int] = {}
+        for index, replica in enumerate(self.replicas):
+            first = seen.setdefault(replica.endpoint, index)
+            if first != index:
+                raise ValueError(
+                    f"replicas[{index}].endpoint: '{replica.endpoint}' is replicas[{first}] already"
+                )
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that is given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. ConfigError names the file, and the line where there is one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8 text") from None
+    try:
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or error}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold keys and values, not a {type(content).__name__}")
+    return content
+
+
+def load(path: Path) -> Config:
+    """Reads and checks the configuration file."""
+    content = read_yaml(path)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of the problems as `key.path[index]: what is wrong`, and how many follow."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    first = problems[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown key"
+    where = key_path(first["loc"])
+    text = f"{where}: {message}" if where else message
+    more = len(problems) - 1
+    return f"{text} (and {more} more)" if more else text
+
+
+def key_path(location: tuple[int | str, ...]) -> str:
+    """`("replicas", 2, "endpoint")` as `replicas[2].endpoint`."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path

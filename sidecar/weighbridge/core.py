@@ -1,0 +1,45 @@
+"""Builds the core from a configuration, and hands it the replicas."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from weighbridge._core import Core, CoreError
+from weighbridge.config import Config, Replica
+from weighbridge.errors import ConfigError
+from weighbridge.profiles import load_profiles
+
+ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
+
+
+def settings(config: Config, source: Path) -> dict[str, Any]:
+    """The core's settings; profiles are found relative to the configuration file `source`."""
+    return {
+        "profiles": load_profiles(config.profiles, source.parent, source),
+        "placing": config.placing.model_dump(),
+        "session_headers": config.session_headers,
+        "tenant_header": config.tenant_header,
+        "default_output_tokens": config.default_output_tokens,
+        "decision_log": config.decision_log,
+    }
+
+
+def replica_settings(
+    replicas: tuple[Replica, ...], states: Mapping[str, ReplicaState]
+) -> list[dict[str, Any]]:
+    """The replicas with their present state; one without a state counts as healthy."""
+    return [
+        replica.model_dump(exclude_none=True) | {"state": states.get(replica.endpoint, "healthy")}
+        for replica in replicas
+    ]
+
+
+def build(config: Config, source: Path) -> Core:
+    """A core with the configuration's replicas. ConfigError when the core refuses it."""
+    try:
+        core = Core(json.dumps(settings(config, source)))
+        core.set_replicas(json.dumps(replica_settings(config.replicas, {})))
+    except CoreError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return core

@@ -1,0 +1,1 @@
+"""Envoy's configuration from typed messages, and the Envoy binary that checks and runs it."""

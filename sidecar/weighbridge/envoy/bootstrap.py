@@ -1,0 +1,52 @@
+"""Envoy's whole bootstrap file, rendered from a configuration."""
+
+import json
+from typing import Any, Literal
+
+import yaml
+from betterproto2 import Casing
+from envoy_data_plane.envoy.config.bootstrap.v3 import (
+    Admin,
+    Bootstrap,
+    BootstrapStaticResources,
+    LayeredRuntime,
+    RuntimeLayer,
+    RuntimeLayerAdminLayer,
+)
+from envoy_data_plane.envoy.config.core.v3 import Node
+
+from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
+from weighbridge.config import Config
+from weighbridge.envoy.clusters import replica_cluster, sidecar_cluster
+from weighbridge.envoy.listener import listener
+from weighbridge.envoy.pack import address
+
+RenderFormat = Literal["yaml", "json"]
+
+
+def bootstrap(config: Config) -> Bootstrap:
+    """The bootstrap: one listener, the replicas, the sidecar, the admin port on loopback."""
+    replicas = [parse_endpoint(replica.endpoint) for replica in config.replicas]
+    return Bootstrap(
+        node=Node(id="weighbridge", cluster="weighbridge"),
+        admin=Admin(address=address(parse_host_port(config.envoy.admin))),
+        static_resources=BootstrapStaticResources(
+            listeners=[listener(config.envoy)],
+            clusters=[
+                replica_cluster(replicas, config.health.path),
+                sidecar_cluster(parse_listen(config.listen.address)),
+            ],
+        ),
+        # Lets /runtime_modify of the admin port change runtime keys.
+        layered_runtime=LayeredRuntime(
+            layers=[RuntimeLayer(name="admin", admin_layer=RuntimeLayerAdminLayer())]
+        ),
+    )
+
+
+def render(config: Config, style: RenderFormat = "yaml") -> str:
+    """The bootstrap file's text."""
+    content: dict[str, Any] = bootstrap(config).to_dict(casing=Casing.SNAKE)
+    if style == "json":
+        return json.dumps(content, indent=2) + "\n"
+    return yaml.safe_dump(content, sort_keys=False, width=100)

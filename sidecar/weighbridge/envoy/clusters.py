@@ -1,0 +1,184 @@
+"""Envoy's two clusters: the replicas, whose host the sidecar chooses, and the sidecar itself."""
+
+from collections.abc import Sequence
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterCommonLbConfig,
+    ClusterDiscoveryType,
+    LoadBalancingPolicy,
+    LoadBalancingPolicyPolicy,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    HealthCheckHttpHealthCheck,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import (
+    LeastRequest,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import (
+    OverrideHost,
+    OverrideHostOverrideHostSource,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions as UpstreamHttpOptions,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
+from envoy_data_plane.envoy.type.v3 import Percent
+
+from weighbridge.address import HostPort, UnixPath
+from weighbridge.envoy import names
+from weighbridge.envoy.pack import address, extension, pack, seconds
+
+UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+# Every LLM request holds a connection and an ext_proc stream for as long as it runs; Envoy's own
+# limit of 1,024, and of 3 retries at once, would refuse work that the replicas could queue.
+CONCURRENCY = 1 << 16
+RETRIES = 1 << 12
+
+
+def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
+    """The replicas: the host that the sidecar named, else the one with the fewest requests."""
+    return Cluster(
+        name=names.REPLICA_CLUSTER,
+        type=ClusterDiscoveryType.STATIC,
+        connect_timeout=seconds(1),
+        load_balancing_policy=override_host_policy(),
+        load_assignment=assignment(names.REPLICA_CLUSTER, replicas),
+        circuit_breakers=limits(),
+        health_checks=[
+            HealthCheck(
+                timeout=seconds(1),
+                interval=seconds(1),
+                no_traffic_interval=seconds(1),
+                unhealthy_threshold=2,
+                healthy_threshold=1,
+                http_health_check=HealthCheckHttpHealthCheck(path=health_path),
+            )
+        ],
+        typed_extension_protocol_options={
+            UPSTREAM_OPTIONS: pack(
+                UpstreamHttpOptions(
+                    # Shorter than the replicas' own keep-alive (uvicorn: 5 s), so that no request
+                    # is written to a connection that is being closed.
+                    common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(4)),
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http_protocol_options=Http1ProtocolOptions()
+                    ),
+                )
+            )
+        },
+    )
+
+
+def sidecar_cluster(sidecar: HostPort | UnixPath) -> Cluster:
+    """The sidecar's ext_proc server, over HTTP/2, left out while it says that it is not ready."""
+    return Cluster(
+        name=names.SIDECAR_CLUSTER,
+        type=discovery(sidecar),
+        connect_timeout=seconds(0.25),
+        load_assignment=assignment(names.SIDECAR_CLUSTER, [sidecar]),
+        circuit_breakers=limits(),
+        health_checks=[
+            HealthCheck(
+                timeout=seconds(1),
+                interval=seconds(1),
+                no_traffic_interval=seconds(1),
+                unhealthy_threshold=2,
+                healthy_threshold=1,
+                grpc_health_check=HealthCheckGrpcHealthCheck(service_name=names.EXT_PROC_SERVICE),
+            )
+        ],
+        # With the default, Envoy sends requests to an unhealthy sidecar as it is the only one.
+        common_lb_config=no_panic(),
+        typed_extension_protocol_options={
+            UPSTREAM_OPTIONS: pack(
+                UpstreamHttpOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions()
+                    )
+                )
+            )
+        },
+    )
+
+
+def override_host_policy() -> LoadBalancingPolicy:
+    """Takes the hosts that the header names, one an attempt, in order; then least_request."""
+    return policy(
+        "envoy.load_balancing_policies.override_host",
+        OverrideHost(
+            override_host_sources=[OverrideHostOverrideHostSource(header=names.DESTINATION)],
+            selected_host_key=metadata_key(names.SERVED),
+            fallback_policy=policy(
+                "envoy.load_balancing_policies.least_request", LeastRequest(choice_count=2)
+            ),
+        ),
+    )
+
+
+def policy(name: str, message: OverrideHost | LeastRequest) -> LoadBalancingPolicy:
+    """A load balancing policy of one entry."""
+    return LoadBalancingPolicy(
+        policies=[LoadBalancingPolicyPolicy(typed_extension_config=extension(name, message))]
+    )
+
+
+def metadata_key(path: str) -> MetadataKey:
+    """A key in the namespace of the endpoint picker protocol."""
+    return MetadataKey(key=names.METADATA_NAMESPACE, path=[MetadataKeyPathSegment(key=path)])
+
+
+def assignment(name: str, hosts: Sequence[HostPort | UnixPath]) -> ClusterLoadAssignment:
+    """The members of a cluster."""
+    return ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            LocalityLbEndpoints(
+                lb_endpoints=[
+                    LbEndpoint(endpoint=Endpoint(address=address(host))) for host in hosts
+                ]
+            )
+        ],
+    )
+
+
+def limits() -> CircuitBreakers:
+    """Circuit breakers wide enough to leave queueing to the replicas and to admission."""
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakersThresholds(
+                max_connections=CONCURRENCY,
+                max_pending_requests=CONCURRENCY,
+                max_requests=CONCURRENCY,
+                max_retries=RETRIES,
+            )
+        ]
+    )
+
+
+def no_panic() -> ClusterCommonLbConfig:
+    """Never sends to a host that is known to be unhealthy."""
+    return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0))
+
+
+def discovery(where: HostPort | UnixPath) -> ClusterDiscoveryType:
+    """How Envoy finds an address: names are resolved, the rest is taken as it is."""
+    if isinstance(where, UnixPath) or where.is_ip:
+        return ClusterDiscoveryType.STATIC
+    return ClusterDiscoveryType.STRICT_DNS

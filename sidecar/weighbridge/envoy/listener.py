@@ -1,0 +1,272 @@
+"""Envoy's listener: what clients reach, the filters on the way, the routes and their retries."""
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
+    HeaderMutation as HeaderMutationRule,
+)
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    HeaderValue,
+    HeaderValueOption,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    SubstitutionFormatString,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryHostPredicate,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExtProcPerRoute,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation,
+    Mutations,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerCodecType,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpFilter,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
+    PreviousHostsPredicate,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.google.protobuf import Struct
+
+from weighbridge.address import parse_host_port
+from weighbridge.config import BodyMode, EnvoySettings
+from weighbridge.envoy import names
+from weighbridge.envoy.pack import address, pack, seconds
+
+EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
+# A reset before the response has begun is safe to repeat: the replica has answered nothing.
+RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request"
+# What the sidecar may set: on a request its choice, on an answer of its own what says why.
+SIDECAR_HEADERS = r"x-gateway-destination-endpoint|x-weighbridge-.*|content-type|retry-after"
+# The longest that the sidecar may ask for when it holds a request back, s.
+MAX_MESSAGE_TIMEOUT = 120
+# Silence on a request, s: a queued prompt may stay silent for long before its first token.
+IDLE_TIMEOUT = 1800
+
+BODY_MODES: dict[BodyMode, ProcessingModeBodySendMode] = {
+    "none": ProcessingModeBodySendMode.NONE,
+    "buffered": ProcessingModeBodySendMode.BUFFERED,
+    "buffered_partial": ProcessingModeBodySendMode.BUFFERED_PARTIAL,
+    "streamed": ProcessingModeBodySendMode.STREAMED,
+    "full_duplex_streamed": ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
+}
+
+
+def listener(settings: EnvoySettings) -> Listener:
+    """The listener that clients reach."""
+    return Listener(
+        name="clients",
+        address=address(parse_host_port(settings.listen)),
+        filter_chains=[
+            FilterChain(
+                filters=[
+                    Filter(
+                        name="envoy.filters.network.http_connection_manager",
+                        typed_config=pack(connection_manager(settings)),
+                    )
+                ]
+            )
+        ],
+    )
+
+
+def connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
+    """HTTP/1.1 and HTTP/2 from clients, hardened as for an edge, and the three filters."""
+    return HttpConnectionManager(
+        stat_prefix="clients",
+        codec_type=HttpConnectionManagerCodecType.AUTO,
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=(
+            HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
+        ),
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=seconds(3600),
+            headers_with_underscores_action=(
+                HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST
+            ),
+        ),
+        stream_idle_timeout=seconds(IDLE_TIMEOUT),
+        access_log=access_logs(settings.access_log),
+        route_config=RouteConfiguration(name="routes", virtual_hosts=[virtual_host(settings)]),
+        http_filters=[
+            http_filter("envoy.filters.http.header_mutation", strip_choice()),
+            http_filter(EXT_PROC_FILTER, ext_proc(settings)),
+            http_filter("envoy.filters.http.router", Router()),
+        ],
+    )
+
+
+def http_filter(name: str, message: HeaderMutation | ExternalProcessor | Router) -> HttpFilter:
+    """One HTTP filter."""
+    return HttpFilter(name=name, typed_config=pack(message))
+
+
+def strip_choice() -> HeaderMutation:
+    """Takes the choice's header off a client's request, so that no client steers itself."""
+    return HeaderMutation(
+        mutations=Mutations(request_mutations=[HeaderMutationRule(remove=names.DESTINATION)])
+    )
+
+
+def ext_proc(settings: EnvoySettings) -> ExternalProcessor:
+    """Asks the sidecar; goes on without it when it is gone or late."""
+    full_duplex = settings.body_mode == "full_duplex_streamed"
+    return ExternalProcessor(
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.SIDECAR_CLUSTER)
+        ),
+        failure_mode_allow=True,
+        message_timeout=seconds(settings.message_timeout_seconds),
+        max_message_timeout=seconds(MAX_MESSAGE_TIMEOUT),
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=BODY_MODES[settings.body_mode],
+            # This mode takes no body without the trailers.
+            request_trailer_mode=(
+                ProcessingModeHeaderSendMode.SEND
+                if full_duplex
+                else ProcessingModeHeaderSendMode.SKIP
+            ),
+            response_header_mode=ProcessingModeHeaderSendMode.SEND,
+            response_body_mode=ProcessingModeBodySendMode.NONE,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        mutation_rules=HeaderMutationRules(
+            disallow_all=True, allow_expression=RegexMatcher(regex=SIDECAR_HEADERS)
+        ),
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=namespaces(names.METADATA_NAMESPACE, names.SUBSET_NAMESPACE),
+            receiving_namespaces=namespaces(names.METADATA_NAMESPACE),
+        ),
+    )
+
+
+def namespaces(*untyped: str) -> MetadataOptionsMetadataNamespaces:
+    """Namespaces of untyped metadata."""
+    return MetadataOptionsMetadataNamespaces(untyped=list(untyped))
+
+
+def virtual_host(settings: EnvoySettings) -> VirtualHost:
+    """Only inference reaches the replicas: their routes for operators stay behind the gateway."""
+    return VirtualHost(
+        name="inference",
+        domains=["*"],
+        routes=[
+            answer(RouteMatch(path="/health"), 200, ""),
+            answer(RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
+            Route(
+                match=RouteMatch(prefix="/v1/"),
+                route=RouteAction(
+                    cluster=names.REPLICA_CLUSTER,
+                    # An answer may take as long as it takes; silence is limited above.
+                    timeout=seconds(0),
+                    retry_policy=retry_policy(),
+                ),
+                request_body_buffer_limit=settings.body_buffer_bytes,
+            ),
+            answer(RouteMatch(prefix="/"), 404, NOT_FOUND),
+        ],
+    )
+
+
+NOT_FOUND = (
+    '{"error":{"message":"no such route","type":"invalid_request_error",'
+    '"param":null,"code":"route_not_found"}}'
+)
+
+
+def answer(match: RouteMatch, status: int, body: str) -> Route:
+    """A route that Envoy answers itself, without asking the sidecar."""
+    return Route(
+        match=match,
+        direct_response=DirectResponseAction(
+            status=status, body=DataSource(inline_string=body) if body else None
+        ),
+        response_headers_to_add=[
+            HeaderValueOption(header=HeaderValue(key="content-type", value="application/json"))
+        ]
+        if body
+        else [],
+        typed_per_filter_config={EXT_PROC_FILTER: pack(ExtProcPerRoute(disabled=True))},
+    )
+
+
+def retry_policy() -> RetryPolicy:
+    """Repeats on another replica what one failed to begin: first those that the sidecar named."""
+    return RetryPolicy(
+        retry_on=RETRY_ON,
+        num_retries=3,
+        retry_host_predicate=[
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=pack(PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=8,
+        retry_back_off=RetryPolicyRetryBackOff(
+            base_interval=seconds(0.01), max_interval=seconds(0.1)
+        ),
+    )
+
+
+ACCESS_FIELDS = {
+    "time": "%START_TIME%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "bytes_in": "%BYTES_RECEIVED%",
+    "bytes_out": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+    "replica": "%UPSTREAM_HOST%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "chosen": f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.DESTINATION})%",
+}
+
+
+def access_logs(path: str | None) -> list[AccessLog]:
+    """The access log, one JSON object a line, where one is wanted."""
+    if path is None:
+        return []
+    return [
+        AccessLog(
+            name="envoy.access_loggers.file",
+            typed_config=pack(
+                FileAccessLog(
+                    path=path,
+                    log_format=SubstitutionFormatString(
+                        json_format=Struct.from_dict(ACCESS_FIELDS)
+                    ),
+                )
+            ),
+        )
+    ]

@@ -1,0 +1,13 @@
+"""Names that Envoy's configuration and the sidecar must agree on."""
+
+# Endpoint picker protocol: the header and the metadata key of the choice, and of who served.
+METADATA_NAMESPACE = "envoy.lb"
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+DESTINATION = "x-gateway-destination-endpoint"
+SERVED = "x-gateway-destination-endpoint-served"
+
+# The service that gRPC health is asked for: serving while the sidecar is ready for requests.
+EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+
+SIDECAR_CLUSTER = "weighbridge"
+REPLICA_CLUSTER = "replicas"

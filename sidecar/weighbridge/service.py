@@ -1,0 +1,129 @@
+"""The sidecar's process: core, transport, admin pages and health watch, from start to drain."""
+
+import asyncio
+import json
+import logging
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from weighbridge import __version__, logs, transports
+from weighbridge._core import CoreError
+from weighbridge.admin import AdminServer
+from weighbridge.config import Config, load
+from weighbridge.core import build, replica_settings, settings
+from weighbridge.errors import ConfigError, RefusedError
+from weighbridge.health import HealthWatch
+from weighbridge.watch import changes
+
+log = logging.getLogger(__name__)
+
+FILE_INTERVAL_SECONDS = 1.0
+# What a running sidecar cannot change: its sockets, and what its core was made with.
+FIXED_SECTIONS = ("listen", "admin")
+
+
+class Service:
+    """One sidecar, from its configuration file."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._config = load(source)
+        self._settings = settings(self._config, source)
+        self._core = build(self._config, source)
+        self._health = HealthWatch(self._config.health, self._push_replicas)
+        self._stop = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+        self._ready = False
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT, then drains."""
+        config = self._config
+        logs.configure(config.log.level, config.log.format)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        async with AsyncExitStack() as stack:
+            admin = await AdminServer(self._core, lambda: self._ready).start(config.admin.address)
+            stack.push_async_callback(admin.stop)
+            transport = await transports.start(self._core, config.listen)
+            stack.push_async_callback(self._health.close)
+            await self._health.watch(self._endpoints(), config.health)
+            for work in (self._follow_file(), self._reload_when_wanted()):
+                stack.callback(asyncio.create_task(work).cancel)
+            await self._set_ready(transport, True)
+            log.info(
+                "weighbridge %s serves ext_proc on %s (%s), admin on %s, %d replicas",
+                __version__,
+                config.listen.address,
+                config.listen.transport,
+                config.admin.address,
+                len(config.replicas),
+            )
+            await self._stop.wait()
+            log.info("draining, at most %g s", self._config.drain_seconds)
+            await self._set_ready(transport, False)
+            clean = await transport.stop(self._config.drain_seconds)
+            log.info("stopped" if clean else "stopped; open streams were cut off")
+
+    async def _set_ready(self, transport: transports.Transport, ready: bool) -> None:
+        self._ready = ready
+        await transport.set_ready(ready)
+
+    def _endpoints(self) -> list[str]:
+        return [replica.endpoint for replica in self._config.replicas]
+
+    def _push_replicas(self) -> None:
+        replicas = replica_settings(self._config.replicas, self._health.states())
+        self._core.set_replicas(json.dumps(replicas))
+
+    async def _follow_file(self) -> None:
+        async for _ in changes(self._source, FILE_INTERVAL_SECONDS):
+            self._reload_wanted.set()
+
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
+        try:
+            config = load(self._source)
+            if config == self._config:
+                return
+            self._check_changeable(config)
+            self._core.set_replicas(
+                json.dumps(replica_settings(config.replicas, self._health.states()))
+            )
+        except (RefusedError, CoreError) as error:
+            log.error("not reloaded: %s", error)
+            return
+        self._config = config
+        logs.configure(config.log.level, config.log.format)
+        await self._health.watch(self._endpoints(), config.health)
+        log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
+
+    def _check_changeable(self, config: Config) -> None:
+        for section in FIXED_SECTIONS:
+            if getattr(config, section) != getattr(self._config, section):
+                raise ConfigError(f"{self._source}: {section}: needs a restart to change")
+        now = settings(config, self._source)
+        changed = [key for key, value in now.items() if value != self._settings[key]]
+        if changed:
+            raise ConfigError(f"{self._source}: {changed[0]}: needs a restart to change")
+
+
+def check(source: Path) -> None:
+    """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
+    build(load(source), source)
+
+
+def run(source: Path) -> None:
+    """Runs a sidecar until it is told to stop. RefusedError when it cannot start."""
+
+    async def main() -> None:
+        await Service(source).run()
+
+    asyncio.run(main())

@@ -1,0 +1,87 @@
+"""The grpcio transport: a Python server that passes bytes to the core's state machine.
+
+For those who want Python interceptors in the path; the native transport is faster.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from weighbridge._core import Core, Stream
+from weighbridge.config import Listen
+from weighbridge.envoy.names import EXT_PROC_SERVICE
+from weighbridge.errors import RefusedError
+
+LIVENESS = "liveness"
+READY_SERVICES = ("", "readiness", EXT_PROC_SERVICE)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class GrpcioTransport:
+    """A `grpc.aio` server with the ext_proc and the health service."""
+
+    def __init__(self, core: Core, listen: Listen) -> None:
+        self._core = core
+        self._open_streams = 0
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", listen.max_message_bytes),
+                # Else a second sidecar would share the port unnoticed.
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        handler = grpc.stream_stream_rpc_method_handler(self._process)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(EXT_PROC_SERVICE, {"Process": handler}),)
+        )
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    @classmethod
+    async def start(cls, core: Core, listen: Listen) -> Self:
+        """Listens and serves. RefusedError when the address is taken."""
+        transport = cls(core, listen)
+        try:
+            transport._server.add_insecure_port(listen.address)
+        except RuntimeError:
+            raise RefusedError(f"listen.address: cannot listen on {listen.address}") from None
+        await transport._health.set(LIVENESS, SERVING)
+        await transport.set_ready(False)
+        await transport._server.start()
+        return transport
+
+    async def set_ready(self, ready: bool) -> None:
+        """What its gRPC health service answers for readiness."""
+        for service in READY_SERVICES:
+            await self._health.set(service, SERVING if ready else NOT_SERVING)
+
+    async def stop(self, drain_seconds: float) -> bool:
+        """Takes no new stream, lets open ones end; True when none was cut off."""
+        # Leaves the cutting off to the second call, so that what is cut off can be seen.
+        drain = asyncio.ensure_future(self._server.stop(drain_seconds + 60))
+        await asyncio.wait({drain}, timeout=drain_seconds)
+        clean = self._open_streams == 0
+        await self._server.stop(0)
+        await drain
+        return clean
+
+    async def _process(
+        self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
+        # Raw bytes both ways: no protobuf object is made in Python.
+        stream = Stream(self._core)
+        self._open_streams += 1
+        try:
+            async for message in messages:
+                for reply in stream.on_message(message):
+                    yield reply
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            self._open_streams -= 1
+            stream.close()
