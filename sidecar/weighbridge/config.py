@@ -51,6 +51,7 @@ HeaderName = Annotated[str, AfterValidator(_header)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 BodyMode = Literal["none", "buffered", "buffered_partial", "streamed", "full_duplex_streamed"]
+ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
 Transport = Literal["native", "grpcio"]
 
 

@@ -3,14 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config import Config, Replica
+from weighbridge.config import Config, Replica, ReplicaState
 from weighbridge.errors import ConfigError
 from weighbridge.profiles import load_profiles
-
-ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
 
 
 def settings(config: Config, source: Path) -> dict[str, Any]:

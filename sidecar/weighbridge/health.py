@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from weighbridge.config import Health
-from weighbridge.core import ReplicaState
+from weighbridge.config import Health, ReplicaState
 
 log = logging.getLogger(__name__)
 

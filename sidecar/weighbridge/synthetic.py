@@ -41,6 +41,8 @@ def _session(
     complete = list(opening)
     tokens = BLOCK_TOKENS * len(opening)
     at_ms = chance.uniform(0, MINUTE_MS)
+    # A first block of its own tells sessions apart that share a document.
+    tokens += BLOCK_TOKENS
     for _ in range(1 + min(7, int(chance.expovariate(1 / 3.5)))):
         tokens += int(min(8000, 40 + chance.lognormvariate(6.0, 1.1)))
         while (len(complete) + 1) * BLOCK_TOKENS <= tokens:

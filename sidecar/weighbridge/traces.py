@@ -141,7 +141,7 @@ def requests_of(rows: Iterable[Row]) -> Iterator[TraceRequest]:
 def _continued(sessions: dict[tuple[int, ...], Session], row: Row) -> Session | None:
     for length in range(len(row.blocks) - 1, 1, -1):
         session = sessions.get(row.blocks[:length])
-        if session is not None and row.input_tokens > session.tokens:
+        if session is not None and row.input_tokens >= session.tokens:
             return session
     return None
 
@@ -154,7 +154,7 @@ def _next_turn(session: Session, row: Row) -> Session:
             messages = (("system", text_of(row.blocks[:1], system)),)
         user = text_of(row.blocks[1:] if system else row.blocks, row.input_tokens - system)
         messages = (*messages, ("user", user))
-    else:
+    elif row.input_tokens > session.tokens:  # else the same prompt was sent again
         added = row.input_tokens - session.tokens
         reply = min(session.answered, added - 1)
         fresh = row.blocks[session.tokens // BLOCK_TOKENS :]

@@ -1,0 +1,118 @@
+"""Envoy's configuration: a real Envoy accepts it, and it says what the sidecar relies on."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from weighbridge.config import BodyMode, Config, load
+from weighbridge.envoy import binary
+from weighbridge.envoy.bootstrap import render
+from weighbridge.errors import RefusedError
+
+REPLICAS = [{"endpoint": f"10.0.0.{n}:8000", "profile": "p"} for n in range(1, 4)]
+
+
+def config(**envoy: object) -> Config:
+    return Config.model_validate({"replicas": REPLICAS, "envoy": envoy})
+
+
+def parsed(of: Config) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(render(of))
+    return content
+
+
+def manager(content: dict[str, Any]) -> dict[str, Any]:
+    listener = content["static_resources"]["listeners"][0]
+    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
+
+
+def cluster(content: dict[str, Any], name: str) -> dict[str, Any]:
+    clusters: list[dict[str, Any]] = content["static_resources"]["clusters"]
+    return next(one for one in clusters if one["name"] == name)
+
+
+@pytest.mark.parametrize("mode", get_args(BodyMode))
+def test_envoy_accepts_every_body_mode(mode: BodyMode) -> None:
+    binary.validate_text(binary.find(), render(config(body_mode=mode)), ".yaml")
+
+
+@pytest.mark.parametrize("address", ["unix:/run/w.sock", "[::1]:9002", "sidecar.local:9002"])
+def test_envoy_accepts_every_kind_of_sidecar_address(address: str) -> None:
+    of = Config.model_validate({"replicas": REPLICAS, "listen": {"address": address}})
+    binary.validate_text(binary.find(), render(of), ".yaml")
+
+
+def test_envoy_accepts_an_access_log_and_json() -> None:
+    of = config(access_log="/dev/stdout")
+    binary.validate_text(binary.find(), render(of, "json"), ".json")
+    assert json.loads(render(of, "json")) == yaml.safe_load(render(of))
+
+
+def test_the_committed_files_are_what_the_renderer_writes(repository: Path) -> None:
+    folder = repository / "envoy" / "standalone"
+    rendered = render(load(folder / "weighbridge.yaml"))
+    assert (folder / "envoy.yaml").read_text() == rendered, (
+        "run: weighbridge envoy render -c envoy/standalone/weighbridge.yaml "
+        "-o envoy/standalone/envoy.yaml"
+    )
+    binary.validate(binary.find(), folder / "envoy.yaml")
+
+
+def test_clients_cannot_steer_and_a_dead_sidecar_is_no_error() -> None:
+    filters = manager(parsed(config()))["http_filters"]
+    names = [one["name"] for one in filters]
+    assert names == [
+        "envoy.filters.http.header_mutation",
+        "envoy.filters.http.ext_proc",
+        "envoy.filters.http.router",
+    ]
+    strip, ext_proc = filters[0]["typed_config"], filters[1]["typed_config"]
+    assert strip["mutations"]["request_mutations"] == [{"remove": "x-gateway-destination-endpoint"}]
+    assert ext_proc["failure_mode_allow"] is True
+    assert ext_proc["metadata_options"]["receiving_namespaces"] == {"untyped": ["envoy.lb"]}
+
+
+def test_the_default_body_mode_lets_large_bodies_pass() -> None:
+    ext_proc = manager(parsed(config()))["http_filters"][1]["typed_config"]
+    assert ext_proc["processing_mode"]["request_body_mode"] == "BUFFERED_PARTIAL"
+    assert ext_proc["processing_mode"]["response_header_mode"] == "SEND"
+
+
+def test_only_inference_routes_reach_the_replicas() -> None:
+    routes = manager(parsed(config()))["route_config"]["virtual_hosts"][0]["routes"]
+    to_replicas = [one["match"] for one in routes if "route" in one]
+    assert to_replicas == [{"prefix": "/v1/"}]
+    # No answer is cut off after Envoy's 15 s.
+    assert next(one for one in routes if "route" in one)["route"]["timeout"] == "0s"
+
+
+def test_replicas_are_listed_and_chosen_by_the_header() -> None:
+    replicas = cluster(parsed(config()), "replicas")
+    hosts = replicas["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    sockets = [host["endpoint"]["address"]["socket_address"] for host in hosts]
+    assert [socket["address"] for socket in sockets] == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    policy = replicas["load_balancing_policy"]["policies"][0]["typed_extension_config"]
+    assert policy["typed_config"]["override_host_sources"] == [
+        {"header": "x-gateway-destination-endpoint"}
+    ]
+    fallback = policy["typed_config"]["fallback_policy"]["policies"][0]["typed_extension_config"]
+    assert fallback["name"] == "envoy.load_balancing_policies.least_request"
+
+
+def test_a_config_that_envoy_refuses_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("static_resources: {listeners: [{name: x, adress: 1}]}\n")
+    with pytest.raises(RefusedError) as caught:
+        binary.validate(binary.find(), file)
+    assert str(caught.value).startswith(f"{file}: envoy refuses it: ")
+    assert "adress" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_envoy_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="there is no file"):
+        binary.find(tmp_path / "envoy")
