@@ -95,32 +95,12 @@ impl Engine {
     /// # Errors
     /// It can never run, or its id is in use.
     pub fn submit(&mut self, mut spec: RequestSpec, now_ms: f64) -> Result<Accepted, SubmitError> {
-        let limit = self.profile.longest_sequence();
-        if spec.prompt_tokens == 0 {
-            return Err(SubmitError::EmptyPrompt);
-        }
-        if spec.prompt_tokens >= limit {
-            return Err(SubmitError::TooLong {
-                prompt: spec.prompt_tokens,
-                limit,
-            });
-        }
-        if !self.profile.chunked_prefill && spec.prompt_tokens > self.profile.max_num_tokens {
-            return Err(SubmitError::NotChunked {
-                prompt: spec.prompt_tokens,
-                limit: self.profile.max_num_tokens,
-            });
-        }
+        let accepted = self.profile.accept(&spec)?;
         if self.by_id.contains_key(&spec.id) {
             return Err(SubmitError::Duplicate(spec.id));
         }
-        let room = limit - spec.prompt_tokens;
-        spec.max_tokens = spec.max_tokens.clamp(1, room);
-        spec.output_tokens = spec.output_tokens.clamp(1, spec.max_tokens);
-        let accepted = Accepted {
-            output_tokens: spec.output_tokens,
-            max_tokens: spec.max_tokens,
-        };
+        spec.max_tokens = accepted.max_tokens;
+        spec.output_tokens = accepted.output_tokens;
         let worst = self.blocks(spec.prompt_tokens + spec.max_tokens);
         let id = spec.id;
         let key = self.requests.insert(Request::new(spec, now_ms, worst));

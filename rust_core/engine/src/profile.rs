@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::request::{Accepted, RequestSpec, SubmitError};
+
 /// When a request may start, and what gives way when blocks run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -191,6 +193,34 @@ impl EngineProfile {
         let cache = u64::from(self.kv_blocks) * u64::from(self.tokens_per_block);
         self.max_seq_len
             .min(u32::try_from(cache).unwrap_or(u32::MAX))
+    }
+
+    /// What an engine of this profile makes of a request, whatever else it runs.
+    ///
+    /// # Errors
+    /// It can never run.
+    pub fn accept(&self, spec: &RequestSpec) -> Result<Accepted, SubmitError> {
+        let limit = self.longest_sequence();
+        if spec.prompt_tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if spec.prompt_tokens >= limit {
+            return Err(SubmitError::TooLong {
+                prompt: spec.prompt_tokens,
+                limit,
+            });
+        }
+        if !self.chunked_prefill && spec.prompt_tokens > self.max_num_tokens {
+            return Err(SubmitError::NotChunked {
+                prompt: spec.prompt_tokens,
+                limit: self.max_num_tokens,
+            });
+        }
+        let max_tokens = spec.max_tokens.clamp(1, limit - spec.prompt_tokens);
+        Ok(Accepted {
+            output_tokens: spec.output_tokens.clamp(1, max_tokens),
+            max_tokens,
+        })
     }
 
     fn times(&self) -> [(&'static str, f64); 10] {

@@ -1,0 +1,179 @@
+//! The thread that runs all engines, waking when the next iteration ends.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::lane::{Job, Lane};
+
+/// What a lane is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Submit(Box<Job>),
+    Cancel(u64),
+    Hold(bool),
+    Slow(f64),
+    Reset,
+}
+
+/// The emulator's clock: milliseconds since it started, times its speed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    epoch: Instant,
+    speed: f64,
+}
+
+impl Clock {
+    pub(crate) fn new(speed: f64) -> Self {
+        Self {
+            epoch: Instant::now(),
+            speed,
+        }
+    }
+
+    fn now_ms(&self) -> f64 {
+        self.epoch.elapsed().as_secs_f64() * 1000.0 * self.speed
+    }
+
+    /// Real time from `now_ms` to `then_ms`.
+    fn until(&self, now_ms: f64, then_ms: f64) -> Duration {
+        let seconds = (then_ms - now_ms).max(0.0) / 1000.0 / self.speed;
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
+    }
+}
+
+/// A message to the driver's thread.
+enum Message {
+    Command {
+        lane: usize,
+        at_ms: f64,
+        command: Command,
+    },
+    Stop,
+}
+
+/// The way to the driver's thread, for whoever hands out work.
+#[derive(Debug, Clone)]
+pub(crate) struct Driver {
+    sender: Sender<Message>,
+    clock: Clock,
+}
+
+/// The thread's end of it.
+pub(crate) struct Inbox(Receiver<Message>);
+
+impl Driver {
+    pub(crate) fn new(clock: Clock) -> (Self, Inbox) {
+        let (sender, receiver) = channel();
+        (Self { sender, clock }, Inbox(receiver))
+    }
+
+    /// Sends a command to a lane; answers whether the driver still runs.
+    pub(crate) fn send(&self, lane: usize, command: Command) -> bool {
+        let at_ms = self.clock.now_ms();
+        let message = Message::Command {
+            lane,
+            at_ms,
+            command,
+        };
+        self.sender.send(message).is_ok()
+    }
+
+    pub(crate) fn stop(&self) {
+        // Already gone: nothing to stop.
+        let _ = self.sender.send(Message::Stop);
+    }
+}
+
+/// Iteration ends, the next first: (time as ordered bits, lane).
+type Ends = BinaryHeap<Reverse<(u64, usize)>>;
+
+/// Runs until told to stop or until nobody can send any more.
+pub(crate) fn run(inbox: &Inbox, lanes: &mut [Lane], clock: Clock) {
+    let mut ends = Ends::new();
+    loop {
+        let Some(message) = next(inbox, &ends, clock) else {
+            return;
+        };
+        let mut message = message;
+        while let Some(Message::Command {
+            lane,
+            at_ms,
+            command,
+        }) = message
+        {
+            // What ended before it was sent must not see it.
+            complete(lanes, &mut ends, at_ms);
+            obey(lanes, &mut ends, lane, at_ms, command);
+            message = match inbox.0.try_recv() {
+                Ok(Message::Stop) => return,
+                Ok(another) => Some(another),
+                Err(_) => None,
+            };
+        }
+        complete(lanes, &mut ends, clock.now_ms());
+    }
+}
+
+/// The next message, or `Some(None)` when an iteration ends first; `None` to stop.
+fn next(inbox: &Inbox, ends: &Ends, clock: Clock) -> Option<Option<Message>> {
+    let message = match ends.peek() {
+        None => inbox.0.recv().ok()?,
+        Some(Reverse((bits, _))) => {
+            let wait = clock.until(clock.now_ms(), f64::from_bits(*bits));
+            match inbox.0.recv_timeout(wait) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => return Some(None),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    };
+    match message {
+        Message::Stop => None,
+        command @ Message::Command { .. } => Some(Some(command)),
+    }
+}
+
+fn obey(lanes: &mut [Lane], ends: &mut Ends, at: usize, at_ms: f64, command: Command) {
+    let Some(lane) = lanes.get_mut(at) else {
+        return;
+    };
+    let before = lane.due();
+    match command {
+        Command::Submit(job) => lane.submit(*job, at_ms),
+        Command::Cancel(id) => lane.cancel(id),
+        Command::Hold(held) => lane.hold(held, at_ms),
+        Command::Slow(factor) => lane.slow(factor),
+        Command::Reset => lane.reset(),
+    }
+    if lane.due() != before {
+        note(ends, at, lane);
+    }
+}
+
+/// Completes all iterations that ended by `now_ms`, in order of their ends.
+fn complete(lanes: &mut [Lane], ends: &mut Ends, now_ms: f64) {
+    while let Some(Reverse((bits, at))) = ends.peek().copied() {
+        let due = f64::from_bits(bits);
+        if due > now_ms {
+            return;
+        }
+        ends.pop();
+        let Some(lane) = lanes.get_mut(at) else {
+            continue;
+        };
+        // A hold or a reset leaves an end behind that is no longer true.
+        if lane.due() == Some(due) {
+            lane.complete(due);
+            note(ends, at, lane);
+        }
+    }
+}
+
+/// Times are not negative, so their bits are in their order.
+fn note(ends: &mut Ends, at: usize, lane: &Lane) {
+    if let Some(due) = lane.due() {
+        ends.push(Reverse((due.to_bits(), at)));
+    }
+}

@@ -1,0 +1,156 @@
+//! What is shared about one replica: its name, its condition, its counts and records.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+use weighbridge_engine::EngineProfile;
+
+use crate::connection::Order;
+use crate::counters::ReplicaCounters;
+use crate::driver::Driver;
+use crate::fault::Health;
+use crate::records::{EventRecord, IterationRecord, RequestRecord, Ring};
+
+/// One emulated replica, as everyone but the driver sees it.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) index: usize,
+    pub(crate) address: SocketAddr,
+    pub(crate) model: String,
+    pub(crate) profile: EngineProfile,
+    pub(crate) health: Health,
+    pub(crate) driver: Driver,
+    /// Takes the listener down and up.
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// Rung when `books` may have something for a route that waits.
+    pub(crate) news: Notify,
+    books: Mutex<Books>,
+    refused: AtomicU64,
+    control_requests: AtomicU64,
+}
+
+/// What the driver writes down and the statistics routes hand out.
+#[derive(Debug)]
+pub(crate) struct Books {
+    pub(crate) counters: ReplicaCounters,
+    pub(crate) iterations: Ring<IterationRecord>,
+    pub(crate) last_iteration: Option<IterationRecord>,
+    pub(crate) requests: Ring<RequestRecord>,
+    pub(crate) events: Ring<EventRecord>,
+    pub(crate) latencies: Latencies,
+}
+
+/// Sums and buckets of finished requests' times, seconds of the engine's clock.
+#[derive(Debug, Default)]
+pub(crate) struct Latencies {
+    pub(crate) first_token: Histogram<22>,
+    pub(crate) per_token: Histogram<19>,
+    pub(crate) whole: Histogram<21>,
+    pub(crate) queue: Histogram<21>,
+    pub(crate) stopped: u64,
+    pub(crate) cut: u64,
+}
+
+/// A cumulative histogram; its bounds are kept by who prints it.
+#[derive(Debug)]
+pub(crate) struct Histogram<const N: usize> {
+    pub(crate) buckets: [u64; N],
+    pub(crate) count: u64,
+    pub(crate) sum: f64,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self {
+            buckets: [0; N],
+            count: 0,
+            sum: 0.0,
+        }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    pub(crate) fn observe(&mut self, value: f64, bounds: &[f64; N]) {
+        for (bucket, bound) in self.buckets.iter_mut().zip(bounds) {
+            *bucket += u64::from(value <= *bound);
+        }
+        self.count += 1;
+        self.sum += value;
+    }
+}
+
+/// How much a replica keeps for its statistics routes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    pub(crate) iterations: usize,
+    pub(crate) requests: usize,
+    pub(crate) events: usize,
+}
+
+impl Books {
+    pub(crate) fn new(keep: Keep, kv_blocks: u32) -> Self {
+        Self {
+            counters: ReplicaCounters {
+                kv_max_blocks: kv_blocks,
+                ..ReplicaCounters::default()
+            },
+            iterations: Ring::new(keep.iterations),
+            last_iteration: None,
+            requests: Ring::new(keep.requests),
+            events: Ring::new(keep.events),
+            latencies: Latencies::default(),
+        }
+    }
+}
+
+/// What a replica is made of.
+pub(crate) struct Parts {
+    pub(crate) index: usize,
+    pub(crate) address: SocketAddr,
+    pub(crate) model: String,
+    pub(crate) profile: EngineProfile,
+    pub(crate) health: Health,
+    pub(crate) driver: Driver,
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    pub(crate) keep: Keep,
+}
+
+impl Replica {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            books: Mutex::new(Books::new(parts.keep, parts.profile.kv_blocks)),
+            index: parts.index,
+            address: parts.address,
+            model: parts.model,
+            profile: parts.profile,
+            health: parts.health,
+            driver: parts.driver,
+            orders: parts.orders,
+            news: Notify::new(),
+            refused: AtomicU64::new(0),
+            control_requests: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_control_request(&self) {
+        self.control_requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counters(&self) -> ReplicaCounters {
+        ReplicaCounters {
+            refused: self.refused.load(Ordering::Relaxed),
+            control_requests: self.control_requests.load(Ordering::Relaxed),
+            ..self.books().counters
+        }
+    }
+}

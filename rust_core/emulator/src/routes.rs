@@ -1,0 +1,256 @@
+//! What a replica answers on each route.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use crate::generate::{Interface, Rules, Ticket, generate};
+use crate::progress::End;
+use crate::records::{iteration_json, request_json};
+use crate::replica::{Books, Replica};
+use crate::respond::{self, Answer, prometheus};
+use crate::stream::EventStream;
+
+/// The header that asks for an output length.
+const ASKED_TOKENS: &str = "x-emulate-output-tokens";
+/// The header that says who served.
+const SERVED_BY: &str = "x-served-by";
+/// The version that is emulated.
+const VERSION: &str = "1.2.1";
+
+/// What the routes of all replicas share.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) rules: Rules,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) metrics_wait: Duration,
+}
+
+/// Answers one request to a replica.
+pub(crate) async fn answer(
+    replica: Arc<Replica>,
+    settings: Arc<Settings>,
+    request: Request<Incoming>,
+) -> Answer {
+    replica.health.pass().await;
+    let mut answer = route(&replica, &settings, request).await;
+    if answer.status().is_client_error() || answer.status().is_server_error() {
+        replica.count_refused();
+    }
+    if let Ok(served_by) = HeaderValue::from_str(&replica.address.to_string()) {
+        answer.headers_mut().insert(SERVED_BY, served_by);
+    }
+    answer
+}
+
+async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Incoming>) -> Answer {
+    let condition = replica.health.now();
+    if !condition.ready || condition.unhealthy {
+        return respond::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "LLM is unavailable. Please check the server logs for more details.",
+        );
+    }
+    let (head, body) = request.into_parts();
+    let get = head.method == Method::GET;
+    let post = head.method == Method::POST;
+    let known = |allowed: bool| if allowed { Ok(()) } else { Err(()) };
+    let allowed = match head.uri.path() {
+        "/health"
+        | "/version"
+        | "/v1/models"
+        | "/metrics"
+        | "/prometheus/metrics"
+        | "/perf_metrics"
+        | "/server_info"
+        | "/health_generate" => known(get),
+        "/v1/chat/completions"
+        | "/v1/completions"
+        | "/kv_cache_events"
+        | "/release_memory"
+        | "/resume_memory"
+        | "/update_weights" => known(post),
+        _ => {
+            return respond::json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}));
+        }
+    };
+    if allowed.is_err() {
+        return respond::json_answer(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &json!({"detail": "Method Not Allowed"}),
+        );
+    }
+    match head.uri.path() {
+        "/health" => respond::empty(StatusCode::OK),
+        "/version" => respond::json_answer(StatusCode::OK, &json!({"version": VERSION})),
+        "/v1/models" => models(replica),
+        "/metrics" => metrics(replica, settings).await,
+        "/prometheus/metrics" => respond::text(StatusCode::OK, prometheus::render(replica)),
+        "/perf_metrics" => perf_metrics(replica),
+        "/kv_cache_events" => kv_cache_events(replica, settings).await,
+        "/server_info" => {
+            respond::json_answer(StatusCode::OK, &json!({"disaggregated_params": {}}))
+        }
+        "/health_generate" => health_generate(replica, settings).await,
+        "/v1/chat/completions" => {
+            generation(replica, settings, Interface::Chat, &head.headers, body).await
+        }
+        "/v1/completions" => {
+            generation(
+                replica,
+                settings,
+                Interface::Completion,
+                &head.headers,
+                body,
+            )
+            .await
+        }
+        _ => {
+            replica.count_control_request();
+            respond::empty(StatusCode::OK)
+        }
+    }
+}
+
+async fn generation(
+    replica: &Arc<Replica>,
+    settings: &Settings,
+    interface: Interface,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Answer {
+    let body = match Limited::new(body, settings.max_body_bytes).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            return respond::error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "BadRequestError",
+                &error.to_string(),
+            );
+        }
+    };
+    if let Some(status) = replica.health.refusal() {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        return respond::error(status, "InternalServerError", "injected fault");
+    }
+    let asked = headers
+        .get(ASKED_TOKENS)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().parse().ok());
+    match generate(replica, &settings.rules, interface, &body, asked) {
+        Ok(ticket) if ticket.stream => respond::events(EventStream::new(ticket, now())),
+        Ok(ticket) => whole(&ticket).await,
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+/// Waits for all choices and answers with them together.
+async fn whole(ticket: &Ticket) -> Answer {
+    for choice in &ticket.choices {
+        if choice.progress.ended().await.end == Some(End::Failed) {
+            return respond::error(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "InternalServerError",
+                "the engine gave the request up",
+            );
+        }
+    }
+    respond::json_answer(StatusCode::OK, &respond::complete(ticket, now()))
+}
+
+fn models(replica: &Replica) -> Answer {
+    respond::json_answer(
+        StatusCode::OK,
+        &json!({
+            "object": "list",
+            "data": [{
+                "id": replica.model,
+                "object": "model",
+                "created": now(),
+                "owned_by": "tensorrt_llm",
+            }],
+        }),
+    )
+}
+
+async fn metrics(replica: &Replica, settings: &Settings) -> Answer {
+    let records = first_of(replica, settings, |books| books.iterations.drain()).await;
+    let records: Vec<_> = records
+        .iter()
+        .map(|record| iteration_json(record, &replica.profile))
+        .collect();
+    respond::json_answer(StatusCode::OK, &records)
+}
+
+async fn kv_cache_events(replica: &Replica, settings: &Settings) -> Answer {
+    let events = first_of(replica, settings, |books| books.events.drain()).await;
+    respond::json_answer(StatusCode::OK, &events)
+}
+
+fn perf_metrics(replica: &Replica) -> Answer {
+    let records = replica.books().requests.drain();
+    let records: Vec<_> = records.iter().map(request_json).collect();
+    respond::json_answer(StatusCode::OK, &records)
+}
+
+/// Drains what there is, waiting a while for something if there is nothing.
+async fn first_of<T>(
+    replica: &Replica,
+    settings: &Settings,
+    drain: impl Fn(&mut Books) -> Vec<T>,
+) -> Vec<T> {
+    let deadline = tokio::time::Instant::now() + settings.metrics_wait;
+    loop {
+        let news = replica.news.notified();
+        let items = drain(&mut replica.books());
+        if !items.is_empty() || tokio::time::timeout_at(deadline, news).await.is_err() {
+            return items;
+        }
+    }
+}
+
+async fn health_generate(replica: &Arc<Replica>, settings: &Settings) -> Answer {
+    let body = json!({
+        "model": replica.model,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_completion_tokens": 1,
+    })
+    .to_string();
+    let failed = || {
+        respond::text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "Generation health check failed",
+        )
+    };
+    match generate(
+        replica,
+        &settings.rules,
+        Interface::Chat,
+        body.as_bytes(),
+        None,
+    ) {
+        Ok(ticket) if whole(&ticket).await.status() == StatusCode::OK => {
+            respond::text(StatusCode::OK, "Generation health check OK")
+        }
+        _ => failed(),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// The bytes of a body; used by the control port.
+pub(crate) async fn small_body(body: Incoming) -> Option<Bytes> {
+    let body = Limited::new(body, 1 << 16).collect().await.ok()?;
+    Some(body.to_bytes())
+}
