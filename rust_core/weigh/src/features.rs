@@ -1,165 +1,246 @@
 //! Byte classes of text, counted without a tokenizer.
+//!
+//! The text passes in chunks of [`CHUNK`] bytes, each seen with the [`LEAD`] bytes before it. Every
+//! class is a loop over a whole chunk that adds up 0 or 1 in a `u8`, the shape that compilers turn
+//! into vector code on any target; `CHUNK` keeps these sums below 256.
 
 use std::ops::AddAssign;
 
-/// How many bytes or characters of each class a text has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Features {
+/// Bytes counted at a time.
+const CHUNK: usize = 192;
+
+/// Bytes before a chunk that its classes may depend on.
+const LEAD: usize = 8;
+
+/// A chunk with what leads to it.
+type Window = [u8; LEAD + CHUNK];
+
+/// Declares [`Features`] and what all its fields have in common.
+macro_rules! features {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// How many bytes, characters or starts of runs of each class a text has.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Features {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl Features {
+            /// The classes' names, in order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+
+            /// The counts, in the order of [`Features::NAMES`].
+            #[must_use]
+            pub fn counts(&self) -> [u64; Self::NAMES.len()] {
+                [$(self.$field),*]
+            }
+        }
+
+        impl AddAssign for Features {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$field = self.$field.saturating_add(other.$field);)*
+            }
+        }
+    };
+}
+
+features! {
     /// Bytes of UTF-8.
-    pub bytes: u64,
+    bytes,
     /// ASCII letters.
-    pub letters: u64,
-    /// ASCII digits.
-    pub digits: u64,
-    /// Spaces and tabs.
-    pub spaces: u64,
-    /// Line feeds.
-    pub newlines: u64,
+    letters,
     /// Starts of runs of ASCII letters.
-    pub words: u64,
-    /// First bytes of characters of three bytes (CJK among them).
-    pub three_byte: u64,
-    /// First bytes of characters of two or four bytes.
-    pub other_multibyte: u64,
+    words,
+    /// Capitals after a small letter, as in `camelCase`.
+    joints,
+    /// ASCII capitals.
+    capitals,
+    /// ASCII letters with seven letters before them: the tails of long words, and encoded data.
+    tails,
+    /// ASCII digits.
+    digits,
+    /// Starts of runs of ASCII digits.
+    numbers,
+    /// ASCII punctuation.
+    punctuation,
+    /// Starts of runs of ASCII punctuation.
+    marks,
+    /// ASCII white space and control characters, line feeds excepted.
+    spaces,
+    /// Line feeds.
+    newlines,
+    /// Starts of runs of white space.
+    gaps,
+    /// Letters of two bytes in Latin script.
+    latin,
+    /// Other characters of two bytes: Greek, Cyrillic, Hebrew, Arabic.
+    two_byte,
+    /// Characters of three bytes in South and Southeast Asian scripts (U+0800 to U+1FFF).
+    brahmic,
+    /// General punctuation and symbols of three bytes (U+2000 to U+2FFF).
+    symbols,
+    /// Kana, and CJK punctuation (U+3000 to U+3FFF).
+    kana,
+    /// CJK ideographs (U+4000 to U+9FFF).
+    han,
+    /// Hangul (U+A000 to U+DFFF).
+    hangul,
+    /// Full-width forms and private use (U+E000 to U+FFFF).
+    full_width,
+    /// Characters of four bytes: emoji, rare ideographs.
+    four_byte,
 }
-
-impl AddAssign for Features {
-    fn add_assign(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.letters += other.letters;
-        self.digits += other.digits;
-        self.spaces += other.spaces;
-        self.newlines += other.newlines;
-        self.words += other.words;
-        self.three_byte += other.three_byte;
-        self.other_multibyte += other.other_multibyte;
-    }
-}
-
-/// Bytes that are classified side by side.
-const LANES: usize = 32;
-/// Strides after which a lane's counts, each at most one a stride, still fit a byte.
-const STRIDES: usize = 255;
 
 impl Features {
     /// Counts the classes of `text`.
     #[must_use]
     pub fn of(text: &[u8]) -> Self {
-        let mut features = Self::default();
-        let Some((first, rest)) = text.split_first() else {
-            return features;
+        let mut features = Self {
+            bytes: text.len() as u64,
+            ..Self::default()
         };
-        features.count_byte(*first, 0);
-        // Each byte beside the one before it, so that lanes need not wait for each other.
-        let before = text.get(..rest.len()).unwrap_or_default();
-        let most = LANES * STRIDES;
-        for (bytes, before) in rest.chunks(most).zip(before.chunks(most)) {
-            features.count_strides(bytes, before);
+        // The first chunk has nothing before it and the last one is short: both pass by a copy.
+        features.count_short(&[], text.get(..CHUNK).unwrap_or(text));
+        let mut at = CHUNK;
+        while let Some(window) = text.get(at - LEAD..).and_then(<[u8]>::first_chunk) {
+            features.count(window);
+            at += CHUNK;
+        }
+        if let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+            features.count_short(text.get(at - LEAD..at).unwrap_or_default(), rest);
         }
         features
     }
 
-    /// At most [`STRIDES`] strides, and what is left after the last full one.
-    fn count_strides(&mut self, bytes: &[u8], before: &[u8]) {
-        let mut lanes = Lanes::default();
-        let mut strides = bytes.chunks_exact(LANES);
-        let mut strides_before = before.chunks_exact(LANES);
-        for (stride, before) in strides.by_ref().zip(strides_before.by_ref()) {
-            if let (Ok(stride), Ok(before)) = (stride.try_into(), before.try_into()) {
-                lanes.count(stride, before);
-            }
+    /// Counts a chunk shorter than [`CHUNK`], after `lead`.
+    fn count_short(&mut self, lead: &[u8], rest: &[u8]) {
+        // A continuation byte is in no class.
+        let mut window: Window = [0x80; LEAD + CHUNK];
+        let (before, chunk) = window.split_at_mut(LEAD);
+        for (to, from) in before.iter_mut().rev().zip(lead.iter().rev()) {
+            *to = *from;
         }
-        let strides_bytes = bytes.len() - strides.remainder().len();
-        lanes.add_to(self, strides_bytes);
-        for (byte, before) in strides.remainder().iter().zip(strides_before.remainder()) {
-            self.count_byte(*byte, *before);
+        for (to, from) in chunk.iter_mut().zip(rest) {
+            *to = *from;
+        }
+        self.count(&window);
+    }
+
+    /// Counts the classes of a window's chunk.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "arrays of one length, by indices below it"
+    )]
+    #[inline]
+    fn count(&mut self, window: &Window) {
+        const END: usize = LEAD + CHUNK;
+        let mut letters = [0u8; END];
+        for i in 0..END {
+            letters[i] = letter(window[i]);
+        }
+        let mut known = [0u8; END];
+        for i in 0..END {
+            let byte = window[i];
+            known[i] = letters[i] | digit(byte) | blank(byte) | (byte >> 7);
+        }
+
+        let (mut sum, mut starts, mut capitals, mut joints) = (0u8, 0u8, 0u8, 0u8);
+        for i in LEAD..END {
+            let capital = capital(window[i]);
+            let small_before = letters[i - 1] & !self::capital(window[i - 1]);
+            sum = sum.wrapping_add(letters[i]);
+            starts = starts.wrapping_add(letters[i] & !letters[i - 1]);
+            capitals = capitals.wrapping_add(capital);
+            joints = joints.wrapping_add(capital & small_before);
+        }
+        self.letters += u64::from(sum);
+        self.words += u64::from(starts);
+        self.capitals += u64::from(capitals);
+        self.joints += u64::from(joints);
+
+        let (mut sum, mut starts) = (0u8, 0u8);
+        for i in LEAD..END {
+            let digit = digit(window[i]);
+            sum = sum.wrapping_add(digit);
+            starts = starts.wrapping_add(digit & !self::digit(window[i - 1]));
+        }
+        self.digits += u64::from(sum);
+        self.numbers += u64::from(starts);
+
+        let (mut sum, mut starts, mut newlines) = (0u8, 0u8, 0u8);
+        for i in LEAD..END {
+            let blank = blank(window[i]);
+            sum = sum.wrapping_add(blank);
+            starts = starts.wrapping_add(blank & !self::blank(window[i - 1]));
+            newlines = newlines.wrapping_add(u8::from(window[i] == b'\n'));
+        }
+        self.spaces += u64::from(sum - newlines);
+        self.gaps += u64::from(starts);
+        self.newlines += u64::from(newlines);
+
+        let (mut sum, mut starts, mut multibyte) = (0u8, 0u8, 0u8);
+        for i in LEAD..END {
+            sum = sum.wrapping_add(1 & !known[i]);
+            starts = starts.wrapping_add(known[i - 1] & !known[i]);
+            multibyte = multibyte.wrapping_add(u8::from(window[i] >= 0xC0));
+        }
+        self.punctuation += u64::from(sum);
+        self.marks += u64::from(starts);
+
+        // Runs of 2, then 4, then 8 letters that end here.
+        let mut two = [0u8; END];
+        for i in 1..END {
+            two[i] = letters[i] & letters[i - 1];
+        }
+        let mut four = [0u8; END];
+        for i in 3..END {
+            four[i] = two[i] & two[i - 2];
+        }
+        let mut tails = 0u8;
+        for i in LEAD..END {
+            tails = tails.wrapping_add(four[i] & four[i - 4]);
+        }
+        self.tails += u64::from(tails);
+
+        if multibyte > 0 {
+            self.count_multibyte(window);
         }
     }
 
-    fn count_byte(&mut self, byte: u8, before: u8) {
-        self.bytes += 1;
-        self.letters += u64::from(is_letter(byte));
-        self.words += u64::from(is_letter(byte) & !is_letter(before));
-        self.digits += u64::from(is_digit(byte));
-        self.spaces += u64::from(is_space(byte));
-        self.newlines += u64::from(byte == b'\n');
-        self.three_byte += u64::from(leads_three(byte));
-        self.other_multibyte += u64::from(leads_any(byte) & !leads_three(byte));
+    /// Counts the classes of characters beyond ASCII, by their first bytes.
+    fn count_multibyte(&mut self, window: &Window) {
+        let (_, chunk) = window.split_at(LEAD);
+        let count = |first: u8, last: u8| {
+            let hits = chunk.iter().fold(0u8, |sum, byte| {
+                sum.wrapping_add(u8::from(byte.wrapping_sub(first) <= last - first))
+            });
+            u64::from(hits)
+        };
+        self.latin += count(0xC2, 0xCA);
+        self.two_byte += count(0xCB, 0xDF);
+        self.brahmic += count(0xE0, 0xE1);
+        self.symbols += count(0xE2, 0xE2);
+        self.kana += count(0xE3, 0xE3);
+        self.han += count(0xE4, 0xE9);
+        self.hangul += count(0xEA, 0xED);
+        self.full_width += count(0xEE, 0xEF);
+        self.four_byte += count(0xF0, 0xF4);
     }
 }
 
-// Without branches, so that a compiler can do them for all lanes at once.
-
-fn is_letter(byte: u8) -> bool {
-    (byte | 0x20).wrapping_sub(b'a') < 26
+fn letter(byte: u8) -> u8 {
+    u8::from((byte | 0x20).wrapping_sub(b'a') < 26)
 }
 
-fn is_digit(byte: u8) -> bool {
-    byte.wrapping_sub(b'0') < 10
+fn capital(byte: u8) -> u8 {
+    u8::from(byte.wrapping_sub(b'A') < 26)
 }
 
-fn is_space(byte: u8) -> bool {
-    (byte == b' ') | (byte == b'\t')
+fn digit(byte: u8) -> u8 {
+    u8::from(byte.wrapping_sub(b'0') < 10)
 }
 
-fn leads_three(byte: u8) -> bool {
-    byte & 0xF0 == 0xE0
-}
-
-fn leads_any(byte: u8) -> bool {
-    byte >= 0xC0
-}
-
-/// Counts by class, each in [`LANES`] lanes of a byte.
-#[derive(Default)]
-struct Lanes {
-    letters: [u8; LANES],
-    words: [u8; LANES],
-    digits: [u8; LANES],
-    spaces: [u8; LANES],
-    newlines: [u8; LANES],
-    three_byte: [u8; LANES],
-    any_multibyte: [u8; LANES],
-}
-
-/// Adds one to each lane whose byte, and the byte before, are of a class.
-fn tick(
-    counts: &mut [u8; LANES],
-    bytes: &[u8; LANES],
-    before: &[u8; LANES],
-    class: impl Fn(u8, u8) -> bool,
-) {
-    for ((count, byte), before) in counts.iter_mut().zip(bytes).zip(before) {
-        *count = count.wrapping_add(u8::from(class(*byte, *before)));
-    }
-}
-
-impl Lanes {
-    fn count(&mut self, bytes: &[u8; LANES], before: &[u8; LANES]) {
-        let tick =
-            |counts: &mut _, class: fn(u8, u8) -> bool| tick(counts, bytes, before, class);
-        tick(&mut self.letters, |byte, _| is_letter(byte));
-        tick(&mut self.words, |byte, before| {
-            is_letter(byte) & !is_letter(before)
-        });
-        tick(&mut self.digits, |byte, _| is_digit(byte));
-        tick(&mut self.spaces, |byte, _| is_space(byte));
-        tick(&mut self.newlines, |byte, _| byte == b'\n');
-        tick(&mut self.three_byte, |byte, _| leads_three(byte));
-        tick(&mut self.any_multibyte, |byte, _| leads_any(byte));
-    }
-
-    fn add_to(&self, features: &mut Features, bytes: usize) {
-        let sum = |lanes: &[u8; LANES]| lanes.iter().map(|count| u64::from(*count)).sum::<u64>();
-        features.bytes += bytes as u64;
-        features.letters += sum(&self.letters);
-        features.words += sum(&self.words);
-        features.digits += sum(&self.digits);
-        features.spaces += sum(&self.spaces);
-        features.newlines += sum(&self.newlines);
-        features.three_byte += sum(&self.three_byte);
-        features.other_multibyte += sum(&self.any_multibyte) - sum(&self.three_byte);
-    }
+fn blank(byte: u8) -> u8 {
+    u8::from(byte <= b' ')
 }
 
 #[cfg(test)]
@@ -167,40 +248,86 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same, byte by byte.
-    fn slowly(text: &[u8]) -> Features {
-        let mut features = Features::default();
-        let mut before = 0;
-        for byte in text {
-            features.count_byte(*byte, before);
-            before = *byte;
+    /// The definitions of the classes, a byte at a time.
+    fn one_by_one(text: &[u8]) -> Features {
+        let mut features = Features {
+            bytes: text.len() as u64,
+            ..Features::default()
+        };
+        let mut run = 0;
+        for (i, &byte) in text.iter().enumerate() {
+            let before = i
+                .checked_sub(1)
+                .and_then(|i| text.get(i))
+                .copied()
+                .unwrap_or(0x80);
+            let starts = |class: fn(&u8) -> bool| u64::from(class(&byte) && !class(&before));
+            let blank = |byte: &u8| *byte <= b' ';
+            // 0x7F, the one control character above the letters, passes for punctuation.
+            let mark = |byte: &u8| byte.is_ascii_punctuation() || *byte == 0x7F;
+            run = if byte.is_ascii_alphabetic() {
+                run + 1
+            } else {
+                0
+            };
+            features.letters += u64::from(byte.is_ascii_alphabetic());
+            features.words += starts(u8::is_ascii_alphabetic);
+            features.capitals += u64::from(byte.is_ascii_uppercase());
+            features.joints += u64::from(byte.is_ascii_uppercase() && before.is_ascii_lowercase());
+            features.tails += u64::from(run >= 8);
+            features.digits += u64::from(byte.is_ascii_digit());
+            features.numbers += starts(u8::is_ascii_digit);
+            features.punctuation += u64::from(mark(&byte));
+            features.marks += starts(mark);
+            features.newlines += u64::from(byte == b'\n');
+            features.spaces += u64::from(blank(&byte) && byte != b'\n');
+            features.gaps += starts(blank);
+            let of = |first, last| u64::from((first..=last).contains(&byte));
+            features.latin += of(0xC2, 0xCA);
+            features.two_byte += of(0xCB, 0xDF);
+            features.brahmic += of(0xE0, 0xE1);
+            features.symbols += of(0xE2, 0xE2);
+            features.kana += of(0xE3, 0xE3);
+            features.han += of(0xE4, 0xE9);
+            features.hangul += of(0xEA, 0xED);
+            features.full_width += of(0xEE, 0xEF);
+            features.four_byte += of(0xF0, 0xF4);
         }
         features
     }
 
-    #[test]
-    fn classes_are_told_apart() {
-        let features = Features::of("Ab9 z\t\n@[`{/: é漢😀".as_bytes());
-        let expected = Features {
-            bytes: 23,
-            letters: 3,
-            digits: 1,
-            spaces: 3,
-            newlines: 1,
-            words: 2,
-            three_byte: 1,
-            other_multibyte: 2,
-        };
-        assert_eq!(features, expected);
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        let word = prop_oneof![
+            "[a-zA-Z]{1,20}",
+            "[0-9]{1,8}",
+            "[ \\n\\t]{1,3}",
+            "[!-/:-@]{1,4}",
+            "[é你カ한，🎉ж]{1,5}",
+        ];
+        let words = proptest::collection::vec(word, 0..120).prop_map(|words| words.concat());
+        prop_oneof![
+            words.prop_map(String::into_bytes),
+            proptest::collection::vec(any::<u8>(), 0..1000),
+        ]
     }
 
     proptest! {
         #[test]
-        fn lanes_count_as_single_bytes_do(
-            piece in prop::collection::vec(any::<u8>(), 0..700), times in 0usize..40,
-        ) {
-            let text = piece.repeat(times);
-            prop_assert_eq!(Features::of(&text), slowly(&text));
+        fn chunks_count_as_one_by_one(text in text()) {
+            prop_assert_eq!(Features::of(&text), one_by_one(&text));
         }
+    }
+
+    #[test]
+    fn classes_at_a_glance() {
+        let features = Features::of("getUserName(42, 你好) é — extraordinary\n".as_bytes());
+        assert_eq!(features.words, 2);
+        assert_eq!(features.joints, 2);
+        assert_eq!(features.capitals, 2);
+        assert_eq!(features.tails, 4 + 6);
+        assert_eq!((features.digits, features.numbers), (2, 1));
+        assert_eq!((features.punctuation, features.marks), (3, 3));
+        assert_eq!((features.han, features.latin, features.symbols), (2, 1, 1));
+        assert_eq!((features.spaces, features.newlines), (4, 1));
     }
 }

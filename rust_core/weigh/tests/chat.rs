@@ -26,7 +26,7 @@ fn a_plain_chat_is_read() {
     assert_eq!(reading.session.user.as_deref(), Some("u1"));
     assert_eq!(reading.text.system.bytes, 8);
     assert_eq!(reading.text.user.bytes, 12);
-    assert_eq!(reading.text.user.three_byte, 2);
+    assert_eq!(reading.text.user.han, 2);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(super) enum Key {
     Instructions,
     System,
     Tools,
-    CacheKey,
+    PromptCache,
     PreviousResponseId,
     Conversation,
     User,
@@ -72,7 +72,7 @@ fn key(name: &[u8]) -> Key {
         b"instructions" => Key::Instructions,
         b"system" => Key::System,
         b"tools" | b"functions" => Key::Tools,
-        b"prompt_cache_key" => Key::CacheKey,
+        b"prompt_cache_key" => Key::PromptCache,
         b"previous_response_id" => Key::PreviousResponseId,
         b"conversation" => Key::Conversation,
         b"user" => Key::User,
@@ -114,7 +114,7 @@ impl Key {
             Self::Instructions => "instructions",
             Self::System => "system",
             Self::Tools => "tools",
-            Self::CacheKey => "prompt_cache_key",
+            Self::PromptCache => "prompt_cache_key",
             Self::PreviousResponseId => "previous_response_id",
             Self::Conversation => "conversation",
             Self::User => "user",
@@ -193,7 +193,7 @@ impl Scan {
             }
             Key::Instructions | Key::System => map.next_value_seed(InstructionsSeed(self))?,
             Key::Tools => map.next_value_seed(ToolsSeed(self))?,
-            Key::CacheKey => {
+            Key::PromptCache => {
                 let max_bytes = self.limits.max_hint_bytes;
                 let hint = &mut self.reading.session.prompt_cache_key;
                 map.next_value_seed(HintSeed {
@@ -267,7 +267,7 @@ impl Scan {
             Key::IgnoreEos => self.reading.ignore_eos = false,
             Key::N => self.n = None,
             Key::BestOf => self.best_of = None,
-            Key::CacheKey => self.reading.session.prompt_cache_key = None,
+            Key::PromptCache => self.reading.session.prompt_cache_key = None,
             Key::PreviousResponseId => self.reading.session.previous_response_id = None,
             Key::Conversation => self.reading.session.conversation = None,
             Key::User => self.reading.session.user = None,
