@@ -86,7 +86,7 @@ impl Stream {
         if let Some(config) = message.protocol_config {
             self.config = config;
         }
-        if message.observability_mode {
+        if message.observability_mode || matches!(self.state, State::Refused) {
             return Vec::new();
         }
         let mut replies = Vec::new();
@@ -180,16 +180,13 @@ impl Stream {
     ) {
         let duplex = self.config.request_body_mode() == BodySendMode::FullDuplexStreamed;
         let State::Gather(gather) = &mut self.state else {
-            return match self.state {
-                State::Refused => {}
-                _ if duplex => reply::echo(
-                    message.body,
-                    message.end_of_stream,
-                    Response::RequestBody,
-                    replies,
-                ),
-                _ => replies.push(Response::RequestBody(reply::unchanged()).into()),
-            };
+            if duplex {
+                let end = message.end_of_stream;
+                reply::echo(message.body, end, Response::RequestBody, replies);
+            } else {
+                replies.push(Response::RequestBody(reply::unchanged()).into());
+            }
+            return;
         };
         gather.unanswered += 1;
         if gather.body.is_empty() {

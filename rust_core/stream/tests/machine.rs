@@ -541,3 +541,17 @@ fn observed_copies_are_not_answered() {
     };
     assert!(stream.on_message(message, 0).is_empty());
 }
+
+// Found by fuzzing: a second head after the refusal was refused again.
+#[test]
+fn after_a_refusal_nothing_more_is_said() {
+    let core = core();
+    let mut client = Client::new(&core, BodySendMode::Buffered);
+    client.post(&[]);
+    let replies = client.body(b"[]", true);
+    assert_eq!(status(immediate(&replies)), 400);
+    assert!(client.post(&[]).is_empty());
+    assert!(client.body(&chat("again"), true).is_empty());
+    assert_eq!(client.in_flight().0, 0);
+    assert_eq!(core.tallies().refusals().values().sum::<u64>(), 1);
+}
