@@ -17,7 +17,7 @@ use weighbridge_place::{
     Amount, Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec,
     choose_bounded_hash,
 };
-use weighbridge_weigh::{Body, Endpoint, Limits, Reading};
+use weighbridge_weigh::{Body, Endpoint, Limits};
 
 /// What is known of a request when it is to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -197,11 +197,6 @@ impl Core {
                 .get(&reading.model)
                 .ok_or_else(|| Refusal::unknown_model(&reading.model))?
         };
-        let weighing = Weighing::new(
-            &model.reference,
-            &reading,
-            self.settings.default_output_tokens,
-        );
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
         Ok(Weighed {
@@ -212,10 +207,13 @@ impl Core {
                 .iter()
                 .map(|block| block.hash)
                 .collect(),
+            weighing: Weighing::new(
+                &model.reference,
+                reading,
+                self.settings.default_output_tokens,
+            ),
             model,
             session,
-            reading,
-            weighing,
         })
     }
 
@@ -239,7 +237,7 @@ impl Core {
             adapter: weighed
                 .model
                 .is_adapter
-                .then_some(weighed.reading.model.as_str()),
+                .then_some(weighed.weighing.reading().model.as_str()),
             key: weighed.key,
             chain: &weighed.chain,
             prefill: &prefill,
@@ -332,9 +330,7 @@ impl Core {
 /// A request read and weighed, not yet placed.
 pub struct Weighed<'a> {
     pub(crate) model: &'a Model,
-    /// What its body says.
-    pub reading: Reading,
-    /// Its costs.
+    /// What its body says, and its costs.
     pub weighing: Weighing,
     /// Where it stands in its model's key space.
     pub key: Key,

@@ -10,23 +10,19 @@ pub struct Weighing {
     tokens: PromptTokens,
     /// Work on a replica that has nothing cached.
     cold: Work,
-    /// Tokens cached where the first so many blocks are, by their number.
-    cached: Vec<u64>,
+    reading: Reading,
 }
 
 impl Weighing {
     /// Weighs a reading by `profile`; an answer is taken to have `output_guess` tokens, or as many
     /// as the client allows if that is less.
     #[must_use]
-    pub fn new(profile: &Arc<Profile>, reading: &Reading, output_guess: u64) -> Self {
-        let tokens = profile.tokens(reading, 1.0);
+    pub fn new(profile: &Arc<Profile>, reading: Reading, output_guess: u64) -> Self {
+        let tokens = profile.tokens(&reading, 1.0);
         let output_tokens = reading
             .max_output_tokens
             .map_or(output_guess, |most| most.min(output_guess))
             .max(reading.min_output_tokens);
-        let cached = (0..=reading.prefix.len())
-            .map(|blocks| profile.cached_tokens(reading, &tokens, blocks))
-            .collect();
         Self {
             cold: Work {
                 prompt_tokens: tokens.total(),
@@ -38,8 +34,14 @@ impl Weighing {
             },
             profile: Arc::clone(profile),
             tokens,
-            cached,
+            reading,
         }
+    }
+
+    /// What the request's body says.
+    #[must_use]
+    pub fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// The prompt's tokens by part.
@@ -57,12 +59,11 @@ impl Weighing {
     /// The cost on a replica that has the first `blocks` blocks of the prefix chain cached.
     #[must_use]
     pub fn cost(&self, blocks: u32) -> CostVector {
-        let cached_tokens = self
-            .cached
-            .get(blocks as usize)
-            .or(self.cached.last())
-            .copied()
-            .unwrap_or(0);
+        // Most candidates have nothing cached, and a long prompt has thousands of blocks.
+        let cached_tokens = match blocks {
+            0 => 0,
+            _ => (self.profile).cached_tokens(&self.reading, &self.tokens, blocks as usize),
+        };
         self.profile.cost(&Work {
             cached_tokens,
             ..self.cold

@@ -1,0 +1,34 @@
+//! Any bytes as a body with a content-encoding: expanded within bounds, or refused.
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use weighbridge_decide::Incoming;
+use weighbridge_fuzz::{CORE, endpoint};
+use weighbridge_weigh::Body;
+
+const ENCODINGS: [&str; 7] =
+    ["gzip", "deflate", "zstd", "br", "identity", "gzip, br", "x-unknown"];
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let Some((selector, bytes)) = data.split_first() else {
+        return Corpus::Reject;
+    };
+    let body = if selector & 128 == 0 {
+        Body::whole(bytes)
+    } else {
+        Body::beginning(bytes, Some(bytes.len() as u64 * 2))
+    };
+    let incoming = Incoming {
+        request_id: "r",
+        endpoint: endpoint(selector >> 3),
+        session: None,
+        tenant: None,
+        subset: None,
+        content_encoding: ENCODINGS.get(usize::from(selector % 7)).copied(),
+        body,
+    };
+    if let Ok(weighed) = CORE.weigh(&incoming) {
+        assert!(weighed.weighing.reading().text.total().bytes <= 8 * (1 << 20) + 64);
+    }
+    Corpus::Keep
+});
