@@ -33,7 +33,6 @@ $(STAMPS)/python:
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip 'maturin>=1.9,<2'
 	@mkdir -p $(STAMPS) && touch $@
 
-# --skip-install below leaves what pip installed here alone, so it need not be asked each time.
 $(STAMPS)/dependencies: pyproject.toml | $(STAMPS)/python
 	$(call say,Python packages)
 	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \

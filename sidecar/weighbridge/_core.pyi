@@ -51,7 +51,7 @@ class NativeServer:
     ) -> None:
         """listen: "host:port" or "unix:/path". Returns once it listens, else raises CoreError.
 
-        Without a core every message is answered unchanged: the protocol's own cost, for benchmarks.
+        Without a core it always chooses the same replica: the protocol's own cost, for benchmarks.
         """
     @property
     def address(self) -> str: ...
@@ -81,3 +81,23 @@ class Emulator:
         """Returns once every port listens, else raises CoreError naming the port."""
     def addresses(self) -> list[str]: ...
     def stop(self) -> None: ...
+
+@final
+class FilledCore:
+    """A core with a filled prefix index; its memory is held until it is dropped."""
+
+    def index_blocks(self) -> int: ...
+
+def bench_decision(profile_json: str, case_json: str, seconds: float) -> str:
+    """Times decisions in Rust for about `seconds`.
+
+    case_json: {"body_bytes", "replicas", "index_blocks"}. Returns {"body_bytes", "replicas",
+    "index_blocks", "held_blocks", "p50_us", "p99_us", "per_second_core", "gb_per_s",
+    "read_gb_per_s"}.
+    """
+
+def bench_fill(profile_json: str, case_json: str, sessions: int) -> FilledCore:
+    """Fills a core's index from at least `sessions` sessions."""
+
+def bench_body(model: str, session: int, bytes: int) -> bytes:  # noqa: A002
+    """A chat body of about so many bytes; a longer one of the same session begins alike."""

@@ -152,18 +152,22 @@ def up(
     from rich.console import Console  # noqa: PLC0415
 
     from weighbridge import up as demo  # noqa: PLC0415
+    from weighbridge.stack import StackOptions  # noqa: PLC0415
 
     options = demo.Options(
-        replicas=replicas,
+        stack=StackOptions(
+            replicas=replicas,
+            transport=transport,
+            speed=speed,
+            seed=seed,
+            profile=profile,
+            listen_port=port,
+            base_port=base_port,
+            envoy=envoy,
+            sidecar=demo.sidecar_settings(requests),
+        ),
         requests=requests,
-        transport=transport,
-        speed=speed,
-        seed=seed,
-        profile=profile,
         trace=trace,
-        base_port=base_port,
-        listen_port=port,
-        envoy=envoy,
         exit_when_done=exit_when_done,
         json_file=json_file,
     )

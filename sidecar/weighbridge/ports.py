@@ -1,7 +1,9 @@
 """Finds free TCP ports on loopback and says which wanted ones are taken."""
 
+import os
 import socket
 from collections.abc import Sequence
+from itertools import chain
 
 from weighbridge.address import HostPort
 from weighbridge.errors import RefusedError
@@ -34,14 +36,17 @@ def require_free(purpose: str, addresses: Sequence[HostPort]) -> None:
         raise RefusedError(f"{purpose}: {', '.join(taken)} already in use")
 
 
-def find_free_run(count: int, start: int = SEARCH_FIRST) -> int:
-    """The first of `count` adjacent ports that are free on loopback, at or after `start`."""
-    first = start
-    while first + count - 1 <= SEARCH_LAST:
-        busy = [
-            port for port in range(first, first + count) if not is_free(HostPort(LOOPBACK, port))
-        ]
-        if not busy:
-            return first
-        first = busy[-1] + 1
-    raise RefusedError(f"no {count} adjacent free ports from {start} to {SEARCH_LAST}")
+def find_free_run(count: int, start: int | None = None) -> int:
+    """The first of `count` adjacent ports that are free on loopback.
+
+    Looks from `start` on, and then from the beginning; without one, from a place of this process's
+    own, so that two that look at the same time do not find the same.
+    """
+    span = SEARCH_LAST - SEARCH_FIRST - count + 2
+    if span > 0:
+        first = SEARCH_FIRST + (os.getpid() * 67 if start is None else start - SEARCH_FIRST) % span
+        for candidate in chain(range(first, SEARCH_FIRST + span), range(SEARCH_FIRST, first)):
+            ports = range(candidate, candidate + count)
+            if all(is_free(HostPort(LOOPBACK, port)) for port in ports):
+                return candidate
+    raise RefusedError(f"no {count} adjacent free ports from {SEARCH_FIRST} to {SEARCH_LAST}")

@@ -109,6 +109,7 @@ class Family:
         self._log_directory = log_directory
         self._grace_seconds = grace_seconds
         self._children: list[Child] = []
+        self._watched: dict[str, Child] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,15 +130,27 @@ class Family:
     async def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> Child:
-        """Starts a child whose output goes to NAME.log."""
+        """Starts a child whose output goes to NAME.log. It takes the place of an earlier one."""
         log = self._log_directory / f"{name}.log"
         child = await Child.start(name, command, log, environment)
         self._children.append(child)
+        self._watched[name] = child
         return child
 
+    def running(self, name: str) -> Child:
+        """The child of this name that runs. KeyError where there is none."""
+        child = self._watched[name]
+        if child.returncode is not None:
+            raise KeyError(name)
+        return child
+
+    def sessions(self) -> set[int]:
+        """The process sessions of all children ever started: what they start belongs to them."""
+        return {child.pid for child in self._children}
+
     async def first_death(self) -> Child:
-        """Waits until any child has ended."""
-        waits = {asyncio.ensure_future(child.wait()): child for child in self._children}
+        """Waits until any child has ended whose place none has taken."""
+        waits = {asyncio.ensure_future(child.wait()): child for child in self._watched.values()}
         try:
             done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             return waits[done.pop()]

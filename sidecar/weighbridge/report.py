@@ -14,8 +14,15 @@ from weighbridge.traffic import Outcome
 
 EXPLAINED = 5
 REASONS = {
-    "home": "its session's place on the hash ring",
-    "spill": "its home was above the load bound, next on the ring",
+    "home": "its session's home",
+    "replica_of_slice": "the better of its slice's replicas now",
+    "cached": "not its home, but holds so much of the prompt that it is better",
+    "spill_load": "its home carries too much now",
+    "spill_kv": "its home's KV memory is full",
+    "spill_health": "its home is not well",
+    "subset": "its home is not among those that the gateway allows",
+    "fallback": "all carry too much, the least loaded",
+    "only_one": "the only one",
 }
 
 
@@ -145,9 +152,9 @@ def render(result: Mapping[str, Any], speed: float) -> Group:
 def replica_table(rows: Sequence[Mapping[str, Any]], speed: float) -> Table:
     """One row a replica, and their sum."""
     table = Table(title=f"Replicas (emulated, their time runs x{speed:g})", title_justify="left")
-    table.add_column("replica")
-    for title in ("requests", "MU", "prompt tokens", "from cache", "TTFT p50 ms", "p95 ms"):
-        table.add_column(title, justify="right")
+    table.add_column("replica", no_wrap=True)
+    for title in ("requests", "MU", "tokens in", "cached", "TTFT p50", "p95, ms"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["endpoint"], *_figures(row))
     total = {key: sum(row[key] for row in rows) for key in ("requests", "mu", "prompt_tokens")}
@@ -172,8 +179,11 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 def decision_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
     """Some decisions, each with its reason."""
     table = Table(title="Decisions", title_justify="left")
-    for title in ("session", "turn", "MU = prefill + decode", "replica", "why"):
-        table.add_column(title)
+    table.add_column("session", no_wrap=True)
+    table.add_column("turn", justify="right")
+    table.add_column("MU = prefill + decode")
+    table.add_column("replica", no_wrap=True)
+    table.add_column("why")
     for one in decisions:
         turn = "" if one["turn"] is None else str(one["turn"])
         mu = f"{one['mu']:,.0f} = {one['prefill_mu']:,.0f} + {one['decode_mu']:,.0f}"

@@ -16,6 +16,8 @@ from typing import Any
 from weighbridge.errors import RefusedError
 
 BLOCK_TOKENS = 512
+# What clients allow is far above what they get.
+MAX_TOKENS = 2048
 # Plain English takes about one token for each of these words and the space before it.
 WORDS = (
     "about after again air also animal answer away back before between body book both boy bring "
@@ -43,7 +45,7 @@ class TraceRequest:
         content: dict[str, Any] = {
             "model": model,
             "messages": [{"role": role, "content": text} for role, text in self.messages],
-            "max_tokens": self.output_tokens,
+            "max_tokens": max(MAX_TOKENS, self.output_tokens),
         }
         if self.stream:
             content |= {"stream": True, "stream_options": {"include_usage": True}}

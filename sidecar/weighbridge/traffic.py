@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,8 @@ from weighbridge.traces import TraceRequest
 
 SERVED_BY = "x-served-by"
 REQUEST_ID = "x-request-id"
+# Asks an emulated replica for an answer of this length; others do not know it.
+OUTPUT_TOKENS = "x-emulate-output-tokens"
 REQUEST_SECONDS = 300.0
 
 
@@ -89,8 +92,11 @@ async def send(session: aiohttp.ClientSession, model: str, request: TraceRequest
     try:
         async with session.post(
             "/v1/chat/completions",
-            data=request.body(model),
-            headers={"content-type": "application/json"},
+            data=BytesIO(request.body(model)),
+            headers={
+                "content-type": "application/json",
+                OUTPUT_TOKENS: str(request.output_tokens),
+            },
         ) as response:
             answer.status = response.status
             answer.replica = response.headers.get(SERVED_BY, "")

@@ -26,6 +26,7 @@ def test_a_listening_port_is_taken(shared: bool) -> None:
 def test_a_run_leaves_out_what_is_taken() -> None:
     first = find_free_run(4)
     with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((LOOPBACK, first + 2))
         listener.listen()
         found = find_free_run(4, first)

@@ -64,6 +64,19 @@ async def test_a_death_is_reported_with_the_last_words(tmp_path: Path) -> None:
         assert str(dead.obituary()) == "dying exited (1): port 1 is taken"
 
 
+async def test_one_that_is_started_again_is_no_death(tmp_path: Path) -> None:
+    async with Family(tmp_path) as family:
+        first = await family.start("sleeper", SLEEP)
+        await first.stop(1)
+        second = await family.start("sleeper", SLEEP)
+        assert family.running("sleeper") is second
+        death = asyncio.create_task(family.first_death())
+        await asyncio.sleep(0.05)
+        assert not death.done()
+        second.signal(signal.SIGKILL)
+        assert await death is second
+
+
 async def test_a_killed_child_names_its_signal(tmp_path: Path) -> None:
     async with Family(tmp_path) as family:
         child = await family.start("sleeper", SLEEP)

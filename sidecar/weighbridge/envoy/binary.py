@@ -75,6 +75,9 @@ def command(binary: Path, file: Path, concurrency: int, log_level: str = "warnin
         str(concurrency),
         "--log-level",
         log_level,
+        # While the sidecar is away, a warning for each request says nothing new.
+        "--component-log-level",
+        "ext_proc:error",
         "--use-dynamic-base-id",
         "--disable-hot-restart",
     ]

@@ -114,6 +114,8 @@ def connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
             ),
         ),
         stream_idle_timeout=seconds(IDLE_TIMEOUT),
+        # Lets a client's log and the sidecar's decisions be joined.
+        always_set_request_id_in_response=True,
         access_log=access_logs(settings.access_log),
         route_config=RouteConfiguration(name="routes", virtual_hosts=[virtual_host(settings)]),
         http_filters=[
@@ -159,6 +161,8 @@ def ext_proc(settings: EnvoySettings) -> ExternalProcessor:
             response_body_mode=ProcessingModeBodySendMode.NONE,
             response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
         ),
+        # Else a streamed body comes only after the headers, and the choice with them, are gone.
+        send_body_without_waiting_for_header_response=settings.body_mode == "streamed",
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex=SIDECAR_HEADERS)
         ),

@@ -1,0 +1,99 @@
+"""What the end-to-end tests do with a stack: send, look, break, wait."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+
+from weighbridge.processes import Family
+from weighbridge.stack import Stack
+
+SETTLE_SECONDS = 20.0
+
+
+class Running:
+    """A stack that runs, and a client in front of it."""
+
+    def __init__(self, stack: Stack, family: Family, client: aiohttp.ClientSession) -> None:
+        self.stack = stack
+        self.family = family
+        self.client = client
+
+    def chat(self, text: str = "hello", **fields: Any) -> dict[str, Any]:
+        """A chat completion's body."""
+        content = {"model": self.stack.model, "messages": [{"role": "user", "content": text}]}
+        return content | {"max_tokens": 8} | fields
+
+    async def post(
+        self,
+        body: dict[str, Any] | bytes | AsyncIterator[bytes] | None,
+        headers: dict[str, str] | None = None,
+        path: str = "/v1/chat/completions",
+    ) -> "Reply":
+        """Sends a request through Envoy and reads the whole answer."""
+        kind = {"content-type": "application/json"} | (headers or {})
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+        data = BytesIO(body) if isinstance(body, bytes) else body
+        async with self.client.post(path, data=data, headers=kind) as response:
+            return Reply(response.status, dict(response.headers), await response.read())
+
+    async def settled(self) -> None:
+        """Waits until nothing is in flight: no stream, and every ledger at exactly zero."""
+        await until(self._is_settled)
+
+    async def _is_settled(self) -> bool:
+        status = await self.stack.status()
+        carried = [
+            replica[key]
+            for replica in status["replicas"]
+            for key in ("requests", "prefill_mu", "decode_mu", "kv_tokens")
+        ]
+        return status["streams"] == 0 and not any(carried)
+
+    async def fault(self, replica: int, **fault: Any) -> None:
+        """Makes an emulated replica suffer."""
+        url = f"http://127.0.0.1:{self.stack.ports.control}/replicas/{replica}/fault"
+        async with aiohttp.ClientSession() as session, session.post(url, json=fault) as response:
+            assert response.status == 200, await response.text()
+
+    async def decision_of(self, reply: "Reply") -> dict[str, Any]:
+        """The sidecar's decision on the request of a reply."""
+        wanted = reply.headers["x-request-id"]
+        found = [one for one in await self.stack.decisions() if one["request_id"] == wanted]
+        assert len(found) == 1
+        return found[0]
+
+
+class Reply:
+    """A whole answer."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.body = body
+
+    @property
+    def replica(self) -> str:
+        """Who served."""
+        return self.headers.get("x-served-by", "")
+
+
+async def until(condition: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> None:
+    """Waits for a condition, plain or asynchronous; fails when it does not come true."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        result = condition()
+        if asyncio.iscoroutine(result):
+            result = await result
+        if result:
+            return
+        assert asyncio.get_running_loop().time() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.05)
+
+
+Starter = Callable[..., contextlib.AbstractAsyncContextManager[Running]]

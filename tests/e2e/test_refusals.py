@@ -1,0 +1,59 @@
+"""What cannot be served: the documented answer, in OpenAI's shape, and nothing left charged."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import Reply, Running, Starter, until
+
+
+def error_of(reply: Reply) -> dict[str, Any]:
+    assert reply.headers["content-type"].startswith("application/json")
+    error: dict[str, Any] = json.loads(reply.body)["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+async def test_bodies_that_cannot_be_read(running: Running) -> None:
+    for body in (b"{", b'{"model": ', b"[]", b"nonsense", b'{"model": 1}', b"\xff\xfe"):
+        reply = await running.post(body)
+        assert reply.status == 400, body
+        assert error_of(reply)["type"] == "invalid_request_error"
+        assert reply.replica == ""
+
+
+async def test_an_empty_body(running: Running) -> None:
+    reply = await running.post(None)
+    assert reply.status == 400
+    assert error_of(reply)["code"] == "empty_body"
+
+
+async def test_a_content_type_that_is_no_json(running: Running) -> None:
+    reply = await running.post(b"a=1", headers={"content-type": "text/plain"})
+    assert reply.status == 415
+    assert error_of(reply)["code"] == "unsupported_content_type"
+
+
+async def test_an_unknown_model(running: Running) -> None:
+    reply = await running.post(running.chat(model="gpt-none"))
+    assert reply.status == 404
+    assert error_of(reply)["code"] == "model_not_found"
+    assert "gpt-none" in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize("replicas", [2])
+async def test_no_replica_that_is_well(start: Starter, replicas: int) -> None:
+    async with start(replicas=replicas) as running:
+        for replica in range(replicas):
+            await running.fault(replica, kind="crash")
+
+        async def all_ejected() -> bool:
+            status = await running.stack.status()
+            return all(one["state"] == "ejected" for one in status["replicas"])
+
+        await until(all_ejected)
+        reply = await running.post(running.chat())
+        assert reply.status == 503
+        assert error_of(reply)["code"] == "no_replica"
+        assert int(reply.headers["retry-after"]) >= 1
