@@ -1,6 +1,6 @@
 """The Rust core as Python sees it. Structured values cross the border as JSON text."""
 
-from typing import final
+from typing import Self, final
 
 class CoreError(Exception):
     """The core refused a configuration or could not start something; the message is one line."""
@@ -9,7 +9,7 @@ class CoreError(Exception):
 class Core:
     """What decides: profiles, replicas, ledger, prefix index. Shared by both transports."""
 
-    def __init__(self, settings_json: str) -> None:
+    def __new__(cls, settings_json: str) -> Self:
         """Raises CoreError naming the key when a setting or a profile is invalid.
 
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
@@ -42,13 +42,13 @@ class Core:
 class NativeServer:
     """The tonic ext_proc server on its own threads; Python is not on the path."""
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         core: Core | None,
         listen: str,
         threads: int = 2,
-        max_message_bytes: int = 16777216,
-    ) -> None:
+        max_message_bytes: int = ...,
+    ) -> Self:
         """listen: "host:port" or "unix:/path". Returns once it listens, else raises CoreError.
 
         Without a core it always chooses the same replica: the protocol's own cost, for benchmarks.
@@ -64,7 +64,7 @@ class NativeServer:
 class Stream:
     """One ext_proc stream's state machine, for a transport written in Python."""
 
-    def __init__(self, core: Core) -> None: ...
+    def __new__(cls, core: Core) -> Self: ...
     def on_message(self, message: bytes) -> list[bytes]:
         """Serialised ProcessingRequest in, serialised ProcessingResponses out.
 
@@ -77,7 +77,7 @@ class Stream:
 class Emulator:
     """Emulated replicas on their own ports and threads."""
 
-    def __init__(self, config_json: str) -> None:
+    def __new__(cls, config_json: str) -> Self:
         """Returns once every port listens, else raises CoreError naming the port."""
     def addresses(self) -> list[str]: ...
     def stop(self) -> None: ...

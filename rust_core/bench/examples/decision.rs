@@ -14,6 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let budget = Duration::from_secs(number(3)? as u64);
     let mut scene = Scene::set(&weighbridge_bench::profile(), case)?;
-    println!("{}", serde_json::to_string(&measure(&mut scene, case, budget)?)?);
+    println!(
+        "{}",
+        serde_json::to_string(&measure(&mut scene, case, budget)?)?
+    );
     Ok(())
 }

@@ -13,10 +13,44 @@ pub struct Conversation {
 
 /// Text that prose is made of.
 const WORDS: &[&str] = &[
-    "the", "request", "of", "a", "model", "which", "carries", "its", "own", "weight", "and",
-    "should", "be", "placed", "where", "prefix", "is", "still", "cached", "because", "otherwise",
-    "every", "token", "has", "to", "be", "computed", "again", "for", "instance", "when", "user",
-    "asks", "about", "yesterday's", "report", "in", "detail",
+    "the",
+    "request",
+    "of",
+    "a",
+    "model",
+    "which",
+    "carries",
+    "its",
+    "own",
+    "weight",
+    "and",
+    "should",
+    "be",
+    "placed",
+    "where",
+    "prefix",
+    "is",
+    "still",
+    "cached",
+    "because",
+    "otherwise",
+    "every",
+    "token",
+    "has",
+    "to",
+    "be",
+    "computed",
+    "again",
+    "for",
+    "instance",
+    "when",
+    "user",
+    "asks",
+    "about",
+    "yesterday's",
+    "report",
+    "in",
+    "detail",
 ];
 
 /// Lines of code, as JSON writes them.
@@ -33,7 +67,10 @@ const RESULTS: &[&str] = &[
 ];
 
 /// Chinese, plain and escaped.
-const CHINESE: &[&str] = &["请把昨天的报告翻译成英文。", r"\u8bf7\u8bf4\u660e\u539f\u56e0\u3002"];
+const CHINESE: &[&str] = &[
+    "请把昨天的报告翻译成英文。",
+    r"\u8bf7\u8bf4\u660e\u539f\u56e0\u3002",
+];
 
 impl Conversation {
     /// The conversation of session `session`; every 97 sessions share an application.

@@ -18,8 +18,10 @@ pub struct Row {
     pub body_bytes: usize,
     /// Replicas.
     pub replicas: usize,
-    /// Blocks in the index when it began.
+    /// Blocks that the index was filled with before.
     pub index_blocks: usize,
+    /// Blocks in the index when it began, those of the measured bodies counted.
+    pub held_blocks: usize,
     /// Median of a decision, µs.
     pub p50_us: f64,
     /// 99th percentile of a decision, µs.
@@ -38,7 +40,7 @@ pub struct Row {
 /// When a body is refused.
 #[allow(clippy::cast_precision_loss)]
 pub fn measure(scene: &mut Scene, case: Case, budget: Duration) -> Result<Row, SceneError> {
-    let index_blocks = scene.index_blocks();
+    let held_blocks = scene.index_blocks();
     let body_bytes = scene.mean_body_bytes();
     let slot = budget / (ROUNDS as u32 + 1);
     let mut p50 = Vec::new();
@@ -56,7 +58,8 @@ pub fn measure(scene: &mut Scene, case: Case, budget: Duration) -> Result<Row, S
     Ok(Row {
         body_bytes,
         replicas: case.replicas,
-        index_blocks,
+        index_blocks: case.index_blocks,
+        held_blocks,
         p50_us: median(p50),
         p99_us: median(p99),
         per_second_core,

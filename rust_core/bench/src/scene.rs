@@ -156,7 +156,8 @@ impl Scene {
             body: Conversation::new(session).body(&self.model, bytes),
         };
         self.now_us += 10;
-        let ticket = decide(&self.core, &request, self.now_us).map_err(|refusal| refused(&refusal))?;
+        let ticket =
+            decide(&self.core, &request, self.now_us).map_err(|refusal| refused(&refusal))?;
         drop(ticket);
         Ok(())
     }
@@ -178,7 +179,8 @@ impl Scene {
         };
         self.next = (self.next + 1) % self.bodies.len();
         self.now_us += 10;
-        let ticket = decide(&self.core, request, self.now_us).map_err(|refusal| refused(&refusal))?;
+        let ticket =
+            decide(&self.core, request, self.now_us).map_err(|refusal| refused(&refusal))?;
         self.in_flight.push_back(ticket);
         if self.in_flight.len() > self.most_in_flight {
             drop(self.in_flight.pop_front());

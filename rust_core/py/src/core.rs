@@ -38,7 +38,12 @@ impl Core {
     fn decisions(&self, py: Python<'_>, after: u64) -> PyResult<String> {
         py.detach(|| {
             let records = self.inner.log().after(after);
-            json(&records.iter().map(AsRef::as_ref).collect::<Vec<&weighbridge_decide::Record>>())
+            json(
+                &records
+                    .iter()
+                    .map(AsRef::as_ref)
+                    .collect::<Vec<&weighbridge_decide::Record>>(),
+            )
         })
     }
 

@@ -2,6 +2,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod bench;
 mod core;
 mod emulator;
 mod server;
@@ -30,6 +31,10 @@ fn json(value: &impl serde::Serialize) -> PyResult<String> {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CoreError", module.py().get_type::<CoreError>())?;
+    module.add_function(wrap_pyfunction!(bench::bench_decision, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::bench_fill, module)?)?;
+    module.add_function(wrap_pyfunction!(bench::bench_body, module)?)?;
+    module.add_class::<bench::FilledCore>()?;
     module.add_class::<core::Core>()?;
     module.add_class::<server::NativeServer>()?;
     module.add_class::<stream::Stream>()?;

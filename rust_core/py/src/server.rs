@@ -17,7 +17,7 @@ pub(crate) struct NativeServer {
 
 #[pymethods]
 impl NativeServer {
-    /// Listens and serves; with no core it answers every message unchanged, for benchmarks.
+    /// Listens and serves; with no core it always chooses the same replica, for benchmarks.
     #[new]
     #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 16 << 20))]
     fn new(

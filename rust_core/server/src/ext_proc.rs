@@ -50,9 +50,13 @@ impl Process for Machine {
     }
 }
 
-/// Answers every message unchanged: what the protocol alone costs, for benchmarks.
+/// Answers as a router that always chooses the same replica: what the protocol alone costs, for
+/// benchmarks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Constant;
+
+/// What [`Constant`] chooses: as long as a choice with two fallbacks.
+const ALWAYS: &str = "10.0.0.1:8000,10.0.0.2:8000,10.0.0.3:8000";
 
 impl Process for Constant {
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
@@ -63,7 +67,9 @@ impl Process for Constant {
         };
         let response = match request {
             In::RequestHeaders(_) => Out::RequestHeaders(unchanged),
-            In::RequestBody(_) => Out::RequestBody(unchanged),
+            In::RequestBody(_) => {
+                return vec![weighbridge_stream::choice(ALWAYS, Out::RequestBody)];
+            }
             In::RequestTrailers(_) => Out::RequestTrailers(TrailersAnswer {}),
             In::ResponseHeaders(_) => Out::ResponseHeaders(unchanged),
             In::ResponseBody(_) => Out::ResponseBody(unchanged),

@@ -13,3 +13,4 @@ pub mod wire;
 
 pub use explain::explain;
 pub use machine::{Limits, Stream};
+pub use reply::choice;

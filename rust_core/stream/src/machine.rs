@@ -261,18 +261,10 @@ impl Stream {
             Ok(ticket) => ticket,
             Err(refusal) => return self.refuse(refusal, replies),
         };
-        let choice = reply::destination(ticket.endpoints());
-        let metadata = Some(reply::destination_metadata(ticket.endpoints()));
         if gather.headers_answered {
-            replies.push(ProcessingResponse {
-                response: Some(Response::RequestBody(choice)),
-                dynamic_metadata: metadata,
-            });
+            replies.push(reply::choice(ticket.endpoints(), Response::RequestBody));
         } else {
-            replies.push(ProcessingResponse {
-                response: Some(Response::RequestHeaders(choice)),
-                dynamic_metadata: metadata,
-            });
+            replies.push(reply::choice(ticket.endpoints(), Response::RequestHeaders));
             self.answer_held_body(body, gather.unanswered, ended, replies);
         }
         self.state = State::Placed(Box::new(ticket));

@@ -46,6 +46,16 @@ pub(crate) fn destination(endpoints: &str) -> CommonAnswer {
     }
 }
 
+/// The answer that names `endpoints` to Envoy, in a header and in metadata; `make` says to which
+/// message it answers.
+#[must_use]
+pub fn choice(endpoints: &str, make: fn(CommonAnswer) -> Response) -> ProcessingResponse {
+    ProcessingResponse {
+        response: Some(make(destination(endpoints))),
+        dynamic_metadata: Some(destination_metadata(endpoints)),
+    }
+}
+
 /// The choice as metadata, beside the header: `envoy.lb` → destination → `endpoints`.
 pub(crate) fn destination_metadata(endpoints: &str) -> Struct {
     let leaf = Struct {
