@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -17,6 +17,9 @@ REQUEST_ID = "x-request-id"
 # Asks an emulated replica for an answer of this length; others do not know it.
 OUTPUT_TOKENS = "x-emulate-output-tokens"
 REQUEST_SECONDS = 300.0
+
+# More headers for a request, such as one that names its session.
+Headers = Callable[[TraceRequest], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ async def drive(
     requests: Iterable[TraceRequest],
     speed: float,
     on_done: Callable[[Outcome], None],
+    *,
+    headers: Headers = lambda _: {},
 ) -> list[Outcome]:
     """Sends each request at its time ÷ speed, a session's turn only after the turn before it."""
     connector = aiohttp.TCPConnector(limit=0)
@@ -73,7 +78,7 @@ async def drive(
             await asyncio.sleep(start + request.at_seconds / speed - time.monotonic())
             if before is not None:
                 await asyncio.wait({before})
-            outcome = await send(session, model, request)
+            outcome = await send(session, model, request, headers(request))
             on_done(outcome)
             return outcome
 
@@ -85,7 +90,12 @@ async def drive(
     return [task.result() for task in tasks]
 
 
-async def send(session: aiohttp.ClientSession, model: str, request: TraceRequest) -> Outcome:
+async def send(
+    session: aiohttp.ClientSession,
+    model: str,
+    request: TraceRequest,
+    headers: Mapping[str, str],
+) -> Outcome:
     """Sends one request and reads its whole answer."""
     start = time.monotonic()
     answer = Answer()
@@ -96,6 +106,7 @@ async def send(session: aiohttp.ClientSession, model: str, request: TraceRequest
             headers={
                 "content-type": "application/json",
                 OUTPUT_TOKENS: str(request.output_tokens),
+                **headers,
             },
         ) as response:
             answer.status = response.status
