@@ -43,7 +43,8 @@ $(STAMPS)/dependencies: pyproject.toml | $(STAMPS)/python
 
 $(STAMPS)/extension: $(RUST) $(STAMPS)/dependencies
 	$(call say,Rust core (release); some minutes the first time)
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	  $(BIN)/maturin develop --release --quiet
 	@touch $@
 
 demo: build
