@@ -101,16 +101,22 @@ def summary(
 def explained(
     decisions: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome]
 ) -> list[dict[str, Any]]:
-    """Some decisions that show most: of each reason, then those of most cached tokens."""
+    """Some decisions that show most, in the order in which they were made."""
     of_request = {outcome.request_id: outcome for outcome in outcomes}
-    seen: Counter[str] = Counter()
-    ranked = []
-    for decision in sorted(decisions, key=lambda one: -one["cached_tokens"]):
-        ranked.append((seen[decision["reason"]], decision))
-        seen[decision["reason"]] += 1
-    ranked.sort(key=lambda pair: pair[0])
-    chosen = sorted((one for _, one in ranked[:EXPLAINED]), key=lambda one: one["number"])
+    chosen = sorted(telling(decisions), key=lambda one: int(one["number"]))
     return [_explain(decision, of_request.get(decision["request_id"])) for decision in chosen]
+
+
+def telling(decisions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One of each reason; then the most cached, the heaviest, the lightest, and the first ones."""
+    by_reason = {one["reason"]: one for one in reversed(decisions)}
+    ranked = [*by_reason.values()] if len(by_reason) > 1 else []
+    if decisions:
+        ranked.append(max(decisions, key=lambda one: int(one["cached_tokens"])))
+        ranked.append(max(decisions, key=lambda one: float(one["mu"])))
+        ranked.append(min(decisions, key=lambda one: float(one["mu"])))
+    distinct = {one["number"]: one for one in [*ranked, *decisions]}
+    return list(distinct.values())[:EXPLAINED]
 
 
 def _explain(decision: Mapping[str, Any], outcome: Outcome | None) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def replica_table(rows: Sequence[Mapping[str, Any]], speed: float) -> Table:
     """One row a replica, and their sum."""
     table = Table(title=f"Replicas (emulated, their time runs x{speed:g})", title_justify="left")
     table.add_column("replica", no_wrap=True)
-    for title in ("requests", "MU", "tokens in", "cached", "TTFT p50", "p95, ms"):
+    for title in ("requests", "MU", "tokens in", "cached", "TTFT p50 ms", "p95 ms"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["endpoint"], *_figures(row))

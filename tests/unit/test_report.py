@@ -107,14 +107,19 @@ def test_the_json_has_the_promised_shape() -> None:
     assert result["decisions"][0]["served_by"] == "A"
 
 
-def test_decisions_shown_cover_every_reason_and_come_in_order() -> None:
-    decisions = [decision(number) for number in range(1, 20)]
+def test_decisions_shown_cover_every_reason_and_the_extremes_in_order() -> None:
+    decisions = [decision(number, mu=5.0 + number % 7) for number in range(1, 20)]
     decisions.append(decision(20, "spill_load", cached_tokens=0))
+    decisions.append(decision(21, mu=900.0))
+    decisions.append(decision(22, mu=1.0))
+    decisions.append(decision(23, cached_tokens=99))
     shown = explained(decisions, [])
     assert len(shown) == 5
     assert [one["reason"] for one in shown].count("spill_load") == 1
-    assert "spill" not in shown[0]["why"]
-    assert shown[0]["why"].endswith("of 100 prompt tokens")
+    assert [one["mu"] for one in shown][-3:] == [900.0, 1.0, 9.0]
+    assert shown[-1]["why"] == "its session's home; holds 99 of 100 prompt tokens"
+    assert explained([], []) == []
+    assert len(explained(decisions[:2], [])) == 2
 
 
 def test_the_table_names_replicas_errors_and_reasons() -> None:
