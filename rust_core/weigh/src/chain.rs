@@ -35,6 +35,23 @@ pub struct SectionBlocks {
 pub struct PrefixChain {
     blocks: Vec<Block>,
     sections: SectionBlocks,
+    /// Canonical bytes of each section, those outside the chain included.
+    bytes: Held,
+    /// For each image, in order, the number of blocks that must be held for it to be.
+    images: Vec<u32>,
+}
+
+/// Canonical bytes of each section, and images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of tool definitions.
+    pub tools: u64,
+    /// Bytes of the system prompt.
+    pub system: u64,
+    /// Bytes of messages, or of the prompt.
+    pub messages: u64,
+    /// Images, videos and documents.
+    pub images: u64,
 }
 
 impl PrefixChain {
@@ -62,6 +79,35 @@ impl PrefixChain {
         self.blocks.is_empty()
     }
 
+    /// All there is, in the chain or not.
+    #[must_use]
+    pub fn whole(&self) -> Held {
+        self.bytes
+    }
+
+    /// What a cache holds that has the first `blocks` blocks.
+    #[must_use]
+    pub fn held(&self, blocks: usize) -> Held {
+        let SectionBlocks {
+            tools,
+            system,
+            messages,
+        } = self.sections;
+        let bytes = |first: usize, of: usize, all: u64| {
+            let held = blocks.saturating_sub(first).min(of);
+            // Only a section's last block may be short, and a complete section has all its bytes.
+            (held as u64 * BLOCK_BYTES as u64).min(all)
+        };
+        Held {
+            tools: bytes(0, tools, self.bytes.tools),
+            system: bytes(tools, system, self.bytes.system),
+            messages: bytes(tools + system, messages, self.bytes.messages),
+            images: self
+                .images
+                .partition_point(|&needs| needs as usize <= blocks) as u64,
+        }
+    }
+
     /// Binds a chain that was read without a model to `model`, as reading a body that names it does.
     #[must_use]
     pub fn bound_to(mut self, model: &str) -> Self {
@@ -86,6 +132,8 @@ pub(crate) struct Section {
     digests: Vec<Digest>,
     open: [u8; BLOCK_BYTES],
     open_len: usize,
+    bytes: u64,
+    images: Vec<u32>,
     max_blocks: usize,
 }
 
@@ -95,6 +143,8 @@ pub(crate) struct Mark {
     digests: usize,
     open: [u8; BLOCK_BYTES],
     open_len: usize,
+    bytes: u64,
+    images: usize,
 }
 
 impl Section {
@@ -103,40 +153,47 @@ impl Section {
             digests: Vec::new(),
             open: [0; BLOCK_BYTES],
             open_len: 0,
+            bytes: 0,
+            images: Vec::new(),
             max_blocks,
         }
     }
 
     /// Appends canonical bytes.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
-        if self.open_len > 0 {
-            let room = BLOCK_BYTES - self.open_len;
-            let (head, tail) = bytes.split_at(room.min(bytes.len()));
-            let end = self.open_len + head.len();
-            if let Some(gap) = self.open.get_mut(self.open_len..end) {
-                gap.copy_from_slice(head);
-            }
-            self.open_len = end;
-            if end < BLOCK_BYTES {
-                return;
-            }
-            let open = self.open;
-            self.push(&open);
-            self.open_len = 0;
-            bytes = tail;
-        }
-        if self.digests.len() >= self.max_blocks {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        let rest = if self.open_len > 0 {
+            self.fill(bytes)
+        } else {
+            bytes
+        };
+        if rest.is_empty() || self.digests.len() >= self.max_blocks {
             return;
         }
-        let mut blocks = bytes.chunks_exact(BLOCK_BYTES);
+        let mut blocks = rest.chunks_exact(BLOCK_BYTES);
         for block in &mut blocks {
             self.push(block);
         }
         let rest = blocks.remainder();
-        if let Some(gap) = self.open.get_mut(..rest.len()) {
-            gap.copy_from_slice(rest);
+        if let Some(open) = self.open.get_mut(..rest.len()) {
+            open.copy_from_slice(rest);
             self.open_len = rest.len();
         }
+    }
+
+    /// Fills the open block, and pushes it when it is full. Returns what did not go in.
+    fn fill<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let room = BLOCK_BYTES - self.open_len;
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        let end = self.open_len + head.len();
+        if let Some(gap) = self.open.get_mut(self.open_len..end) {
+            gap.copy_from_slice(head);
+        }
+        self.open_len = end;
+        if end == BLOCK_BYTES {
+            self.close();
+        }
+        rest
     }
 
     fn push(&mut self, block: &[u8]) {
@@ -148,6 +205,13 @@ impl Section {
         }
     }
 
+    /// Notes that the bytes to come stand for an image.
+    pub(crate) fn note_image(&mut self) {
+        // The image is held when the block is that its last byte falls into, or the next one.
+        let needs = self.digests.len().saturating_add(1);
+        self.images.push(u32::try_from(needs).unwrap_or(u32::MAX));
+    }
+
     /// Ends the section: what is left becomes its last block.
     pub(crate) fn close(&mut self) {
         let open = self.open;
@@ -157,31 +221,33 @@ impl Section {
         }
     }
 
+    /// Moves the blocks of `other` to this section's end; both are closed by it.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.close();
+        other.close();
+        let before = u32::try_from(self.digests.len()).unwrap_or(u32::MAX);
+        self.images.extend(
+            other
+                .images
+                .iter()
+                .map(|needs| needs.saturating_add(before)),
+        );
+        self.digests.append(&mut other.digests);
+        self.digests.truncate(self.max_blocks);
+        self.bytes += other.bytes;
+    }
+
     /// Hash of everything so far, the open block included.
     pub(crate) fn digest(&self) -> u64 {
         let open = self.open.get(..self.open_len).unwrap_or_default();
-        let seed = xxh3_64(open);
-        self.digests.iter().fold(seed, |hash, digest| {
-            xxh3_64_with_seed(&digest.hash.to_le_bytes(), hash)
-        })
-    }
-
-    /// Moves the blocks of `other` to this section's end; both are closed by it.
-    pub(crate) fn append(&mut self, other: &mut Self) {
-        self.close();
-        other.close();
-        self.digests.append(&mut other.digests);
-        self.digests.truncate(self.max_blocks);
+        chained(&self.digests, xxh3_64(open))
     }
 
     /// Hash of the first `blocks` blocks, or of everything where there are fewer.
     pub(crate) fn head_digest(&self, blocks: usize) -> u64 {
-        match self.digests.get(..blocks) {
-            None => self.digest(),
-            Some(head) => head.iter().fold(0, |hash, digest| {
-                xxh3_64_with_seed(&digest.hash.to_le_bytes(), hash)
-            }),
-        }
+        self.digests
+            .get(..blocks)
+            .map_or_else(|| self.digest(), |head| chained(head, 0))
     }
 
     pub(crate) fn mark(&self) -> Mark {
@@ -189,6 +255,8 @@ impl Section {
             digests: self.digests.len(),
             open: self.open,
             open_len: self.open_len,
+            bytes: self.bytes,
+            images: self.images.len(),
         }
     }
 
@@ -196,49 +264,179 @@ impl Section {
         self.digests.truncate(mark.digests);
         self.open = mark.open;
         self.open_len = mark.open_len;
+        self.bytes = mark.bytes;
+        self.images.truncate(mark.images);
     }
 
     pub(crate) fn clear(&mut self) {
         self.digests.clear();
         self.open_len = 0;
+        self.bytes = 0;
+        self.images.clear();
     }
+}
+
+/// Hash of the blocks' hashes in order, after `seed`.
+fn chained(digests: &[Digest], seed: u64) -> u64 {
+    digests.iter().fold(seed, |hash, digest| {
+        xxh3_64_with_seed(&digest.hash.to_le_bytes(), hash)
+    })
 }
 
 /// Folds the sections into one chain. `salt` keeps apart what the engine's cache keeps apart.
 pub(crate) fn fold(
-    tools: &mut Section,
-    system: &mut Section,
-    messages: &Section,
+    mut tools: Section,
+    mut system: Section,
+    messages: Section,
     salt: &[u8],
     max_blocks: usize,
 ) -> PrefixChain {
     tools.close();
     system.close();
+    let bytes = Held {
+        tools: tools.bytes,
+        system: system.bytes,
+        messages: messages.bytes,
+        images: (system.images.len() + messages.images.len()) as u64,
+    };
     let total = tools.digests.len() + system.digests.len() + messages.digests.len();
-    let mut blocks = Vec::with_capacity(total.min(max_blocks));
+    let mut chain = PrefixChain {
+        bytes,
+        ..PrefixChain::default()
+    };
+    chain.blocks.reserve_exact(total.min(max_blocks));
     let mut hash = xxh3_64(salt);
     let mut counts = [0usize; 3];
-    let sections = [&tools.digests, &system.digests, &messages.digests];
-    for ((tag, digests), count) in (1u64..).zip(sections).zip(&mut counts) {
-        for digest in digests.iter().take(max_blocks - blocks.len()) {
-            if *count == 0 {
-                hash = xxh3_64_with_seed(&tag.to_le_bytes(), hash);
-            }
+    for ((tag, section), count) in (1u64..).zip([tools, system, messages]).zip(&mut counts) {
+        let before = chain.blocks.len();
+        if !section.digests.is_empty() {
+            hash = xxh3_64_with_seed(&tag.to_le_bytes(), hash);
+        }
+        for digest in section.digests.iter().take(max_blocks - before) {
             hash = xxh3_64_with_seed(&digest.hash.to_le_bytes(), hash);
-            blocks.push(Block {
+            chain.blocks.push(Block {
                 hash,
                 bytes: digest.bytes,
             });
-            *count += 1;
         }
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        chain.images.extend(
+            section
+                .images
+                .iter()
+                .map(|needs| needs.saturating_add(before)),
+        );
+        *count = chain.blocks.len() - before as usize;
     }
     let [tools, system, messages] = counts;
-    PrefixChain {
-        blocks,
-        sections: SectionBlocks {
-            tools,
-            system,
-            messages,
-        },
+    chain.sections = SectionBlocks {
+        tools,
+        system,
+        messages,
+    };
+    chain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..2000)
+    }
+
+    fn chain(section: Section) -> PrefixChain {
+        fold(Section::new(99), Section::new(99), section, b"", 99)
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_hash_as_the_whole(
+            text in bytes(), cuts in proptest::collection::vec(0usize..600, 0..8),
+        ) {
+            let mut whole = Section::new(99);
+            whole.feed(&text);
+            let mut pieces = Section::new(99);
+            let mut rest = text.as_slice();
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                pieces.feed(piece);
+                rest = after;
+            }
+            pieces.feed(rest);
+            prop_assert_eq!(whole.digest(), pieces.digest());
+            prop_assert_eq!(chain(whole), chain(pieces));
+        }
+
+        #[test]
+        fn returning_to_a_mark_undoes_what_came_after(kept in bytes(), undone in bytes()) {
+            let mut section = Section::new(99);
+            section.feed(&kept);
+            let digest = section.digest();
+            let mark = section.mark();
+            section.note_image();
+            section.feed(&undone);
+            section.return_to(&mark);
+            prop_assert_eq!(section.digest(), digest);
+            prop_assert_eq!(section.bytes, kept.len() as u64);
+            prop_assert!(section.images.is_empty());
+        }
+
+        #[test]
+        fn no_more_blocks_than_allowed(text in bytes(), max in 0usize..6) {
+            let mut section = Section::new(max);
+            section.feed(&text);
+            section.feed(&text);
+            prop_assert!(section.digests.len() <= max);
+            prop_assert_eq!(section.bytes, 2 * text.len() as u64);
+            let chain = fold(Section::new(max), Section::new(max), section, b"", max);
+            prop_assert!(chain.len() <= max);
+        }
+
+        #[test]
+        fn what_is_held_grows_to_what_is_in_the_chain(
+            tools in bytes(), system in bytes(), messages in bytes(),
+        ) {
+            let section = |text: &[u8]| {
+                let mut section = Section::new(99);
+                section.note_image();
+                section.feed(text);
+                section
+            };
+            let mut tools_section = Section::new(99);
+            tools_section.feed(&tools);
+            let chain = fold(tools_section, section(&system), section(&messages), b"", 99);
+            prop_assert_eq!(chain.held(0), Held::default());
+            let mut sum = 0;
+            for (i, block) in chain.blocks().iter().enumerate() {
+                sum += u64::from(block.bytes);
+                let held = chain.held(i + 1);
+                prop_assert_eq!(held.tools + held.system + held.messages, sum);
+            }
+            let (all, whole) = (chain.held(chain.len()), chain.whole());
+            prop_assert_eq!((all.tools, all.system), (whole.tools, whole.system));
+            prop_assert!(whole.messages - all.messages < BLOCK_BYTES as u64);
+        }
+    }
+
+    #[test]
+    fn the_same_bytes_in_other_sections_are_another_prompt() {
+        let text = vec![b'a'; 600];
+        let section = || {
+            let mut section = Section::new(99);
+            section.feed(&text);
+            section
+        };
+        let none = || Section::new(99);
+        let first = |chain: PrefixChain| chain.blocks().first().copied();
+        let tools = first(fold(section(), none(), none(), b"", 99));
+        let system = first(fold(none(), section(), none(), b"", 99));
+        let messages = first(fold(none(), none(), section(), b"", 99));
+        let salted = first(fold(none(), none(), section(), b"tenant", 99));
+        let all = [tools, system, messages, salted];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(i + 1).all(|other| one != other));
+        }
     }
 }

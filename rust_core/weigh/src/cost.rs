@@ -1,5 +1,77 @@
 //! The cost vector: what a request takes of a replica, term by term.
 
+use serde::{Deserialize, Serialize};
+
+use crate::check::not_negative;
+use crate::profile::ProfileError;
+
+/// Cost coefficients in MU, that is in ms of the model's reference replica.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CostCoefficients {
+    /// `a`: MU for each prompt token computed.
+    pub prefill_per_tok: f64,
+    /// `b/2`: MU for each million of squared context tokens computed.
+    pub prefill_per_tok2_e6: f64,
+    /// `d`: MU for each output token at the reference batch: its own work, and its share of the
+    /// step's base and of the experts that the batch touches.
+    pub decode_per_tok: f64,
+    /// `e`: MU for each output token and thousand tokens of context.
+    pub decode_per_ktok_ctx: f64,
+    /// `i`: MU for each image tile.
+    #[serde(default)]
+    pub image_per_tile: f64,
+    /// `s`: MU for each second of audio.
+    #[serde(default)]
+    pub audio_per_second: f64,
+    /// `r`: MU for each request.
+    #[serde(default)]
+    pub overhead: f64,
+}
+
+impl CostCoefficients {
+    pub(crate) fn validate(&self) -> Result<(), ProfileError> {
+        for (key, value) in [
+            ("cost.prefill_per_tok", self.prefill_per_tok),
+            ("cost.prefill_per_tok2_e6", self.prefill_per_tok2_e6),
+            ("cost.decode_per_tok", self.decode_per_tok),
+            ("cost.decode_per_ktok_ctx", self.decode_per_ktok_ctx),
+            ("cost.image_per_tile", self.image_per_tile),
+            ("cost.audio_per_second", self.audio_per_second),
+            ("cost.overhead", self.overhead),
+        ] {
+            not_negative(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// The cost of some work.
+    ///
+    /// Each answer reads the prompt's context by itself; all of them share the prompt's computation
+    /// and its KV tokens.
+    #[must_use]
+    pub fn vector(&self, work: &Work) -> CostVector {
+        let cached_tokens = work.cached_tokens.min(work.prompt_tokens);
+        let (p, c) = (work.prompt_tokens as f64, cached_tokens as f64);
+        let o = work.output_tokens as f64;
+        let choices = work.choices.max(1);
+        let output_tokens = work.output_tokens.saturating_mul(u64::from(choices));
+        let per_token = self.decode_per_tok + self.decode_per_ktok_ctx * 1e-3 * (p + o / 2.0);
+        CostVector {
+            prefill_mu: self.prefill_per_tok * (p - c)
+                + self.prefill_per_tok2_e6 * 1e-6 * (p * p - c * c),
+            decode_mu: f64::from(choices) * o * per_token,
+            image_mu: self.image_per_tile * work.image_tiles as f64,
+            audio_mu: self.audio_per_second * work.audio_seconds.max(0.0),
+            overhead_mu: self.overhead,
+            prompt_tokens: work.prompt_tokens,
+            cached_tokens,
+            output_tokens,
+            kv_tokens: work.prompt_tokens.saturating_add(output_tokens),
+        }
+    }
+}
+
 /// The work of one request on a replica that holds a part of its prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
@@ -18,7 +90,7 @@ pub struct Work {
 }
 
 /// A request's cost in model units (MU), term by term, and its KV tokens.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct CostVector {
     /// Computing the prompt's tokens that are not cached, MU.
     pub prefill_mu: f64,

@@ -6,24 +6,34 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod audio;
+mod base64;
 mod chain;
+mod check;
 mod cost;
 mod endpoint;
 mod error;
+mod families;
 mod features;
 mod image;
 mod limits;
+mod media;
 mod profile;
 mod read;
 mod reading;
+mod tokens;
 
-pub use chain::{BLOCK_BYTES, Block, PrefixChain, SectionBlocks};
-pub use cost::{CostVector, Work};
+pub use chain::{BLOCK_BYTES, Block, Held, PrefixChain, SectionBlocks};
+pub use cost::{CostCoefficients, CostVector, Work};
 pub use endpoint::Endpoint;
 pub use error::ReadError;
 pub use features::Features;
 pub use image::{Detail, Image, Media};
 pub use limits::Limits;
-pub use profile::{Profile, ProfileError, PromptTokens};
+pub use media::{AudioRules, ImageRule, ImageRules};
+pub use profile::{
+    Defaults, EngineSettings, Hardware, Latency, Profile, ProfileError, Source, TokenRules,
+};
 pub use read::read;
 pub use reading::{Body, Part, Reading, SessionHints, Texts};
+pub use tokens::{Family, PromptTokens};

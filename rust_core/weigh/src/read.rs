@@ -15,6 +15,7 @@ mod canonical;
 mod content;
 mod conversation;
 mod fault;
+mod medium;
 mod message;
 mod prompt;
 mod scalar;
@@ -66,11 +67,16 @@ pub fn read(endpoint: Endpoint, body: Body<'_>, limits: &Limits) -> Result<Readi
             return Err(fault::from_json(&error, scan.entered, scan.param));
         }
     }
+    let audio_rate = scan.conversation.audio_rate;
     let mut reading = scan.finish()?;
+    let seen = body.bytes.len() as u64;
+    reading.seen_bytes = seen;
     if !body.complete {
-        let seen = body.bytes.len() as u64;
         reading.missing_bytes = body.total_bytes.unwrap_or(seen).saturating_sub(seen);
-        reading.cut_in_media = reading.missing_bytes > 0 && truncated::in_media(bytes);
+        reading.cut_in_media &= reading.missing_bytes > 0 && truncated::in_media(bytes);
+        if let Some(bytes_per_second) = audio_rate.filter(|_| reading.cut_in_media) {
+            reading.audio_seconds += reading.missing_bytes as f64 * 0.75 / bytes_per_second;
+        }
     }
     Ok(reading)
 }
@@ -141,7 +147,7 @@ impl Scan {
         error
     }
 
-    fn finish(mut self) -> Result<Reading, ReadError> {
+    fn finish(self) -> Result<Reading, ReadError> {
         if self.complete {
             self.check_required()?;
         }
@@ -156,6 +162,9 @@ impl Scan {
         reading.images = conversation.images;
         reading.more_images = conversation.more_images;
         reading.audio_seconds = conversation.audio_seconds;
+        reading.media_bytes = conversation.media_bytes;
+        reading.cut_in_media = !self.complete && conversation.latest_is_media;
+        reading.templated = !matches!(self.endpoint, Endpoint::Completions | Endpoint::Embeddings);
         reading.explicit_tokens = conversation.explicit_tokens;
         reading.messages = conversation.messages;
         reading.max_output_tokens = self.max_completion_tokens.or(self.max_tokens);
@@ -168,16 +177,16 @@ impl Scan {
         if reading.session.user.is_none() {
             reading.session.user = self.metadata_user;
         }
-        let mut lead = conversation.lead;
-        self.instructions.close();
-        self.instructions.append(&mut lead);
+        let mut system = self.instructions;
+        system.append(conversation.lead);
         let salt = self.cache_salt.unwrap_or_default();
+        let max_blocks = self.limits.max_blocks;
         let chain = chain::fold(
-            &mut self.tools,
-            &mut self.instructions,
-            &conversation.rest,
+            self.tools,
+            system,
+            conversation.rest,
             salt.as_bytes(),
-            self.limits.max_blocks,
+            max_blocks,
         );
         reading.prefix = if reading.model.is_empty() {
             chain

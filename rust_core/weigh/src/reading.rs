@@ -168,6 +168,12 @@ pub struct Reading {
     pub messages: u32,
     /// Hashes of the prompt's beginnings.
     pub prefix: PrefixChain,
+    /// Whether the engine puts the request through a chat template.
+    pub templated: bool,
+    /// Bytes of the body that were seen.
+    pub seen_bytes: u64,
+    /// Of these, bytes of inline media, base64 as it stands.
+    pub media_bytes: u64,
     /// Bytes of the body that were not seen (0 for a whole body, or where the length is unknown).
     pub missing_bytes: u64,
     /// Whether the body was cut inside inline media, so that the missing bytes are mostly more of it.

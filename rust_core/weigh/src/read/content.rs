@@ -3,12 +3,12 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::conversation::{Conversation, Kind, Turn};
+use super::medium::{AudioSeed, MediaSeed, SourceSeed, detail_named};
 use super::message::ArgumentsSeed;
 use super::visit::{KeySeed, Str, skip, string};
-use crate::image::{Detail, Image, Media};
+use crate::image::{Detail, Media};
 
 /// Content: a string, a list of parts (objects or strings), or null.
 pub(super) struct ContentSeed<'a, 'de> {
@@ -91,7 +91,7 @@ enum Key {
     Text,
     Reasoning,
     Content,
-    Url(Media),
+    Medium(Media),
     Source,
     Audio,
     Detail,
@@ -105,11 +105,11 @@ fn key(name: &[u8]) -> Key {
         b"text" | b"refusal" => Key::Text,
         b"thinking" => Key::Reasoning,
         b"content" => Key::Content,
-        b"image_url" => Key::Url(Media::Image),
-        b"video_url" => Key::Url(Media::Video),
-        b"file_data" | b"file" => Key::Url(Media::Document),
+        b"image_url" | b"image" => Key::Medium(Media::Image),
+        b"video_url" | b"video" => Key::Medium(Media::Video),
+        b"file_data" | b"file_url" | b"file" => Key::Medium(Media::Document),
         b"source" => Key::Source,
-        b"input_audio" | b"audio_url" => Key::Audio,
+        b"input_audio" | b"audio_url" | b"audio" => Key::Audio,
         b"detail" => Key::Detail,
         b"name" => Key::Name,
         b"input" => Key::Input,
@@ -144,145 +144,65 @@ impl<'de> Visitor<'de> for PartSeed<'_, 'de> {
         } = self;
         let first_image = conversation.images.len();
         let mut detail = Detail::default();
-        while let Some(key) = map.next_key_seed(KeySeed(key))? {
-            match key {
-                Key::Text => {
-                    map.next_value_seed(string(|text| turn.text(conversation, kind, text)))?;
-                }
-                Key::Reasoning => {
-                    let reasoning = Kind::Reasoning;
-                    map.next_value_seed(string(|text| turn.text(conversation, reasoning, text)))?;
-                }
-                Key::Content => map.next_value_seed(ContentSeed {
-                    conversation: &mut *conversation,
-                    turn: &mut *turn,
-                    kind: Kind::ToolResult,
-                })?,
-                Key::Url(media) => {
-                    let url = MediaSeed {
-                        conversation: &mut *conversation,
-                        turn: &mut *turn,
-                        media,
-                        detail: &mut detail,
-                    };
-                    map.next_value_seed(url)?;
-                }
-                Key::Detail => {
-                    if let Some(asked) = map.next_value_seed(string(|name| named(name.bytes())))? {
-                        detail = asked;
-                    }
-                }
-                Key::Name => {
-                    map.next_value_seed(string(|name| turn.text(conversation, Kind::Name, name)))?;
-                }
-                Key::Input => map.next_value_seed(ArgumentsSeed {
-                    conversation: &mut *conversation,
-                    turn: &mut *turn,
-                })?,
-                Key::Source | Key::Audio | Key::Other => skip(&mut map)?,
-            }
-        }
+        let outcome = entries(&mut map, conversation, turn, kind, &mut detail);
         for image in conversation.images.iter_mut().skip(first_image) {
             image.detail = detail;
         }
-        Ok(())
+        outcome
     }
 }
 
-fn named(detail: &[u8]) -> Detail {
-    match detail {
-        b"low" => Detail::Low,
-        b"high" => Detail::High,
-        _ => Detail::Auto,
-    }
-}
-
-/// A medium: its URL, or an object with a `url` and a `detail`.
-struct MediaSeed<'a, 'de> {
-    conversation: &'a mut Conversation,
-    turn: &'a mut Turn<'de>,
-    media: Media,
-    detail: &'a mut Detail,
-}
-
-impl MediaSeed<'_, '_> {
-    fn add(self, url: &[u8]) {
-        let inline = url.starts_with(b"data:");
-        let bytes = if inline { url.len() as u64 } else { 0 };
-        let image = Image {
-            media: self.media,
-            bytes,
-            ..Image::default()
-        };
-        self.turn.image(self.conversation, image, xxh3_64(url));
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for MediaSeed<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-#[derive(Clone, Copy)]
-enum MediaKey {
-    Url,
-    Detail,
-    Other,
-}
-
-fn media_key(name: &[u8]) -> MediaKey {
-    match name {
-        b"url" | b"file_data" => MediaKey::Url,
-        b"detail" => MediaKey::Detail,
-        _ => MediaKey::Other,
-    }
-}
-
-impl<'de> Visitor<'de> for MediaSeed<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a URL")
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E: Error>(self, url: &str) -> Result<(), E> {
-        self.add(url.as_bytes());
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let Self {
-            conversation,
-            turn,
-            media,
-            detail,
-        } = self;
-        while let Some(key) = map.next_key_seed(KeySeed(media_key))? {
-            match key {
-                MediaKey::Url => {
-                    let inner = MediaSeed {
-                        conversation: &mut *conversation,
-                        turn: &mut *turn,
-                        media,
-                        detail: &mut *detail,
-                    };
-                    map.next_value_seed(string(|url| inner.add(url.bytes())))?;
-                }
-                MediaKey::Detail => {
-                    if let Some(asked) = map.next_value_seed(string(|name| named(name.bytes())))? {
-                        *detail = asked;
-                    }
-                }
-                MediaKey::Other => skip(&mut map)?,
+fn entries<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    conversation: &mut Conversation,
+    turn: &mut Turn<'de>,
+    kind: Kind,
+    detail: &mut Detail,
+) -> Result<(), A::Error> {
+    while let Some(key) = map.next_key_seed(KeySeed(key))? {
+        match key {
+            Key::Text => {
+                map.next_value_seed(string(|text| turn.text(conversation, kind, text)))?;
             }
+            Key::Reasoning => {
+                let kind = Kind::Reasoning;
+                map.next_value_seed(string(|text| turn.text(conversation, kind, text)))?;
+            }
+            Key::Content => {
+                let kind = Kind::ToolResult;
+                map.next_value_seed(ContentSeed {
+                    conversation,
+                    turn,
+                    kind,
+                })?;
+            }
+            Key::Medium(media) => {
+                map.next_value_seed(MediaSeed {
+                    conversation,
+                    turn,
+                    media,
+                    detail,
+                })?;
+            }
+            Key::Source => map.next_value_seed(SourceSeed {
+                conversation,
+                turn,
+                kind,
+            })?,
+            Key::Audio => map.next_value_seed(AudioSeed { conversation, turn })?,
+            Key::Detail => {
+                if let Some(asked) =
+                    map.next_value_seed(string(|name| detail_named(name.bytes())))?
+                {
+                    *detail = asked;
+                }
+            }
+            Key::Name => {
+                map.next_value_seed(string(|name| turn.text(conversation, Kind::Name, name)))?;
+            }
+            Key::Input => map.next_value_seed(ArgumentsSeed { conversation, turn })?,
+            Key::Other => skip(map)?,
         }
-        Ok(())
     }
+    Ok(())
 }

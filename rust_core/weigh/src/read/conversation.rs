@@ -26,6 +26,12 @@ pub(super) struct Conversation {
     pub(super) images: Vec<Image>,
     pub(super) more_images: u64,
     pub(super) audio_seconds: f64,
+    /// Bytes of inline media, encoded as they stand.
+    pub(super) media_bytes: u64,
+    /// Bytes a second of the latest audio; none after another medium.
+    pub(super) audio_rate: Option<f64>,
+    /// Whether the latest piece was a medium.
+    pub(super) latest_is_media: bool,
     pub(super) explicit_tokens: u64,
     pub(super) messages: u32,
     /// System messages before all others.
@@ -47,6 +53,9 @@ impl Conversation {
             images: Vec::new(),
             more_images: 0,
             audio_seconds: 0.0,
+            media_bytes: 0,
+            audio_rate: None,
+            latest_is_media: false,
             explicit_tokens: 0,
             messages: 0,
             lead: Section::new(limits.max_blocks),
@@ -64,6 +73,9 @@ impl Conversation {
         self.images.clear();
         self.more_images = 0;
         self.audio_seconds = 0.0;
+        self.media_bytes = 0;
+        self.audio_rate = None;
+        self.latest_is_media = false;
         self.explicit_tokens = 0;
         self.messages = 0;
         self.lead.clear();
@@ -143,9 +155,10 @@ pub(super) enum Kind {
     Text = 1,
     Name = 2,
     Arguments = 3,
-    Media = 4,
-    Reasoning = 5,
-    ToolResult = 6,
+    Image = 4,
+    Audio = 5,
+    Reasoning = 6,
+    ToolResult = 7,
 }
 
 /// A piece whose message has not told its role yet.
@@ -160,6 +173,7 @@ struct Tally {
     text: Features,
     tool_text: Features,
     audio_seconds: f64,
+    media_bytes: u64,
 }
 
 /// One message while it is read.
@@ -244,14 +258,29 @@ impl<'de> Turn<'de> {
 
     /// Adds an image, video or document, which enters the chain by its hash.
     pub(super) fn image(&mut self, conversation: &mut Conversation, image: Image, hash: u64) {
+        self.tally().media_bytes += image.bytes;
         conversation.keep_image(image);
-        self.piece(conversation, Kind::Media, Str::Decoded(&hash.to_le_bytes()));
+        conversation.audio_rate = None;
+        self.piece(conversation, Kind::Image, Str::Decoded(&hash.to_le_bytes()));
     }
 
-    /// Adds audio, which enters the chain by its hash.
-    pub(super) fn audio(&mut self, conversation: &mut Conversation, seconds: f64, hash: u64) {
+    /// Adds audio of `bytes` inline bytes, which enters the chain by its hash.
+    pub(super) fn audio(
+        &mut self,
+        conversation: &mut Conversation,
+        seconds: f64,
+        bytes: u64,
+        hash: u64,
+    ) {
+        let tally = self.tally();
+        tally.audio_seconds += seconds;
+        tally.media_bytes += bytes;
+        self.piece(conversation, Kind::Audio, Str::Decoded(&hash.to_le_bytes()));
+    }
+
+    /// Puts right the seconds of audio already added.
+    pub(super) fn correct_audio(&mut self, seconds: f64) {
         self.tally().audio_seconds += seconds;
-        self.piece(conversation, Kind::Media, Str::Decoded(&hash.to_le_bytes()));
     }
 
     fn piece(&mut self, conversation: &mut Conversation, kind: Kind, text: Str<'de, '_>) {
@@ -282,8 +311,7 @@ impl<'de> Turn<'de> {
                 });
                 section.feed(&[MESSAGE, role as u8]);
                 for piece in self.pending.drain(..) {
-                    section.feed(&[PIECE, piece.kind as u8]);
-                    section.feed(&piece.bytes);
+                    feed(section, piece.kind, &piece.bytes);
                 }
                 leads
             }
@@ -299,6 +327,7 @@ impl<'de> Turn<'de> {
             *conversation.text.get_mut(role.part()) += tally.text;
             *conversation.text.get_mut(Part::Tool) += tally.tool_text;
             conversation.audio_seconds += tally.audio_seconds;
+            conversation.media_bytes += tally.media_bytes;
         }
         conversation.messages = conversation.messages.saturating_add(1);
         if role == Role::User && conversation.opening.is_none() {
@@ -306,6 +335,15 @@ impl<'de> Turn<'de> {
                 Some(mix(conversation.lead.digest(), conversation.rest.digest()));
         }
     }
+}
+
+/// Writes a piece of a message to its section.
+fn feed(section: &mut Section, kind: Kind, bytes: &[u8]) {
+    section.feed(&[PIECE, kind as u8]);
+    if kind == Kind::Image {
+        section.note_image();
+    }
+    section.feed(bytes);
 }
 
 fn section(conversation: &mut Conversation, leads: bool) -> &mut Section {

@@ -1,0 +1,100 @@
+//! Prompt tokens of a request, estimated from byte classes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::families;
+use crate::features::Features;
+
+/// A family of tokenizers, whose weights are fitted (see `docs/weighing.md`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// The mean of the others, where the tokenizer is none of them.
+    #[default]
+    Default,
+    /// Llama 3 and its kin.
+    Llama3,
+    /// Qwen 2 to 3.
+    Qwen,
+    /// `o200k`: gpt-oss and later OpenAI models.
+    O200k,
+    /// Mistral's Tekken.
+    Tekken,
+}
+
+impl Family {
+    /// All families.
+    pub const ALL: [Self; 5] = [
+        Self::Default,
+        Self::Llama3,
+        Self::Qwen,
+        Self::O200k,
+        Self::Tekken,
+    ];
+
+    fn weights(self) -> &'static families::Weights {
+        match self {
+            Self::Default => &families::DEFAULT,
+            Self::Llama3 => &families::LLAMA3,
+            Self::Qwen => &families::QWEN,
+            Self::O200k => &families::O200K,
+            Self::Tekken => &families::TEKKEN,
+        }
+    }
+
+    /// Tokens that a tokenizer of this family makes of text with these byte classes.
+    #[must_use]
+    pub fn tokens(self, features: &Features) -> f64 {
+        let counts = features.counts();
+        counts
+            .iter()
+            .zip(self.weights())
+            .map(|(&count, weight)| count as f64 * weight)
+            .sum()
+    }
+}
+
+/// Tokens of a prompt, by part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct PromptTokens {
+    /// System prompt.
+    pub system: f64,
+    /// User messages.
+    pub user: f64,
+    /// Assistant messages.
+    pub assistant: f64,
+    /// Results of tools.
+    pub tool: f64,
+    /// Definitions of tools.
+    pub tools: f64,
+    /// Prompt of a completion or an embedding.
+    pub prompt: f64,
+    /// Token ids given as such.
+    pub explicit: f64,
+    /// Images, videos and documents.
+    pub images: f64,
+    /// Audio.
+    pub audio: f64,
+    /// What the chat template adds.
+    pub template: f64,
+    /// What was not seen of a truncated body.
+    pub missing: f64,
+    /// Image tiles to be encoded.
+    pub image_tiles: u64,
+}
+
+impl PromptTokens {
+    /// All parts together, rounded.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let total =
+            self.text() + self.explicit + self.images + self.audio + self.template + self.missing;
+        total.round() as u64
+    }
+
+    /// The parts that are estimated from text.
+    #[must_use]
+    pub fn text(&self) -> f64 {
+        self.system + self.user + self.assistant + self.tool + self.tools + self.prompt
+    }
+}
