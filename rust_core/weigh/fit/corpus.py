@@ -54,8 +54,9 @@ def prose_of_html(path: Path) -> str:
 def chinese_lines(path: Path) -> str:
     """Lines that are mostly Chinese, links reduced to their text."""
     kept = []
-    for line in plain(path).splitlines():
-        line = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"<[^>]+>", "", line)).strip()
+    for source_line in plain(path).splitlines():
+        text = re.sub(r"<[^>]+>", "", source_line)
+        line = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text).strip()
         chinese = sum("\u4e00" <= char <= "\u9fff" for char in line)
         if chinese >= 8 and chinese >= 0.3 * len(line):
             kept.append(line)
@@ -110,7 +111,7 @@ def json_file(path: Path) -> str:
 
 def made_results(seed: int) -> Iterator[str]:
     """Results of tools, made up: orders, search hits, metrics, log lines."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     words = plain(CORPUS / "own" / f"chat.{'fit' if seed % 2 else 'held'}.txt").split()
 
     def sentence() -> str:
@@ -328,10 +329,10 @@ def cut(text: str, rng: random.Random) -> Iterator[str]:
     document: list[str] = []
     size = 0
     goal = 0.0
-    for line in text.splitlines():
+    for whole_line in text.splitlines():
         if not document:
             goal = math.exp(rng.uniform(math.log(MIN_BYTES), math.log(MAX_BYTES)))
-        line = line[:MAX_BYTES]
+        line = whole_line[:MAX_BYTES]
         document.append(line)
         size += len(line.encode()) + 1
         if size >= goal:
@@ -347,7 +348,7 @@ def documents(source: Source, roots: dict[str, Path]) -> Iterator[dict[str, str]
     paths = sorted({path for pattern in source.files for path in root.glob(pattern)})
     if not paths:
         raise SystemExit(f"{source.name}: nothing under {source.root} matches {source.files}")
-    rng = random.Random(f"{source.kind}{source.side}{source.name}")
+    rng = random.Random(f"{source.kind}{source.side}{source.name}")  # noqa: S311
     made = [
         {"source": source.name, "file": path.name, "text": text}
         for path in paths
@@ -380,7 +381,7 @@ def made(side: str, budget: int) -> Iterator[dict[str, str]]:
 
 def made_data(side: str) -> Iterator[str]:
     """What no tokenizer has words for: base64, hexadecimal, sequences, identifiers, numbers."""
-    rng = random.Random(f"data {side}")
+    rng = random.Random(f"data {side}")  # noqa: S311
     for _ in range(4):
         yield base64.b64encode(rng.randbytes(1500)).decode()
         yield " ".join(rng.randbytes(rng.choice([4, 8, 16, 20, 32])).hex() for _ in range(40))

@@ -107,7 +107,7 @@ def count_classes(documents: list[Document]) -> tuple[list[str], NDArray[np.floa
     """The core's own byte classes of each document."""
     lines = "\n".join(json.dumps(document.text) for document in documents)
     command = ["cargo", "run", "-q", "--release", "--example", "features"]
-    run = subprocess.run(
+    run = subprocess.run(  # noqa: S603
         command, cwd=CRATE, input=lines, capture_output=True, text=True, check=True
     )
     names, *counts = (json.loads(line) for line in run.stdout.splitlines())

@@ -4,6 +4,8 @@
 //! o200k are checked here against the tokenizer itself. `cargo test --test tokens -- --nocapture`
 //! prints the table of `docs/weighing.md`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
