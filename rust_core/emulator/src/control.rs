@@ -79,15 +79,17 @@ fn well(replica: &Replica) {
 }
 
 async fn down(replica: &Replica) -> Result<(), Error> {
+    // First, so that what is lost with the connections counts as failed.
+    replica.health.change(|c| c.up = false);
     let (done, waiting) = oneshot::channel();
     replica
         .orders
         .send(Order::Down(done))
         .map_err(|_| Error::Stopped)?;
     waiting.await.map_err(|_| Error::Stopped)?;
-    replica.driver.send(replica.index, Command::Reset);
-    replica.health.change(|c| c.up = false);
-    Ok(())
+    let (done, waiting) = oneshot::channel();
+    replica.driver.send(replica.index, Command::Reset(done));
+    waiting.await.map_err(|_| Error::Stopped)
 }
 
 async fn up(replica: &Replica) -> Result<(), Error> {

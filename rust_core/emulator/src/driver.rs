@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::lane::{Job, Lane};
 
 /// What a lane is told.
@@ -14,7 +16,8 @@ pub(crate) enum Command {
     Cancel(u64),
     Hold(bool),
     Slow(f64),
-    Reset,
+    /// Starts anew; answered when done.
+    Reset(oneshot::Sender<()>),
 }
 
 /// The emulator's clock: milliseconds since it started, times its speed.
@@ -145,7 +148,11 @@ fn obey(lanes: &mut [Lane], ends: &mut Ends, at: usize, at_ms: f64, command: Com
         Command::Cancel(id) => lane.cancel(id),
         Command::Hold(held) => lane.hold(held, at_ms),
         Command::Slow(factor) => lane.slow(factor),
-        Command::Reset => lane.reset(),
+        Command::Reset(done) => {
+            lane.reset();
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
     }
     if lane.due() != before {
         note(ends, at, lane);

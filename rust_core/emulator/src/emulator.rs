@@ -260,6 +260,7 @@ fn settings(config: &EmulatorConfig) -> Settings {
             output_sigma: config.output_sigma,
             image_tile_tokens: config.image_tile_tokens,
             check_model: config.check_model,
+            strict_fields: config.strict_fields,
             max_open_requests: config.max_open_requests,
             ids: AtomicU64::new(1),
         },

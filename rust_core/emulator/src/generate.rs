@@ -8,7 +8,7 @@ use weighbridge_engine::RequestSpec;
 
 use crate::driver::Command;
 use crate::lane::Job;
-use crate::openai::{ChatRequest, CompletionRequest, Generation};
+use crate::openai::{ChatRequest, CompletionRequest, Generation, unknown_field};
 use crate::progress::Progress;
 use crate::render::{self, ImageTokens, Rendered};
 use crate::replica::Replica;
@@ -26,6 +26,7 @@ pub(crate) struct Rules {
     pub(crate) output_sigma: f64,
     pub(crate) image_tile_tokens: u32,
     pub(crate) check_model: bool,
+    pub(crate) strict_fields: bool,
     pub(crate) max_open_requests: usize,
     pub(crate) ids: AtomicU64,
 }
@@ -153,6 +154,14 @@ fn read(
     body: &[u8],
 ) -> Result<Order, Refusal> {
     let block = replica.profile.tokens_per_block;
+    if rules.strict_fields {
+        let chat = interface == Interface::Chat;
+        if let Some(field) = unknown_field(body, chat)? {
+            return Err(Refusal::Form(format!(
+                "{field}: Extra inputs are not permitted"
+            )));
+        }
+    }
     match interface {
         Interface::Chat => {
             let request: ChatRequest<'_> = serde_json::from_slice(body)?;
@@ -187,6 +196,11 @@ fn check(replica: &Replica, rules: &Rules, order: &Order) -> Result<(), Refusal>
             kind: "NotFoundError",
             message: format!("The model `{}` does not exist.", model.unwrap_or_default()),
         });
+    }
+    if generation.stream_options && !generation.stream {
+        return Err(Refusal::Form(
+            "stream_options can only be set if stream is true".to_owned(),
+        ));
     }
     if !(1..=MOST_CHOICES).contains(&generation.choices) {
         return Err(Refusal::bad_request(format!(

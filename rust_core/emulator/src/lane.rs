@@ -119,8 +119,11 @@ impl Lane {
             return;
         }
         self.engine.cancel(id);
+        // A crash takes the connections away before the engine.
+        let crashed = !self.replica.health.now().up;
         let mut books = self.replica.books();
-        books.counters.aborted += 1;
+        books.counters.failed += u64::from(crashed);
+        books.counters.aborted += u64::from(!crashed);
         refresh(&mut books.counters, &self.engine, count(self.live.len()));
     }
 

@@ -16,6 +16,7 @@ mod fault;
 mod generate;
 mod lane;
 mod openai;
+mod picture;
 mod progress;
 mod records;
 mod render;

@@ -1,8 +1,10 @@
 //! The requests of OpenAI's interface, as far as an engine's work depends on them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 /// What a request says of its generation, in either interface.
@@ -10,6 +12,7 @@ use serde_json::value::RawValue;
 pub(crate) struct Generation {
     pub(crate) model: Option<String>,
     pub(crate) stream: bool,
+    pub(crate) stream_options: bool,
     pub(crate) include_usage: bool,
     pub(crate) choices: u32,
     pub(crate) max_tokens: Option<u32>,
@@ -128,6 +131,7 @@ impl ChatRequest<'_> {
         Generation {
             model: self.model.clone(),
             stream: self.stream.unwrap_or(false),
+            stream_options: self.stream_options.is_some(),
             include_usage: include_usage(self.stream_options.as_ref()),
             choices: self.n.unwrap_or(1),
             max_tokens: self.max_completion_tokens.or(self.max_tokens),
@@ -142,6 +146,7 @@ impl<'a> CompletionRequest<'a> {
         Generation {
             model: self.model.clone(),
             stream: self.stream.unwrap_or(false),
+            stream_options: self.stream_options.is_some(),
             include_usage: include_usage(self.stream_options.as_ref()),
             choices: self.n.unwrap_or(1),
             max_tokens: self.max_tokens,
@@ -175,9 +180,90 @@ fn include_usage(options: Option<&StreamOptions>) -> bool {
     options.is_some_and(|o| o.include_usage.unwrap_or(true))
 }
 
+/// The fields that trtllm-serve knows of in both interfaces.
+const KNOWN: [&str; 37] = [
+    "model",
+    "best_of",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "n",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "user",
+    "lora_request",
+    "prompt_ignore_length",
+    "use_beam_search",
+    "top_k",
+    "top_p_min",
+    "min_p",
+    "repetition_penalty",
+    "length_penalty",
+    "early_stopping",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "min_tokens",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "truncate_prompt_tokens",
+    "thinking_token_budget",
+    "add_special_tokens",
+    "response_format",
+    "disaggregated_params",
+    "conversation_params",
+    "priority",
+];
+const KNOWN_CHAT: [&str; 20] = [
+    "messages",
+    "prompt_token_ids",
+    "prompt_token_ids_b64",
+    "top_logprobs",
+    "max_completion_tokens",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "thinking",
+    "echo",
+    "add_generation_prompt",
+    "documents",
+    "chat_template",
+    "chat_template_kwargs",
+    "injected_chat_template_kwargs",
+    "media_io_kwargs",
+    "cache_salt",
+    "agent_hierarchy",
+    "mm_processor_kwargs",
+];
+const KNOWN_COMPLETION: [&str; 5] = [
+    "prompt",
+    "echo",
+    "suffix",
+    "return_context_logits",
+    "detokenize",
+];
+
+/// The first field of a body that trtllm-serve would refuse, as it forbids all it does not know.
+pub(crate) fn unknown_field(body: &[u8], chat: bool) -> Result<Option<String>, serde_json::Error> {
+    let fields: BTreeMap<Cow<'_, str>, IgnoredAny> = serde_json::from_slice(body)?;
+    let own: &[&str] = if chat { &KNOWN_CHAT } else { &KNOWN_COMPLETION };
+    let known = |name: &str| KNOWN.contains(&name) || own.contains(&name);
+    Ok(fields
+        .into_keys()
+        .find(|name| !known(name))
+        .map(Cow::into_owned))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ChatRequest, CompletionRequest, Part, Prompt};
+    use super::{ChatRequest, CompletionRequest, Part, Prompt, unknown_field};
 
     #[test]
     fn a_message_holds_text_or_parts() {
@@ -203,6 +289,23 @@ mod tests {
         let generation = chat.generation();
         assert_eq!(generation.max_tokens, Some(7));
         assert!(generation.stream && generation.include_usage);
+    }
+
+    #[test]
+    fn unknown_fields_are_found_per_interface() {
+        let find = |body: &str, chat| unknown_field(body.as_bytes(), chat).unwrap();
+        assert_eq!(
+            find(r#"{"model":"m","messages":[],"user":"u"}"#, true),
+            None
+        );
+        assert_eq!(
+            find(r#"{"model":"m","prompt_cache_key":"k"}"#, true),
+            Some("prompt_cache_key".to_owned())
+        );
+        assert_eq!(
+            find(r#"{"prompt":"x","messages":[]}"#, false),
+            Some("messages".to_owned())
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Requests to token sequences: a simple chat template, tools first, then the messages.
 
 use crate::openai::{ChatRequest, Part, Prompt};
+use crate::picture;
 use crate::reply::END_OF_TURN;
 use crate::sequence::Sequence;
 use crate::tokenizer::{token_id, tokenize};
@@ -80,7 +81,7 @@ fn head(sequence: &mut Sequence, role: &str) {
 
 /// An image's tokens follow from its URL, so that the same image is the same prefix.
 fn image(sequence: &mut Sequence, url: &str, images: ImageTokens) -> u32 {
-    let tiles = 1;
+    let tiles = picture::tiles(url);
     let content = token_id(url);
     for at in 0..tiles * images.per_tile {
         sequence.push(IMAGE ^ content.rotate_left(at % 31));

@@ -1,5 +1,7 @@
 //! Generations over real sockets, as a client sees them.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // tests, helpers included
+
 mod common;
 
 use common::{chat, eventually, get, open, post, post_with, start};
