@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from weighbridge import __version__
+from weighbridge.bench.commands import bench_app
 from weighbridge.errors import EXIT_FAILED, RefusedError
 
 EXIT_INTERRUPTED = 130
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 envoy_app = typer.Typer(help="Envoy's configuration: write it, check it.", no_args_is_help=True)
 app.add_typer(envoy_app, name="envoy")
+app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, YAML.")
