@@ -10,7 +10,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::choice::{Ask, Candidate, Decision, FALLBACKS, NoReplica, Reason, Verdict};
+use crate::choice::{Ask, Candidate, Decision, FALLBACKS, NoReplica, Reason, Role, Verdict};
 use crate::key::mix;
 use crate::mu::MicroMu;
 use crate::prefix::Matches;
@@ -59,7 +59,7 @@ impl Ring {
     }
 
     /// Positions in ring order from this hash on, with repeats.
-    fn walk(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn walk(&self, hash: u64) -> impl Iterator<Item = u32> + '_ {
         let start = self.points.partition_point(|(point, _)| *point < hash);
         let (before, after) = self
             .points
@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
     fn run(&self, number: u64) -> Result<Decision, NoReplica> {
         let count = self.members.replicas.len();
         let mut seen = vec![false; count];
-        let mut candidates: SmallVec<[Candidate; 8]> = SmallVec::new();
+        let mut candidates: SmallVec<[Candidate; 12]> = SmallVec::new();
         let mut chosen: Option<Candidate> = None;
         let mut after = 0;
         let hash = mix(0, self.ask.key.bits());
@@ -133,7 +133,12 @@ impl<'a> Walk<'a> {
             let Some(replica) = self.members.replicas.get(position) else {
                 continue;
             };
-            let candidate = self.weigh(replica);
+            let role = if candidates.is_empty() {
+                Role::Home
+            } else {
+                Role::Sampled
+            };
+            let candidate = self.weigh(replica, role);
             candidates.push(candidate);
             if chosen.is_some() {
                 after += usize::from(usable(&candidate));
@@ -157,12 +162,13 @@ impl<'a> Walk<'a> {
             reason: self.reason(&candidates, &chosen, fit),
             cached_blocks: chosen.cached_blocks,
             prefill: (self.ask.prefill)(chosen.cached_blocks),
+            saved: (self.ask.prefill)(0) - (self.ask.prefill)(chosen.cached_blocks),
             pool: number,
             candidates,
         })
     }
 
-    fn weigh(&self, replica: &Replica) -> Candidate {
+    fn weigh(&self, replica: &Replica, role: Role) -> Candidate {
         let cached_blocks = self.matches.blocks(replica.id);
         let prefill = (self.ask.prefill)(cached_blocks);
         let own = prefill + self.ask.decode;
@@ -180,6 +186,7 @@ impl<'a> Walk<'a> {
         });
         Candidate {
             replica: replica.id,
+            role,
             cached_blocks,
             wait_ms: replica.ms_for(work),
             prefill_ms: replica.ms_for(prefill),

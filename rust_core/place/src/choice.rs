@@ -53,6 +53,8 @@ pub enum Reason {
     Home,
     /// It is another replica of the key's slice, and better now.
     ReplicaOfSlice,
+    /// It is outside the slice, but has so much of the prompt cached that it is better now.
+    Cached,
     /// The home was too loaded.
     SpillLoad,
     /// The home's KV memory was too full.
@@ -74,6 +76,7 @@ impl Reason {
         match self {
             Self::Home => "home",
             Self::ReplicaOfSlice => "replica_of_slice",
+            Self::Cached => "cached",
             Self::SpillLoad => "spill_load",
             Self::SpillKv => "spill_kv",
             Self::SpillHealth => "spill_health",
@@ -99,11 +102,53 @@ pub enum Verdict {
     NotInSubset,
 }
 
+impl Verdict {
+    /// Its name in `explain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fit => "fit",
+            Self::Loaded => "loaded",
+            Self::KvFull => "kv_full",
+            Self::Unhealthy => "unhealthy",
+            Self::NotInSubset => "not_in_subset",
+        }
+    }
+}
+
+/// Why a candidate was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The key's home.
+    Home,
+    /// Another replica of the key's slice.
+    Slice,
+    /// One of those with the longest cached prefix.
+    Cached,
+    /// One of the rest of the pool.
+    Sampled,
+}
+
+impl Role {
+    /// Its name in `explain`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Slice => "slice",
+            Self::Cached => "cached",
+            Self::Sampled => "sampled",
+        }
+    }
+}
+
 /// One replica looked at on the way to a decision.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// The replica.
     pub replica: ReplicaId,
+    /// Why it was looked at.
+    pub role: Role,
     /// Blocks of the request's chain it has likely cached.
     pub cached_blocks: u32,
     /// Predicted wait before the request starts, in ms.
@@ -129,10 +174,12 @@ pub struct Decision {
     pub cached_blocks: u32,
     /// Prefill MU on the chosen replica, given those blocks: what to charge.
     pub prefill: MicroMu,
+    /// Prefill MU that those blocks save: what to record as the slice's warmth.
+    pub saved: MicroMu,
     /// Number of the pool it was decided on.
     pub pool: u64,
     /// Every replica looked at, in order.
-    pub candidates: SmallVec<[Candidate; 8]>,
+    pub candidates: SmallVec<[Candidate; 12]>,
 }
 
 /// Why no replica could be named.

@@ -5,20 +5,28 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub mod assigner;
 pub mod bounded_hash;
 pub mod choice;
+pub mod choose;
+pub mod heat;
 pub mod key;
 pub mod ledger;
 pub mod mu;
 pub mod prefix;
 pub mod registry;
 pub mod replica;
+pub mod slices;
+pub mod warmth;
 
 pub use bounded_hash::choose_bounded_hash;
-pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Verdict};
+pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Role, Verdict};
+pub use choose::{ChoiceSettings, choose};
+pub use heat::Heat;
 pub use key::Key;
 pub use ledger::{Amount, Charge, Load, Totals};
 pub use mu::MicroMu;
 pub use prefix::{Matches, PrefixIndex, ReplicaCache};
 pub use registry::{IndexLimits, Registry};
 pub use replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec, State};
+pub use slices::{Assignment, Slice, SliceSpec, Slices};

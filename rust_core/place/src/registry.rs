@@ -53,6 +53,9 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Known {
     number: u64,
+    /// The pool before the current one, kept so that it is freed here and not by the last request
+    /// that looked at it.
+    retired: Option<Arc<Pool>>,
     endpoints: HashMap<String, Remembered>,
     free: Vec<ReplicaId>,
     next: u32,
@@ -130,7 +133,7 @@ impl Registry {
         let pool = build(known.number, by_endpoint, &before);
         let live = pool.len();
         self.pool.store(Arc::new(pool));
-        drop(before);
+        known.retired = Some(before);
         known.forget(live);
         known.number
     }
@@ -210,7 +213,7 @@ impl Known {
     }
 }
 
-/// Builds the snapshot; a model whose members are the same as before keeps its ring.
+/// Builds the snapshot.
 fn build(number: u64, by_endpoint: HashMap<String, Arc<Replica>>, before: &Pool) -> Pool {
     let mut ordered: Vec<&Arc<Replica>> = by_endpoint.values().collect();
     ordered.sort_unstable_by(|a, b| a.spec.endpoint.cmp(&b.spec.endpoint));
@@ -238,27 +241,8 @@ fn build(number: u64, by_endpoint: HashMap<String, Arc<Replica>>, before: &Pool)
     let models = grouped
         .into_iter()
         .map(|(model, replicas)| {
-            let ring = before
-                .models
-                .get(&model)
-                .filter(|old| same_members(&old.replicas, &replicas))
-                .map_or_else(
-                    || Arc::new(Ring::build(&replicas)),
-                    |old| Arc::clone(&old.ring),
-                );
-            let open = replicas
-                .iter()
-                .filter(|replica| replica.spec.state.is_open());
-            let mu_per_ms = open.map(|replica| replica.mu_per_ms()).sum();
-            (
-                model.clone(),
-                Arc::new(ModelPool {
-                    model,
-                    replicas,
-                    mu_per_ms,
-                    ring,
-                }),
-            )
+            let old = before.models.get(&model).map(|old| &**old);
+            (model.clone(), Arc::new(gather(model, replicas, old)))
         })
         .collect();
     Pool {
@@ -268,6 +252,40 @@ fn build(number: u64, by_endpoint: HashMap<String, Arc<Replica>>, before: &Pool)
         by_endpoint,
         by_id,
         index: Arc::clone(&before.index),
+    }
+}
+
+/// The replicas of one model; with the same members as before, they keep their ring.
+fn gather(model: String, replicas: Vec<Arc<Replica>>, old: Option<&ModelPool>) -> ModelPool {
+    let ring = old
+        .filter(|old| same_members(&old.replicas, &replicas))
+        .map_or_else(
+            || Arc::new(Ring::build(&replicas)),
+            |old| Arc::clone(&old.ring),
+        );
+    let mut with_adapter: HashMap<String, Vec<ReplicaId>> = HashMap::new();
+    let mut open = Vec::with_capacity(replicas.len());
+    let mut mu_per_ms = 0.0;
+    for replica in replicas
+        .iter()
+        .filter(|replica| replica.spec.state.is_open())
+    {
+        open.push(replica.id);
+        mu_per_ms += replica.mu_per_ms();
+        for adapter in &replica.spec.adapters {
+            with_adapter
+                .entry(adapter.clone())
+                .or_default()
+                .push(replica.id);
+        }
+    }
+    ModelPool {
+        model,
+        replicas,
+        mu_per_ms,
+        ring,
+        open,
+        with_adapter,
     }
 }
 

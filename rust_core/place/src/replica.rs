@@ -80,6 +80,14 @@ impl Default for ReplicaSpec {
     }
 }
 
+impl ReplicaSpec {
+    /// Whether it has this LoRA adapter loaded.
+    #[must_use]
+    pub fn has_adapter(&self, name: &str) -> bool {
+        self.adapters.iter().any(|adapter| adapter == name)
+    }
+}
+
 /// A replica in a pool: its description, its number, its ledger and its part of the prefix index.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -94,12 +102,24 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// MU it serves per millisecond, warm-up share counted. Never zero.
+    /// MU it may be given per millisecond, warm-up share counted. Never zero.
     #[must_use]
     pub fn mu_per_ms(&self) -> f64 {
-        let capacity = self.spec.capacity_mu_per_min * self.spec.share.clamp(0.0, 1.0) / 60_000.0;
-        if capacity.is_finite() {
-            capacity.max(1e-6)
+        let share = self.spec.share;
+        let share = if share.is_nan() {
+            1.0
+        } else {
+            share.clamp(1e-3, 1.0)
+        };
+        self.full_mu_per_ms() * share
+    }
+
+    /// MU it serves per millisecond once warm. Never zero.
+    #[must_use]
+    pub fn full_mu_per_ms(&self) -> f64 {
+        let rate = self.spec.capacity_mu_per_min / 60_000.0;
+        if rate.is_finite() {
+            rate.max(1e-6)
         } else {
             1.0
         }
@@ -113,10 +133,13 @@ impl Replica {
 
     /// Share of its KV memory that would be held with `more` tokens on top.
     #[must_use]
-    #[allow(clippy::cast_precision_loss)]
     pub fn kv_share(&self, more: u64) -> f64 {
-        let held = self.load.totals().kv_tokens.max(0) as f64 + more as f64;
-        held / (self.spec.kv_tokens.max(1) as f64)
+        self.kv_share_of(self.load.totals().kv_tokens, more)
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn kv_share_of(&self, held: i64, more: u64) -> f64 {
+        (held.max(0) as f64 + more as f64) / (self.spec.kv_tokens.max(1) as f64)
     }
 }
 
@@ -130,6 +153,10 @@ pub struct ModelPool {
     /// Sum of their capacities in MU per millisecond, of those that are open.
     pub mu_per_ms: f64,
     pub(crate) ring: Arc<Ring>,
+    /// Those that are open, to draw samples from.
+    pub(crate) open: Vec<ReplicaId>,
+    /// Those that are open and have an adapter loaded.
+    pub(crate) with_adapter: HashMap<String, Vec<ReplicaId>>,
 }
 
 /// An immutable, numbered snapshot of all replicas.

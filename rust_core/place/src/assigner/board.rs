@@ -1,0 +1,500 @@
+//! The board: slices on replicas, their sums, and what a change would gain.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use smallvec::SmallVec;
+
+use super::shape::Piece;
+use super::{AssignerSettings, Member, Move, Why, WorkloadHint};
+use crate::key::{Key, mix};
+use crate::replica::ReplicaId;
+
+/// Workloads on more replicas than this are not searched seat by seat.
+pub(super) const FEW: usize = 16;
+
+/// Part of the load that any move costs, so that none is made for nothing.
+const MOVE_COST: f64 = 0.02;
+
+/// Part of the load that a further replica for a workload costs where its load needs one.
+const NEEDED_COST: f64 = 0.1;
+
+/// The same where its load does not.
+const SPREAD_COST: f64 = 1.0;
+
+/// Whether a workload may come to more replicas than its load needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Only to as many as it needs.
+    Only,
+    /// Beyond, at a cost.
+    Beyond,
+}
+
+/// A replica with its sums.
+#[derive(Debug)]
+pub(super) struct Seat {
+    id: ReplicaId,
+    mu_per_s: f64,
+    kv_capacity: f64,
+    pub(super) domain: u32,
+    load: f64,
+    kv: f64,
+    pub(super) pieces: Vec<u32>,
+    /// Settles ties: by hash, not by place.
+    tie: u32,
+}
+
+/// Where one workload is.
+#[derive(Debug, Default)]
+pub(super) struct Footprint {
+    pub(super) load: f64,
+    /// Slices on each seat.
+    pub(super) seats: BTreeMap<u32, u32>,
+    /// Seats in each domain.
+    pub(super) domains: BTreeMap<u32, u32>,
+    pub(super) pieces: Vec<u32>,
+}
+
+/// Everything a round decides on.
+pub(super) struct Board<'a> {
+    pub(super) settings: &'a AssignerSettings,
+    pub(super) hints: &'a [WorkloadHint],
+    pub(super) seats: Vec<Seat>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) workloads: HashMap<u32, Footprint>,
+    /// Seats by utilisation, coldest first.
+    pub(super) order: BTreeSet<(u64, u32, u32)>,
+    pub(super) domains: usize,
+    /// Mean utilisation, and the range that is wanted.
+    pub(super) mean: f64,
+    pub(super) hi: f64,
+    pub(super) lo: f64,
+    /// Mean load of a replica, MU per second.
+    pub(super) mean_load: f64,
+    pub(super) budget: f64,
+    pub(super) spent: f64,
+    voluntary: usize,
+    pub(super) moves: Vec<Move>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(
+        members: &[&Member],
+        mut pieces: Vec<Piece>,
+        hints: &'a [WorkloadHint],
+        settings: &'a AssignerSettings,
+        elapsed_s: f64,
+    ) -> Self {
+        let (seats, domains) = seats(members);
+        let capacity: f64 = seats.iter().map(|seat| seat.mu_per_s).sum();
+        let memory: f64 = seats.iter().map(|seat| seat.kv_capacity).sum();
+        let load: f64 = pieces.iter().map(|piece| piece.load).sum();
+        let held: f64 = pieces.iter().map(|piece| piece.warmth.kv_tokens).sum();
+        let mean = (load / capacity).max(held / memory);
+        let (tolerance, slack) = (settings.tolerance, settings.slack);
+        let homes: Vec<SmallVec<[u32; 2]>> = pieces
+            .iter_mut()
+            .map(|piece| std::mem::take(&mut piece.homes))
+            .collect();
+        #[allow(clippy::cast_precision_loss)]
+        let mean_load = load / seats.len().max(1) as f64;
+        let mut board = Self {
+            settings,
+            hints,
+            order: (0u32..)
+                .zip(&seats)
+                .map(|(at, seat)| (0, seat.tie, at))
+                .collect(),
+            seats,
+            pieces,
+            workloads: HashMap::new(),
+            domains,
+            mean,
+            hi: (mean * (1.0 + tolerance)).max(mean + slack),
+            lo: (mean * (1.0 - 2.0 * tolerance)).min(mean - slack).max(0.0),
+            mean_load,
+            budget: settings.churn_share * capacity * elapsed_s.clamp(0.0, 60.0),
+            spent: 0.0,
+            voluntary: 0,
+            moves: Vec::new(),
+        };
+        for (at, homes) in (0u32..).zip(homes) {
+            board.count_workload(at);
+            board.put(at, homes);
+        }
+        let beyond = |seat: &Seat| (seat.load - seat.mu_per_s).max(0.0);
+        board.budget += settings.horizon_s * board.seats.iter().map(beyond).sum::<f64>();
+        board
+    }
+
+    fn count_workload(&mut self, at: u32) {
+        let Some(piece) = self.pieces.get(at as usize) else {
+            return;
+        };
+        if let Some(workload) = piece.workload() {
+            let footprint = self.workloads.entry(workload).or_default();
+            footprint.load += piece.load;
+            footprint.pieces.push(at);
+        }
+    }
+
+    pub(super) fn piece(&self, at: u32) -> Option<&Piece> {
+        self.pieces.get(at as usize)
+    }
+
+    pub(super) fn id(&self, seat: u32) -> Option<ReplicaId> {
+        self.seats.get(seat as usize).map(|seat| seat.id)
+    }
+
+    pub(super) fn footprint(&self, at: u32) -> Option<&Footprint> {
+        self.workloads.get(&self.piece(at)?.workload()?)
+    }
+
+    pub(super) fn hint(&self, workload: u32) -> Option<&WorkloadHint> {
+        self.hints
+            .iter()
+            .rev()
+            .find(|hint| hint.workload == workload)
+    }
+
+    /// Workloads in the order of their keys.
+    pub(super) fn workload_names(&self) -> Vec<u32> {
+        let mut names: Vec<u32> = self.workloads.keys().copied().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Utilisation of a seat, with so much more.
+    pub(super) fn used(&self, seat: u32, load: f64, kv: f64) -> f64 {
+        self.seats.get(seat as usize).map_or(0.0, |seat| {
+            ((seat.load + load) / seat.mu_per_s)
+                .max((seat.kv + kv) / seat.kv_capacity)
+                .max(0.0)
+        })
+    }
+
+    /// MU per second that a seat has below the mean.
+    pub(super) fn room(&self, seat: u32) -> f64 {
+        let used = self.used(seat, 0.0, 0.0);
+        self.seats
+            .get(seat as usize)
+            .map_or(0.0, |s| (self.mean - used).max(0.0) * s.mu_per_s)
+    }
+
+    pub(super) fn highest(&self) -> f64 {
+        self.order
+            .last()
+            .map_or(0.0, |(used, _, _)| f64::from_bits(*used))
+    }
+
+    /// Coldest first, without those where the slice is already.
+    pub(super) fn coldest(&self, except: &[u32]) -> impl Iterator<Item = u32> {
+        self.order
+            .iter()
+            .map(|(_, _, seat)| *seat)
+            .filter(move |seat| !except.contains(seat))
+    }
+
+    /// The wanted least of a seat: one without any slice should at least begin to serve.
+    pub(super) fn least(&self, seat: u32) -> f64 {
+        let empty = self
+            .seats
+            .get(seat as usize)
+            .is_some_and(|seat| seat.pieces.is_empty());
+        if empty {
+            self.lo.max(self.mean / 2.0)
+        } else {
+            self.lo
+        }
+    }
+
+    /// The strain of a seat with so much more load, in MU per second. See the module's formulas.
+    pub(super) fn strain(&self, seat: u32, load: f64, kv: f64) -> f64 {
+        let used = self.used(seat, load, kv);
+        let capacity = self
+            .seats
+            .get(seat as usize)
+            .map_or(0.0, |seat| seat.mu_per_s);
+        let over = (used - self.hi).max(0.0);
+        let least = self.least(seat);
+        let under = (least - used).max(0.0);
+        let above = 16.0 * (used / self.hi).powi(2) * over;
+        let below = if under > 0.0 {
+            4.0 * (1.0 + under / least).powi(2) * under
+        } else {
+            0.0
+        };
+        capacity * (above + below)
+    }
+
+    /// Replicas that a workload's load needs, within its hint.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub(super) fn needed(&self, workload: u32, load: f64) -> usize {
+        let needed = (load / self.mean_load.max(1e-9)).ceil().clamp(1.0, 1e6) as usize + 1;
+        self.hint(workload).map_or(needed, |hint| {
+            let most = hint.most.max(1) as usize;
+            needed.max(hint.least as usize).min(most)
+        })
+    }
+
+    /// What it costs that a slice's workload comes to this seat, in MU per second; `None` where its
+    /// hint or the spread over domains forbids it.
+    pub(super) fn footprint_cost(
+        &self,
+        at: u32,
+        from: Option<u32>,
+        to: u32,
+        need: Need,
+    ) -> Option<f64> {
+        let piece = self.piece(at)?;
+        let Some(workload) = piece.workload() else {
+            return Some(0.0);
+        };
+        let Some(footprint) = self.workloads.get(&workload) else {
+            return Some(0.0);
+        };
+        let leaves = from.is_some_and(|from| footprint.seats.get(&from) == Some(&1));
+        let comes = !footprint.seats.contains_key(&to);
+        let after = footprint.seats.len() + usize::from(comes) - usize::from(leaves);
+        let most = self
+            .hint(workload)
+            .map_or(usize::MAX, |hint| hint.most.max(1) as usize);
+        let least = self.hint(workload).map_or(0, |hint| hint.least as usize);
+        let grows = comes && !leaves;
+        let shrinks = leaves && !comes;
+        if (grows && after > most) || (shrinks && after < least) {
+            return None;
+        }
+        if after > 1
+            && self.gets_alone(
+                footprint,
+                from.filter(|_| leaves),
+                Some(to).filter(|_| comes),
+            )
+        {
+            return None;
+        }
+        if !grows {
+            return Some(0.0);
+        }
+        let needed = after <= self.needed(workload, footprint.load);
+        match (needed, need) {
+            (true, _) => Some(NEEDED_COST * piece.share()),
+            (false, Need::Beyond) => Some(SPREAD_COST * piece.share()),
+            (false, Need::Only) => None,
+        }
+    }
+
+    /// Whether a workload would be in one domain alone that was not, once it has left a seat and
+    /// come to another.
+    fn gets_alone(&self, footprint: &Footprint, left: Option<u32>, joined: Option<u32>) -> bool {
+        let already = footprint.domains.len() == 1 && footprint.seats.len() > 1;
+        if self.domains < 2 || already {
+            return false;
+        }
+        let domain = |seat: u32| self.seats.get(seat as usize).map(|seat| seat.domain);
+        let (left, joined) = (left.and_then(domain), joined.and_then(domain));
+        let emptied =
+            left.filter(|left| footprint.domains.get(left) == Some(&1) && joined != Some(*left));
+        let new = joined.filter(|joined| !footprint.domains.contains_key(joined));
+        let after = footprint.domains.len() + usize::from(new.is_some());
+        after - usize::from(emptied.is_some()) == 1
+    }
+
+    /// What moving one home of a slice gains, in MU per second; `None` where it must not move.
+    pub(super) fn gain(&self, at: u32, from: u32, to: u32, need: Need) -> Option<f64> {
+        let piece = self.piece(at)?;
+        if piece.homes.contains(&to) {
+            return None;
+        }
+        let footprint = self.footprint_cost(at, Some(from), to, need)?;
+        let (load, kv) = (piece.share(), piece.warmth.kv_tokens / piece.count());
+        let before = self.strain(from, 0.0, 0.0) + self.strain(to, 0.0, 0.0);
+        let after = self.strain(from, -load, -kv) + self.strain(to, load, kv);
+        let price = piece.price / piece.count() / self.settings.horizon_s;
+        Some(before - after - price - MOVE_COST * load - footprint)
+    }
+
+    /// Whether a voluntary change of this price is within the budget: the first always is.
+    pub(super) fn affords(&self, price: f64) -> bool {
+        self.voluntary == 0 || self.spent + price <= self.budget
+    }
+
+    /// Moves one home of a slice, or gives it its first.
+    pub(super) fn shift(&mut self, at: u32, from: Option<u32>, to: u32, why: Why) {
+        let Some(piece) = self.piece(at) else { return };
+        let price = if from.is_some() {
+            piece.price / piece.count()
+        } else {
+            0.0
+        };
+        let mut homes = piece.homes.clone();
+        match from.and_then(|from| homes.iter_mut().find(|home| **home == from)) {
+            Some(home) => *home = to,
+            None => homes.push(to),
+        }
+        self.change(at, homes, (from, Some(to)), why, price);
+    }
+
+    /// Gives a slice one more home.
+    pub(super) fn add_home(&mut self, at: u32, to: u32, why: Why) {
+        let Some(piece) = self.piece(at) else { return };
+        // Of n + 1 homes the new one will serve its part of the sessions, without their prefixes.
+        let price = piece.price / (piece.count() + 1.0);
+        let mut homes = piece.homes.clone();
+        homes.push(to);
+        self.change(at, homes, (None, Some(to)), why, price);
+    }
+
+    /// Takes one of several homes from a slice.
+    pub(super) fn drop_home(&mut self, at: u32, from: u32, why: Why) {
+        let Some(piece) = self.piece(at) else { return };
+        let price = piece.price / piece.count();
+        let homes = piece
+            .homes
+            .iter()
+            .copied()
+            .filter(|home| *home != from)
+            .collect();
+        self.change(at, homes, (Some(from), None), why, price);
+    }
+
+    fn change(
+        &mut self,
+        at: u32,
+        homes: SmallVec<[u32; 2]>,
+        (from, to): (Option<u32>, Option<u32>),
+        why: Why,
+        price: f64,
+    ) {
+        let Some(piece) = self.piece(at) else { return };
+        let (start, last) = (Key::from_bits(piece.start), Key::from_bits(piece.last));
+        let from = from
+            .and_then(|seat| self.id(seat))
+            .or(piece.lost.filter(|_| why == Why::Lost));
+        self.moves.push(Move {
+            start,
+            last,
+            from,
+            to: to.and_then(|seat| self.id(seat)),
+            why,
+            load: piece.share(),
+            price,
+        });
+        if why.is_voluntary() {
+            self.voluntary += 1;
+            self.spent += price;
+        }
+        self.put(at, homes);
+    }
+
+    /// Sets a slice's homes, and all sums with them.
+    fn put(&mut self, at: u32, homes: SmallVec<[u32; 2]>) {
+        self.account(at, -1.0);
+        if let Some(piece) = self.pieces.get_mut(at as usize) {
+            piece.homes = homes;
+        }
+        self.account(at, 1.0);
+    }
+
+    /// Adds or takes away a slice's part of its homes' sums.
+    fn account(&mut self, at: u32, sign: f64) {
+        let Some(piece) = self.pieces.get(at as usize) else {
+            return;
+        };
+        let (load, kv) = (
+            piece.share() * sign,
+            piece.warmth.kv_tokens / piece.count() * sign,
+        );
+        let workload = piece.workload();
+        for home in piece.homes.clone() {
+            let Some(seat) = self.seats.get_mut(home as usize) else {
+                continue;
+            };
+            self.order.remove(&(seat.rank(), seat.tie, home));
+            seat.load += load;
+            seat.kv += kv;
+            if sign > 0.0 {
+                seat.pieces.push(at);
+            } else if let Some(place) = seat.pieces.iter().position(|held| *held == at) {
+                seat.pieces.swap_remove(place);
+            }
+            if seat.pieces.is_empty() {
+                // Rounding must not make an empty seat look used.
+                (seat.load, seat.kv) = (0.0, 0.0);
+            }
+            self.order.insert((seat.rank(), seat.tie, home));
+            let domain = seat.domain;
+            if let Some(footprint) = workload.and_then(|name| self.workloads.get_mut(&name)) {
+                footprint.count(home, domain, sign > 0.0);
+            }
+        }
+    }
+}
+
+impl Seat {
+    fn rank(&self) -> u64 {
+        (self.load / self.mu_per_s)
+            .max(self.kv / self.kv_capacity)
+            .max(0.0)
+            .to_bits()
+    }
+}
+
+impl Footprint {
+    fn count(&mut self, seat: u32, domain: u32, up: bool) {
+        let slices = self.seats.entry(seat).or_default();
+        *slices = if up {
+            *slices + 1
+        } else {
+            slices.saturating_sub(1)
+        };
+        let (first, none) = (up && *slices == 1, *slices == 0);
+        if none {
+            self.seats.remove(&seat);
+        }
+        if first || none {
+            let seats = self.domains.entry(domain).or_default();
+            *seats = if first {
+                *seats + 1
+            } else {
+                seats.saturating_sub(1)
+            };
+            if *seats == 0 {
+                self.domains.remove(&domain);
+            }
+        }
+    }
+}
+
+/// Seats for the members that serve, and how many domains they are in.
+fn seats(members: &[&Member]) -> (Vec<Seat>, usize) {
+    let names: BTreeSet<&str> = members
+        .iter()
+        .map(|member| member.domain.as_str())
+        .collect();
+    let domain: HashMap<&str, u32> = names.iter().copied().zip(0u32..).collect();
+    let seat = |member: &&Member| Seat {
+        id: member.id,
+        mu_per_s: if member.mu_per_s.is_finite() {
+            member.mu_per_s.max(1e-6)
+        } else {
+            1e-6
+        },
+        kv_capacity: if member.kv_tokens.is_finite() {
+            member.kv_tokens.max(1.0)
+        } else {
+            1.0
+        },
+        domain: domain
+            .get(member.domain.as_str())
+            .copied()
+            .unwrap_or_default(),
+        load: 0.0,
+        kv: 0.0,
+        pieces: Vec::new(),
+        #[allow(clippy::cast_possible_truncation)]
+        tie: mix(0x0074_6965, u64::from(member.id.0)) as u32,
+    };
+    (members.iter().map(seat).collect(), names.len())
+}

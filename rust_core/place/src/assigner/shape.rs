@@ -1,0 +1,427 @@
+//! Splitting and merging: slices as fine as the load asks for, at no cost in moved keys.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use smallvec::SmallVec;
+
+use super::{AssignerSettings, Member, WorkloadHint};
+use crate::heat::Heat;
+use crate::key::Key;
+use crate::replica::ReplicaId;
+use crate::slices::{Slices, shift};
+use crate::warmth::{Keys, Warmth, part_range, span};
+
+/// Slices are not halved below so many keys: among 100,000 sessions of a workload, some 40,000 keys
+/// lie between two.
+const LEAST_KEYS: u64 = 1 << 12;
+
+/// A key with at least this share of its slice's load gets a slice of its own.
+const HOT_KEY: f64 = 0.6;
+
+/// A slice on its way through a round.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) start: u64,
+    pub(super) last: u64,
+    pub(super) warmth: Warmth,
+    /// MU per second, reservation counted.
+    pub(super) load: f64,
+    /// Prefill MU to be done again when the whole slice moves.
+    pub(super) price: f64,
+    /// Seats, by place among the members that serve.
+    pub(super) homes: SmallVec<[u32; 2]>,
+    /// A home that it lost in this round.
+    pub(super) lost: Option<ReplicaId>,
+    /// Keys that the load was measured over: below this, where the load is can only be guessed.
+    measured: u64,
+}
+
+impl Piece {
+    pub(super) fn keys(&self) -> Keys {
+        (self.start, self.last)
+    }
+
+    /// The workload, where all keys are of one.
+    pub(super) fn workload(&self) -> Option<u32> {
+        let (first, last) = (Key::from_bits(self.start), Key::from_bits(self.last));
+        (first.workload() == last.workload()).then_some(first.workload())
+    }
+
+    /// Load on each of its homes.
+    pub(super) fn share(&self) -> f64 {
+        self.load / self.count()
+    }
+
+    /// Homes, at least one.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn count(&self) -> f64 {
+        self.homes.len().max(1) as f64
+    }
+
+    /// Whether its load can be told apart further.
+    pub(super) fn can_split(&self) -> bool {
+        let keys = self.last - self.start;
+        keys >= LEAST_KEYS && keys >= self.measured
+    }
+}
+
+/// Slices after splitting and merging.
+pub(super) struct Shaped {
+    pub(super) pieces: Vec<Piece>,
+    pub(super) splits: usize,
+    pub(super) merges: usize,
+}
+
+/// What does not change while a round's slices are shaped.
+struct Shaper<'a> {
+    settings: &'a AssignerSettings,
+    /// MU per second that all keys together count beyond what was measured.
+    reserved: f64,
+    /// Load above which a slice is split.
+    hot: f64,
+    /// Mean load of a replica.
+    mean_load: f64,
+    /// First keys of hinted workloads and of what follows them, in order.
+    walls: Vec<u64>,
+    least: usize,
+    most: usize,
+}
+
+pub(super) fn shape(
+    previous: &Slices,
+    heat: &Heat,
+    seats: &[&Member],
+    hints: &[WorkloadHint],
+    settings: &AssignerSettings,
+) -> Shaped {
+    let measured = heat.mu_per_s();
+    // Without any load all ranges are equal: the unit does not matter, only that there is some.
+    let reserved = if measured > 0.0 {
+        settings.reservation * measured
+    } else {
+        1.0
+    };
+    #[allow(clippy::cast_precision_loss)]
+    let mean_load = (measured + reserved) / seats.len() as f64;
+    let shaper = Shaper {
+        settings,
+        reserved,
+        hot: settings.split_share * mean_load,
+        mean_load,
+        walls: walls(hints),
+        least: settings.least_slices.saturating_mul(seats.len()),
+        most: settings.most_slices.saturating_mul(seats.len()),
+    };
+    let pieces = shaper.pieces(previous, heat, seats);
+    let before = pieces.len();
+    let pieces = shaper.cut_at_walls(pieces);
+    let pieces = shaper.give_parts(pieces, hints);
+    let pieces = shaper.cut_hot_workloads(pieces);
+    let pieces = shaper.cut_hot_keys(pieces);
+    let pieces = shaper.split(pieces);
+    let count = pieces.len();
+    let pieces = shaper.merge(pieces);
+    Shaped {
+        splits: count.saturating_sub(before),
+        merges: count - pieces.len(),
+        pieces,
+    }
+}
+
+fn walls(hints: &[WorkloadHint]) -> Vec<u64> {
+    let stretch = |hint: &WorkloadHint| {
+        let first = u64::from(hint.workload) << 32;
+        [Some(first), first.checked_add(1 << 32)]
+    };
+    let mut walls: Vec<u64> = hints.iter().flat_map(stretch).flatten().collect();
+    walls.sort_unstable();
+    walls.dedup();
+    walls
+}
+
+impl Shaper<'_> {
+    /// The present slices, without the homes that must not serve.
+    fn pieces(&self, previous: &Slices, heat: &Heat, seats: &[&Member]) -> Vec<Piece> {
+        let mut by_id: Vec<(ReplicaId, u32)> = seats.iter().map(|seat| seat.id).zip(0..).collect();
+        by_id.sort_unstable();
+        let seat = |id: &ReplicaId| {
+            let at = by_id.binary_search_by_key(id, |(id, _)| *id).ok()?;
+            by_id.get(at).map(|(_, seat)| *seat)
+        };
+        if previous.is_empty() {
+            return vec![self.piece((0, u64::MAX), Warmth::default(), 0)];
+        }
+        let rates = heat.rates().chain(std::iter::repeat(Warmth::default()));
+        let pieces = previous.iter().zip(rates).map(|(slice, warmth)| {
+            let keys = (slice.start.bits(), slice.last.bits());
+            let part = 1u64.checked_shl(u32::from(shift(keys))).unwrap_or(u64::MAX);
+            let mut piece = self.piece(keys, warmth, part);
+            piece.homes = slice.homes.iter().filter_map(seat).collect();
+            piece.lost = slice.homes.iter().find(|id| seat(id).is_none()).copied();
+            piece
+        });
+        pieces.collect()
+    }
+
+    fn piece(&self, keys: Keys, warmth: Warmth, measured: u64) -> Piece {
+        Piece {
+            start: keys.0,
+            last: keys.1,
+            load: warmth.mu_per_s() + self.reserved * span(keys) / span((0, u64::MAX)),
+            price: warmth.saved * self.settings.turn_gap_s,
+            warmth,
+            homes: SmallVec::new(),
+            lost: None,
+            measured,
+        }
+    }
+
+    /// A stretch of a piece, with its homes.
+    fn child(&self, of: &Piece, keys: Keys) -> Piece {
+        let child = self.piece(keys, of.warmth.cut(of.keys(), keys), of.measured);
+        Piece {
+            homes: of.homes.clone(),
+            lost: of.lost,
+            ..child
+        }
+    }
+
+    /// No slice lies across the border of a hinted workload.
+    fn cut_at_walls(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+        if self.walls.is_empty() {
+            return pieces;
+        }
+        let mut cut = Vec::with_capacity(pieces.len() + self.walls.len());
+        for piece in pieces {
+            let from = self.walls.partition_point(|wall| *wall <= piece.start);
+            let to = self.walls.partition_point(|wall| *wall <= piece.last);
+            let mut start = piece.start;
+            for wall in self.walls.get(from..to).unwrap_or(&[]) {
+                cut.push(self.child(&piece, (start, wall - 1)));
+                start = *wall;
+            }
+            if start == piece.start {
+                cut.push(piece);
+            } else {
+                cut.push(self.child(&piece, (start, piece.last)));
+            }
+        }
+        cut
+    }
+
+    /// A workload that must have several replicas has as many slices.
+    fn give_parts(&self, pieces: Vec<Piece>, hints: &[WorkloadHint]) -> Vec<Piece> {
+        let mut parted = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let hint = hints
+                .iter()
+                .rev()
+                .find(|hint| Some(hint.workload) == piece.workload());
+            let whole = piece.last - piece.start == u64::from(u32::MAX);
+            match hint {
+                Some(hint) if whole && hint.least > 1 => {
+                    let parts = u64::from(hint.least.min(1 << 16)).next_power_of_two();
+                    let width = (1u64 << 32) / parts;
+                    for part in 0..parts {
+                        let start = piece.start + part * width;
+                        parted.push(self.child(&piece, (start, start + (width - 1))));
+                    }
+                }
+                _ => parted.push(piece),
+            }
+        }
+        parted
+    }
+
+    /// A hot slice over many workloads is cut at the borders of the one that its leading key belongs
+    /// to. All load of that key's part is taken for that workload's, and for evenly spread in it:
+    /// sessions are hashed, so that is a good guess.
+    fn cut_hot_workloads(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+        let mut cut = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let leader = piece
+                .warmth
+                .hot
+                .map(|hot| u64::from(hot.key.workload()) << 32);
+            let stretch = leader.map(|first| (first, first + u64::from(u32::MAX)));
+            let inside = stretch.filter(|stretch| {
+                let within = piece.start <= stretch.0 && stretch.1 <= piece.last;
+                within && piece.workload().is_none() && piece.warmth.mu_per_s() > self.hot
+            });
+            match inside {
+                Some(stretch) => self.carve(piece, stretch, f64::INFINITY, 0, &mut cut),
+                None => cut.push(piece),
+            }
+        }
+        cut
+    }
+
+    /// A key that makes a slice hot gets a slice of its own: no halving would find it as fast.
+    fn cut_hot_keys(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+        let mut cut = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let load = piece.warmth.hot_mu_per_s();
+            let stands_out = load > self.hot && load > HOT_KEY * piece.warmth.mu_per_s();
+            match piece.warmth.hot {
+                Some(hot) if stands_out && piece.start < piece.last => {
+                    let key = hot.key.bits();
+                    let measured = piece.measured;
+                    self.carve(piece, (key, key), load, measured, &mut cut);
+                }
+                _ => cut.push(piece),
+            }
+        }
+        cut
+    }
+
+    fn carve(
+        &self,
+        mut piece: Piece,
+        stretch: Keys,
+        load: f64,
+        measured: u64,
+        into: &mut Vec<Piece>,
+    ) {
+        let inner = piece.warmth.carve(piece.keys(), stretch, load);
+        let inner = self.piece(stretch, inner, measured);
+        if piece.start < stretch.0 {
+            into.push(self.child(&piece, (piece.start, stretch.0 - 1)));
+        }
+        into.push(Piece {
+            homes: piece.homes.clone(),
+            lost: piece.lost,
+            ..inner
+        });
+        if stretch.1 < piece.last {
+            into.push(self.child(&piece, (stretch.1 + 1, piece.last)));
+        }
+    }
+
+    /// Splits the hottest first, then the largest until there are enough.
+    fn split(&self, mut pieces: Vec<Piece>) -> Vec<Piece> {
+        let rank = |piece: &Piece| piece.share().max(0.0).to_bits();
+        let mut heap: BinaryHeap<(u64, Reverse<usize>)> = pieces
+            .iter()
+            .enumerate()
+            .map(|(at, piece)| (rank(piece), Reverse(at)))
+            .collect();
+        while let Some((_, Reverse(at))) = heap.pop() {
+            let count = pieces.len();
+            let Some(piece) = pieces.get_mut(at) else {
+                break;
+            };
+            let few = count < self.least;
+            let wanted = piece.share() > self.hot && count < self.most;
+            if !few && !wanted {
+                break;
+            }
+            let fine = if few {
+                piece.last - piece.start >= LEAST_KEYS
+            } else {
+                piece.can_split()
+            };
+            if !fine {
+                continue;
+            }
+            let middle = middle(piece);
+            let right = self.child(piece, (middle, piece.last));
+            let left = self.child(piece, (piece.start, middle - 1));
+            heap.push((rank(&left), Reverse(at)));
+            *piece = left;
+            heap.push((rank(&right), Reverse(pieces.len())));
+            pieces.push(right);
+        }
+        pieces.sort_unstable_by_key(|piece| piece.start);
+        pieces
+    }
+
+    /// Merges neighbours with the same homes, coldest pairs first.
+    fn merge(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+        let crowded = pieces.len() > self.most - self.most / 8;
+        let share = if crowded {
+            self.settings.split_share / 2.0
+        } else {
+            self.settings.merge_share
+        };
+        let cold = share * self.mean_load;
+        let mut spare = pieces.len().saturating_sub(self.least);
+        let mut pairs: Vec<(u64, usize)> = (1..pieces.len())
+            .filter_map(|at| {
+                let (left, right) = (pieces.get(at - 1)?, pieces.get(at)?);
+                let both = (left.load + right.load) / left.count();
+                (both < cold && self.may_merge(left, right)).then_some((both.to_bits(), at))
+            })
+            .collect();
+        pairs.sort_unstable();
+        // Each slice takes part in one merge a round: the pairs' sums stay true.
+        let mut taken = vec![false; pieces.len() + 1];
+        let mut joins = vec![false; pieces.len() + 1];
+        for (_, at) in pairs {
+            let free = taken
+                .get(at - 1..=at)
+                .is_some_and(|pair| !pair.contains(&true));
+            if spare == 0 || !free {
+                continue;
+            }
+            spare -= 1;
+            taken
+                .iter_mut()
+                .skip(at - 1)
+                .take(2)
+                .for_each(|taken| *taken = true);
+            joins
+                .iter_mut()
+                .skip(at)
+                .take(1)
+                .for_each(|join| *join = true);
+        }
+        let mut merged: Vec<Piece> = Vec::with_capacity(pieces.len());
+        for (right, join) in pieces.into_iter().zip(joins) {
+            match merged.last_mut() {
+                Some(left) if join => *left = self.join(left, &right),
+                _ => merged.push(right),
+            }
+        }
+        merged
+    }
+
+    fn may_merge(&self, left: &Piece, right: &Piece) -> bool {
+        left.homes == right.homes
+            && !left.homes.is_empty()
+            && self.walls.binary_search(&right.start).is_err()
+    }
+
+    fn join(&self, left: &Piece, right: &Piece) -> Piece {
+        let warmth = left.warmth.join(left.keys(), &right.warmth, right.keys());
+        let measured = left.measured.max(right.measured);
+        let joined = self.piece((left.start, right.last), warmth, measured);
+        Piece {
+            homes: left.homes.clone(),
+            lost: left.lost.or(right.lost),
+            ..joined
+        }
+    }
+}
+
+/// The border between parts that halves the load best.
+fn middle(piece: &Piece) -> u64 {
+    let whole = piece.warmth.mu_per_s();
+    let mut best = (
+        f64::INFINITY,
+        piece.start + (piece.last - piece.start) / 2 + 1,
+    );
+    let mut before = 0.0;
+    for (part, rate) in piece.warmth.parts.iter().enumerate() {
+        let (first, last) = part_range(piece.keys(), part);
+        if first > last {
+            break;
+        }
+        let off = (before - whole / 2.0).abs();
+        if part > 0 && whole > 0.0 && off < best.0 {
+            best = (off, first);
+        }
+        before += rate;
+    }
+    best.1
+}

@@ -1,0 +1,395 @@
+//! The choice: among the slice's replicas, the best cached and a few others, the soonest to answer.
+//!
+//! A candidate's score is the milliseconds until it could have the prompt done:
+//!
+//! ```text
+//! score = (wait + prefill + adapter) · health
+//! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
+//! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
+//! adapter = the time to load the adapter, where it lacks it
+//! health  = degraded_factor where it is degraded, else 1
+//! ```
+//!
+//! The lowest score wins, but home keeps the request unless the winner beats it by the spill margin.
+//! Looked at are: the slice's replicas (home first, by rendezvous of key and replica), those with the
+//! longest cached prefix, and a few of the pool, half of them the same each time for the same key.
+//! Estimating latency per candidate rather than comparing loads is Prequal's lesson (Wydler et al.,
+//! NSDI 2024); weighing a cached prefix against load is Preble's (Srivatsa et al., 2024).
+
+use smallvec::SmallVec;
+
+use crate::choice::{Ask, Candidate, Decision, FALLBACKS, NoReplica, Reason, Role, Verdict};
+use crate::key::mix;
+use crate::mu::MicroMu;
+use crate::prefix::Matches;
+use crate::replica::{ModelPool, Pool, Replica, ReplicaId, State};
+use crate::slices::Slices;
+
+/// Pools up to this size are looked at whole.
+const SMALL_POOL: usize = 8;
+
+/// Replicas of a slice that are looked at.
+const MOST_HOMES: usize = 4;
+
+/// What the choice may be told.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChoiceSettings {
+    /// Another replica must beat home by this many milliseconds…
+    pub spill_margin_ms: f64,
+    /// …and by this share of home's score.
+    pub spill_margin_share: f64,
+    /// Others of the pool that are looked at.
+    pub samples: usize,
+    /// Replicas with the longest cached prefix that are looked at.
+    pub cached: usize,
+    /// Highest share of a replica's KV memory, 0 to 1, this request counted.
+    pub kv_share: f64,
+    /// How much of the decode work on a replica's ledger counts as wait, 0 to 1: batching lets a
+    /// prompt start before the replies ahead of it have ended.
+    pub decode_weight: f64,
+    /// A degraded replica's score is multiplied by this.
+    pub degraded_factor: f64,
+    /// Milliseconds to load an adapter.
+    pub adapter_ms: f64,
+}
+
+impl Default for ChoiceSettings {
+    fn default() -> Self {
+        Self {
+            spill_margin_ms: 20.0,
+            spill_margin_share: 0.1,
+            samples: 4,
+            cached: 4,
+            kv_share: 0.95,
+            decode_weight: 1.0,
+            degraded_factor: 2.0,
+            adapter_ms: 500.0,
+        }
+    }
+}
+
+/// Chooses a replica. `slices` are the model's in the current assignment; without them a key's home
+/// is the first open replica on the hash ring. Charges nothing and records nothing.
+///
+/// # Errors
+/// When no replica serves the model, or none of the allowed ones is ready.
+pub fn choose(
+    pool: &Pool,
+    slices: Option<&Slices>,
+    ask: &Ask<'_>,
+    settings: &ChoiceSettings,
+) -> Result<Decision, NoReplica> {
+    let members = pool.model(ask.model).ok_or(NoReplica::UnknownModel)?;
+    let allowed = ask.subset.map(|subset| resolve(pool, members, subset));
+    let matches = pool.index().matches(ask.chain);
+    let mut look = Look {
+        pool,
+        members,
+        ask,
+        settings,
+        allowed: allowed.as_deref(),
+        matches: &matches,
+        candidates: SmallVec::new(),
+    };
+    look.at_slice(slices);
+    look.at_cached();
+    look.at_others();
+    look.decide()
+}
+
+/// The numbers of this model's replicas among these endpoints, in order.
+fn resolve(pool: &Pool, members: &ModelPool, subset: &[&str]) -> Vec<ReplicaId> {
+    let mut ids: Vec<ReplicaId> = subset
+        .iter()
+        .filter_map(|endpoint| pool.endpoint(endpoint))
+        .filter(|replica| replica.spec.model == members.model)
+        .map(|replica| replica.id)
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// What is looked at for one request.
+struct Look<'a> {
+    pool: &'a Pool,
+    members: &'a ModelPool,
+    ask: &'a Ask<'a>,
+    settings: &'a ChoiceSettings,
+    allowed: Option<&'a [ReplicaId]>,
+    matches: &'a Matches,
+    candidates: SmallVec<[Candidate; 12]>,
+}
+
+impl Look<'_> {
+    fn at_slice(&mut self, slices: Option<&Slices>) {
+        let homes = slices
+            .and_then(|slices| slices.find(self.ask.key))
+            .map_or(&[][..], |s| s.homes);
+        let rank = |id: &ReplicaId| mix(self.ask.key.bits(), u64::from(id.0));
+        let known = homes.iter().filter(|id| self.member(**id).is_some());
+        let home = known.max_by_key(|id| rank(id)).copied();
+        let Some(home) = home.or_else(|| self.ring_home()) else {
+            return;
+        };
+        self.add(home, Role::Home);
+        if homes.len() <= MOST_HOMES {
+            homes.iter().for_each(|id| self.add(*id, Role::Slice));
+            return;
+        }
+        for turn in 1..MOST_HOMES {
+            let at = pick(mix(self.ask.seed, turn as u64), homes.len());
+            if let Some(id) = homes.get(at) {
+                self.add(*id, Role::Slice);
+            }
+        }
+    }
+
+    fn at_cached(&mut self) {
+        for (id, _) in self.matches.best(self.settings.cached, self.ask.seed) {
+            self.add(id, Role::Cached);
+        }
+    }
+
+    fn at_others(&mut self) {
+        let members = self.members;
+        if members.replicas.len() <= SMALL_POOL {
+            members
+                .replicas
+                .iter()
+                .for_each(|replica| self.add(replica.id, Role::Sampled));
+            return;
+        }
+        let with_adapter = self
+            .ask
+            .adapter
+            .and_then(|name| members.with_adapter.get(name));
+        let open = with_adapter.unwrap_or(&members.open);
+        let from = self.allowed.unwrap_or(open);
+        for turn in 0..self.settings.samples {
+            let seed = if turn % 2 == 0 {
+                self.ask.key.bits()
+            } else {
+                self.ask.seed
+            };
+            // Salted by the turn: a seed that is the key gives other replicas, not the same again.
+            if let Some(id) = from.get(pick(mix(seed, 0x0074_6865_7273 + turn as u64), from.len()))
+            {
+                self.add(*id, Role::Sampled);
+            }
+        }
+    }
+
+    fn at_all(&mut self) {
+        let members = self.members;
+        members
+            .replicas
+            .iter()
+            .for_each(|replica| self.add(replica.id, Role::Sampled));
+    }
+
+    fn ring_home(&self) -> Option<ReplicaId> {
+        let mut walk = self.members.ring.walk(mix(0, self.ask.key.bits()));
+        let replica = |at: u32| self.members.replicas.get(at as usize);
+        let open = walk.find_map(|at| replica(at).filter(|found| found.spec.state.is_open()));
+        open.or_else(|| self.members.replicas.first())
+            .map(|found| found.id)
+    }
+
+    /// The replica, if it still serves this model: the assignment may be older than the pool.
+    fn member(&self, id: ReplicaId) -> Option<&Replica> {
+        let replica = self.pool.replica(id)?;
+        (replica.spec.model == self.members.model).then_some(&**replica)
+    }
+
+    fn add(&mut self, id: ReplicaId, role: Role) {
+        if self.candidates.iter().any(|seen| seen.replica == id) {
+            return;
+        }
+        if let Some(replica) = self.member(id) {
+            let candidate = self.weigh(replica, role);
+            self.candidates.push(candidate);
+        }
+    }
+
+    fn weigh(&self, replica: &Replica, role: Role) -> Candidate {
+        let settings = self.settings;
+        let totals = replica.load.totals();
+        let cached_blocks = self.matches.blocks(replica.id);
+        let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
+        let wait_ms = ahead.max(0.0) / replica.mu_per_ms();
+        let prefill_ms =
+            (self.ask.prefill)(cached_blocks).as_mu().max(0.0) / replica.full_mu_per_ms();
+        let adapter = self
+            .ask
+            .adapter
+            .filter(|name| !replica.spec.has_adapter(name));
+        let adapter_ms = adapter.map_or(0.0, |_| settings.adapter_ms);
+        let health = match replica.spec.state {
+            State::Degraded => settings.degraded_factor.max(1.0),
+            _ => 1.0,
+        };
+        let kv_share = replica.kv_share_of(totals.kv_tokens, self.ask.kv_tokens);
+        let verdict = match replica.spec.state {
+            _ if self
+                .allowed
+                .is_some_and(|ids| ids.binary_search(&replica.id).is_err()) =>
+            {
+                Verdict::NotInSubset
+            }
+            State::Ejected | State::Draining => Verdict::Unhealthy,
+            // One request at a time shows whether it is well again.
+            State::Probing if replica.load.own().requests > 0 => Verdict::Unhealthy,
+            _ if kv_share > settings.kv_share => Verdict::KvFull,
+            _ => Verdict::Fit,
+        };
+        let score = (wait_ms + prefill_ms + adapter_ms) * health;
+        Candidate {
+            replica: replica.id,
+            role,
+            cached_blocks,
+            wait_ms,
+            prefill_ms,
+            score,
+            verdict,
+        }
+    }
+
+    fn decide(mut self) -> Result<Decision, NoReplica> {
+        let mut chosen = self.best_fit();
+        if chosen.is_none() {
+            self.at_all();
+            chosen = self.best_fit();
+        }
+        let fit = chosen.is_some();
+        let chosen = chosen
+            .or_else(|| self.least_unfit())
+            .ok_or(match self.ask.subset {
+                Some(_) => NoReplica::EmptySubset,
+                None => NoReplica::NoneReady,
+            })?;
+        Ok(Decision {
+            chosen: chosen.replica,
+            fallbacks: self.fallbacks(&chosen),
+            reason: self.reason(&chosen, fit),
+            cached_blocks: chosen.cached_blocks,
+            prefill: (self.ask.prefill)(chosen.cached_blocks),
+            saved: self.saved(&chosen),
+            pool: self.pool.number,
+            candidates: self.candidates,
+        })
+    }
+
+    fn best_fit(&self) -> Option<Candidate> {
+        let fit = self
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.verdict == Verdict::Fit);
+        let best = fit.min_by(|a, b| self.order(a, b)).copied()?;
+        let home = self
+            .candidates
+            .first()
+            .filter(|first| first.verdict == Verdict::Fit);
+        match home {
+            Some(home) if best.score + self.margin(home.score) >= home.score => Some(*home),
+            _ => Some(best),
+        }
+    }
+
+    /// By score; equals by the hash of key and replica, so that no replica is favoured by its place.
+    fn order(&self, a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+        let tie = |candidate: &Candidate| mix(self.ask.key.bits(), u64::from(candidate.replica.0));
+        a.score
+            .total_cmp(&b.score)
+            .then_with(|| tie(a).cmp(&tie(b)))
+    }
+
+    fn margin(&self, score: f64) -> f64 {
+        self.settings
+            .spill_margin_ms
+            .max(self.settings.spill_margin_share * score)
+    }
+
+    /// Full memory is better than a drain; a drain is better than nothing.
+    fn least_unfit(&self) -> Option<Candidate> {
+        let full = self
+            .candidates
+            .iter()
+            .filter(|candidate| candidate.verdict == Verdict::KvFull);
+        full.min_by(|a, b| self.order(a, b))
+            .or_else(|| self.draining())
+            .copied()
+    }
+
+    fn draining(&self) -> Option<&Candidate> {
+        let last = self.candidates.iter().filter(|candidate| {
+            let state = self
+                .member(candidate.replica)
+                .map(|replica| replica.spec.state);
+            candidate.verdict == Verdict::Unhealthy
+                && matches!(state, Some(State::Draining | State::Probing))
+        });
+        last.min_by(|a, b| self.order(a, b))
+    }
+
+    /// The next best, fit ones first; the last of them from another failure domain than the chosen
+    /// one where all would be from its own.
+    fn fallbacks(&self, chosen: &Candidate) -> SmallVec<[ReplicaId; FALLBACKS]> {
+        let usable = |candidate: &&Candidate| {
+            candidate.replica != chosen.replica
+                && matches!(candidate.verdict, Verdict::Fit | Verdict::KvFull)
+        };
+        let mut others: SmallVec<[&Candidate; 12]> =
+            self.candidates.iter().filter(usable).collect();
+        let unfit = |candidate: &Candidate| candidate.verdict != Verdict::Fit;
+        others.sort_by(|a, b| unfit(a).cmp(&unfit(b)).then_with(|| self.order(a, b)));
+        let domain = |id: ReplicaId| self.member(id).map(|replica| replica.spec.domain.as_str());
+        let elsewhere = |candidate: &Candidate| domain(candidate.replica) != domain(chosen.replica);
+        let (first, rest) = others.split_at(others.len().min(FALLBACKS));
+        let mut named: SmallVec<[ReplicaId; FALLBACKS]> = first.iter().map(|c| c.replica).collect();
+        if !first.iter().any(|candidate| elsewhere(candidate)) {
+            if let (Some(last), Some(other)) = (
+                named.last_mut(),
+                rest.iter().find(|candidate| elsewhere(candidate)),
+            ) {
+                *last = other.replica;
+            }
+        }
+        named
+    }
+
+    fn reason(&self, chosen: &Candidate, fit: bool) -> Reason {
+        if self.members.replicas.len() == 1 {
+            return Reason::OnlyOne;
+        }
+        if !fit {
+            return Reason::Fallback;
+        }
+        let home = self
+            .candidates
+            .first()
+            .map_or(Verdict::Fit, |home| home.verdict);
+        match (chosen.role, home) {
+            (Role::Home, _) => Reason::Home,
+            (_, Verdict::NotInSubset) => Reason::Subset,
+            (_, Verdict::Unhealthy) => Reason::SpillHealth,
+            (_, Verdict::KvFull) => Reason::SpillKv,
+            (Role::Slice, _) => Reason::ReplicaOfSlice,
+            (Role::Cached, _) => Reason::Cached,
+            (Role::Sampled, _) => Reason::SpillLoad,
+        }
+    }
+
+    fn saved(&self, chosen: &Candidate) -> MicroMu {
+        if chosen.cached_blocks == 0 {
+            return MicroMu::ZERO;
+        }
+        (self.ask.prefill)(0) - (self.ask.prefill)(chosen.cached_blocks)
+    }
+}
+
+/// A place among so many, by a hash.
+#[allow(clippy::cast_possible_truncation)]
+fn pick(hash: u64, among: usize) -> usize {
+    ((u128::from(hash) * among as u128) >> 64) as usize
+}

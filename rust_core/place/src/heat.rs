@@ -1,0 +1,255 @@
+//! Heat: the decayed MU rate of each slice, counted without a lock where requests are placed.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::key::Key;
+use crate::mu::MicroMu;
+use crate::slices::Slices;
+use crate::warmth::{HotKey, PARTS, Warmth};
+
+/// What was placed in a slice since the last round.
+#[derive(Debug, Default)]
+pub(crate) struct Cell {
+    /// µMU charged, by part.
+    parts: [AtomicU64; PARTS],
+    /// µMU that cached prefixes saved.
+    saved: AtomicU64,
+    /// KV tokens × milliseconds.
+    token_ms: AtomicU64,
+    /// The key that may be bringing most of the load…
+    leader: AtomicU64,
+    /// …and µMU by which it leads all others together.
+    lead: AtomicU64,
+}
+
+impl Cell {
+    pub(crate) fn record(&self, part: usize, key: Key, charged: MicroMu, saved: MicroMu) {
+        let micro = unsigned(charged);
+        if let Some(counter) = self.parts.get(part) {
+            counter.fetch_add(micro, Relaxed);
+        }
+        if saved > MicroMu::ZERO {
+            self.saved.fetch_add(unsigned(saved), Relaxed);
+        }
+        self.vote(key.bits(), micro);
+    }
+
+    /// Boyer and Moore's majority vote, weighted. Two threads may cross here and lose a vote: the
+    /// leader is a hint, and the counters above are what is summed.
+    fn vote(&self, key: u64, micro: u64) {
+        let lead = self.lead.load(Relaxed);
+        if self.leader.load(Relaxed) == key {
+            self.lead.store(lead.saturating_add(micro), Relaxed);
+        } else if lead >= micro {
+            self.lead.store(lead - micro, Relaxed);
+        } else {
+            self.leader.store(key, Relaxed);
+            self.lead.store(micro - lead, Relaxed);
+        }
+    }
+
+    pub(crate) fn record_kv(&self, token_ms: u64) {
+        self.token_ms.fetch_add(token_ms, Relaxed);
+    }
+}
+
+fn unsigned(mu: MicroMu) -> u64 {
+    u64::try_from(mu.micro()).unwrap_or(0)
+}
+
+/// The decayed rates of all slices of one assignment of a model.
+#[derive(Clone, Debug, Default)]
+pub struct Heat {
+    /// Rates as remembered: of a memory that is not full, they are too low by `Warmth::filled`.
+    slices: Vec<Warmth>,
+    at_ms: u64,
+}
+
+impl Heat {
+    /// Nothing known yet, as of `now_ms`.
+    #[must_use]
+    pub fn new(now_ms: u64) -> Self {
+        Self {
+            slices: Vec::new(),
+            at_ms: now_ms,
+        }
+    }
+
+    /// Takes in what was placed since the last call. `memory_ms` is the time after which an old
+    /// rate counts 1/e. An empty interval changes nothing.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn absorb(&mut self, slices: &Slices, now_ms: u64, memory_ms: f64) {
+        self.slices.resize(slices.len(), Warmth::default());
+        let elapsed_ms = now_ms.saturating_sub(self.at_ms) as f64;
+        if elapsed_ms <= 0.0 {
+            return;
+        }
+        self.at_ms = now_ms;
+        let keep = (-elapsed_ms / memory_ms.max(1.0)).exp();
+        let per_s = |micro: u64| micro as f64 / 1e3 / elapsed_ms * (1.0 - keep);
+        for (warmth, cell) in self.slices.iter_mut().zip(slices.cells()) {
+            *warmth = warmth.scaled(keep);
+            warmth.filled = warmth.filled * keep + (1.0 - keep);
+            for (rate, counter) in warmth.parts.iter_mut().zip(&cell.parts) {
+                *rate += per_s(take(counter));
+            }
+            warmth.saved += per_s(take(&cell.saved));
+            warmth.kv_tokens += take(&cell.token_ms) as f64 / elapsed_ms * (1.0 - keep);
+            let lead = per_s(take(&cell.lead));
+            if lead > 0.0 {
+                let key = Key::from_bits(cell.leader.load(Relaxed));
+                warmth.hot = Some(follow(warmth.hot, key, lead));
+            }
+        }
+    }
+
+    /// Each slice's rates, as if every memory were full.
+    pub(crate) fn rates(&self) -> impl Iterator<Item = Warmth> + '_ {
+        let full = |warmth: &Warmth| {
+            let scale = if warmth.filled > 0.0 {
+                1.0 / warmth.filled
+            } else {
+                0.0
+            };
+            warmth.scaled(scale)
+        };
+        self.slices.iter().map(full)
+    }
+
+    /// The same memory over other slices, whose rates are as [`Heat::rates`] gives them.
+    pub(crate) fn over(&self, rates: impl Iterator<Item = Warmth>) -> Self {
+        let slices = rates.map(|warmth| warmth.scaled(warmth.filled)).collect();
+        Self {
+            slices,
+            at_ms: self.at_ms,
+        }
+    }
+
+    /// MU per second of all slices.
+    #[must_use]
+    pub fn mu_per_s(&self) -> f64 {
+        self.rates().map(|warmth| warmth.mu_per_s()).sum()
+    }
+
+    /// When it last took anything in.
+    #[must_use]
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+}
+
+/// The hot key after an interval that another, or the same, has led.
+fn follow(before: Option<HotKey>, key: Key, lead: f64) -> HotKey {
+    match before {
+        Some(hot) if hot.key == key => HotKey {
+            key,
+            surplus: hot.surplus + lead,
+        },
+        Some(hot) if hot.surplus > lead => HotKey {
+            surplus: hot.surplus - lead,
+            ..hot
+        },
+        Some(hot) => HotKey {
+            key,
+            surplus: lead - hot.surplus,
+        },
+        None => HotKey { key, surplus: lead },
+    }
+}
+
+fn take(counter: &AtomicU64) -> u64 {
+    // A plain load first: most of 100,000 slices were not touched, and a swap dirties their lines.
+    if counter.load(Relaxed) == 0 {
+        0
+    } else {
+        counter.swap(0, Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slices::SliceSpec;
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-6 * (1.0 + a.abs().max(b.abs()))
+    }
+
+    fn two() -> Slices {
+        let spec = |start| SliceSpec {
+            start: Key::from_bits(start),
+            homes: Default::default(),
+        };
+        Slices::new(vec![spec(0), spec(1 << 63)])
+    }
+
+    fn place(slices: &Slices, key: u64, mu: f64) {
+        slices.record(
+            Key::from_bits(key),
+            MicroMu::from_mu(mu),
+            MicroMu::from_mu(mu / 2.0),
+        );
+    }
+
+    #[test]
+    fn a_steady_rate_is_known_from_the_first_round_on() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        for round in 1..=100u64 {
+            place(&slices, 5, 300.0);
+            slices.record_kv(Key::from_bits(5), 2_000_000);
+            heat.absorb(&slices, round * 1_000, 30_000.0);
+            let rates: Vec<Warmth> = heat.rates().collect();
+            assert!(
+                close(rates[0].mu_per_s(), 300.0),
+                "round {round}: {rates:?}"
+            );
+            assert!(close(rates[0].saved, 150.0));
+            assert!(close(rates[0].kv_tokens, 2_000.0));
+            assert!(close(rates[0].hot_mu_per_s(), 300.0));
+            assert_eq!(rates[1].mu_per_s(), 0.0);
+        }
+    }
+
+    #[test]
+    fn an_old_rate_fades() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        for round in 1..=200u64 {
+            place(&slices, u64::MAX, if round <= 100 { 100.0 } else { 0.0 });
+            heat.absorb(&slices, round * 1_000, 20_000.0);
+        }
+        assert!(heat.mu_per_s() < 1.0, "{}", heat.mu_per_s());
+    }
+
+    #[test]
+    fn the_part_and_the_key_that_are_hot_are_known() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        let hot = (1 << 63) + (3 << 60);
+        for other in 0..100u64 {
+            place(&slices, hot, 7.0);
+            place(&slices, (1 << 63) + (other << 50), 3.0);
+        }
+        heat.absorb(&slices, 1_000, 30_000.0);
+        let rates = heat.rates().nth(1).unwrap();
+        assert!(close(rates.parts[3], 700.0), "{rates:?}");
+        assert_eq!(rates.hot.map(|hot| hot.key.bits()), Some(hot));
+        let known = rates.hot_mu_per_s();
+        assert!((650.0..750.0).contains(&known), "{known}");
+    }
+
+    #[test]
+    fn of_many_equal_keys_none_stands_out() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        for round in 0..20u64 {
+            for key in 0..50u64 {
+                place(&slices, key << 40, 1.0);
+            }
+            heat.absorb(&slices, (round + 1) * 1_000, 30_000.0);
+        }
+        let rates = heat.rates().next().unwrap();
+        assert!(rates.hot.is_none_or(|hot| hot.surplus < 3.0), "{rates:?}");
+    }
+}
