@@ -10,7 +10,9 @@ mod audio;
 mod base64;
 mod chain;
 mod check;
+mod correction;
 mod cost;
+pub mod decode;
 mod endpoint;
 mod error;
 mod families;
@@ -24,6 +26,7 @@ mod reading;
 mod tokens;
 
 pub use chain::{BLOCK_BYTES, Block, Held, PrefixChain, SectionBlocks};
+pub use correction::Correction;
 pub use cost::{CostCoefficients, CostVector, Work};
 pub use endpoint::Endpoint;
 pub use error::ReadError;
