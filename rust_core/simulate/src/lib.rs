@@ -1,0 +1,1 @@
+//! The live core before modelled engines, under a virtual clock.
