@@ -22,6 +22,11 @@ REQUEST_SECONDS = 300.0
 Headers = Callable[[TraceRequest], Mapping[str, str]]
 
 
+def output_tokens(request: TraceRequest) -> Mapping[str, str]:
+    """Asks an emulated replica for an answer as long as the trace's."""
+    return {OUTPUT_TOKENS: str(request.output_tokens)}
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one request."""
@@ -64,7 +69,7 @@ async def drive(
     speed: float,
     on_done: Callable[[Outcome], None],
     *,
-    headers: Headers = lambda _: {},
+    headers: Headers = output_tokens,
 ) -> list[Outcome]:
     """Sends each request at its time ÷ speed, a session's turn only after the turn before it."""
     connector = aiohttp.TCPConnector(limit=0)
@@ -103,11 +108,7 @@ async def send(
         async with session.post(
             "/v1/chat/completions",
             data=BytesIO(request.body(model)),
-            headers={
-                "content-type": "application/json",
-                OUTPUT_TOKENS: str(request.output_tokens),
-                **headers,
-            },
+            headers={"content-type": "application/json", **headers},
         ) as response:
             answer.status = response.status
             answer.replica = response.headers.get(SERVED_BY, "")
