@@ -1,0 +1,450 @@
+//! The gate before the replicas of one model: who runs, who waits, who is refused.
+
+use weighbridge_place::{Amount, MicroMu};
+
+use crate::accounts::Accounts;
+use crate::book::{Book, Priority};
+use crate::class::{Class, normalised};
+use crate::drain::Drain;
+use crate::outcome::{Event, Grant, Offer, Outcome, Shed, ShedReason};
+use crate::promises::{Promises, draw};
+use crate::running::{Capacity, Full, Running};
+use crate::settings::Settings;
+use crate::waiters::{WaitId, Waiter, Waiters};
+
+/// Admission to one model's replicas; see the crate's head for the order it keeps.
+///
+/// Every call takes the time; a clock that steps back stands still here. Waits that end in a call
+/// are appended to its `events`.
+#[derive(Debug)]
+pub struct Gate {
+    pub(crate) settings: Settings,
+    pub(crate) capacity: Capacity,
+    pub(crate) full: Full,
+    pub(crate) accounts: Accounts,
+    pub(crate) waiters: Waiters,
+    pub(crate) classes: [Class; Priority::ALL.len()],
+    pub(crate) running: Running,
+    pub(crate) promised: Running,
+    promises: Promises,
+    pub(crate) drain: Drain,
+    pub(crate) now_us: u64,
+}
+
+impl Gate {
+    /// A gate with nothing in flight. Settings out of range act as their nearest limit would.
+    #[must_use]
+    pub fn new(settings: Settings, book: Book, capacity: Capacity) -> Self {
+        let mut gate = Self {
+            full: Full::default(),
+            accounts: Accounts::new(book, settings.unknown_tenants),
+            waiters: Waiters::default(),
+            classes: std::array::from_fn(|_| Class::default()),
+            running: Running::default(),
+            promised: Running::default(),
+            promises: Promises::default(),
+            drain: Drain::default(),
+            now_us: 0,
+            capacity,
+            settings,
+        };
+        gate.full = Full::new(&gate.capacity, &gate.settings);
+        gate
+    }
+
+    /// Asks for a request to run.
+    pub fn offer(&mut self, offer: &Offer<'_>, now_us: u64, events: &mut Vec<Event>) -> Outcome {
+        self.settle(now_us, events);
+        let at = self.accounts.open(offer.tenant, &self.classes);
+        let cost = Amount {
+            prefill: offer.cost.prefill.max(MicroMu::ZERO),
+            decode: offer.cost.decode.max(MicroMu::ZERO),
+            ..offer.cost
+        };
+        let work = cost.prefill + cost.decode;
+        let Some(account) = self.accounts.get(at) else {
+            return Outcome::Shed(never(ShedReason::TooLarge));
+        };
+        let terms = &account.terms;
+        if terms.max_request_mu.is_some_and(|most| work.as_mu() > most) {
+            return Outcome::Shed(self.count_shed(at, never(ShedReason::TooLarge)));
+        }
+        let priority = offer
+            .priority
+            .map_or(terms.priority, |asked| asked.max(terms.priority));
+        let within_promise = account.bucket.is_ready(self.now_us);
+        if within_promise && self.full.has_room(&self.promised) {
+            return Outcome::Run(self.start(at, priority, cost, true));
+        }
+        if self.is_open() {
+            return Outcome::Run(self.start(at, priority, cost, false));
+        }
+        let shed = |reason| Shed {
+            reason,
+            retry_after_ms: self.retry_after_ms(at, priority),
+        };
+        if terms.max_queued.is_some_and(|most| account.waiting >= most) {
+            let shed = shed(ShedReason::TenantQueueFull);
+            return Outcome::Shed(self.count_shed(at, shed));
+        }
+        let longest = self.now_us.saturating_add(self.settings.max_wait_ms * 1000);
+        let deadline_us = offer.deadline_us.min(longest);
+        if deadline_us <= self.now_us {
+            let shed = shed(ShedReason::Deadline);
+            return Outcome::Shed(self.count_shed(at, shed));
+        }
+        if !self.make_room(at, priority, work, within_promise, events) {
+            let shed = Shed {
+                reason: ShedReason::QueueFull,
+                retry_after_ms: self.retry_after_ms(at, priority),
+            };
+            return Outcome::Shed(self.count_shed(at, shed));
+        }
+        Outcome::Wait(self.enqueue(Waiter {
+            account: at,
+            priority,
+            cost,
+            deadline_us,
+        }))
+    }
+
+    /// Ends a request that took `actual` MU: what was charged is trued up.
+    pub fn release(&mut self, grant: Grant, actual: MicroMu, now_us: u64, events: &mut Vec<Event>) {
+        self.settle(now_us, events);
+        self.running.take(&grant.held);
+        if grant.promised {
+            self.promised.take(&grant.held);
+        }
+        self.true_up(&grant, actual);
+        self.accounts.count(grant.account, -1, 0);
+        if self.waiters.len() > 0 {
+            self.drain.drained(actual.as_mu());
+            self.dispatch(events);
+        }
+    }
+
+    /// A request's prefill is done: it no longer counts as in flight, its decode does.
+    pub fn prefill_done(&mut self, grant: &mut Grant, now_us: u64, events: &mut Vec<Event>) {
+        let prefill = std::mem::take(&mut grant.held.prefill);
+        self.work_done(grant, prefill, MicroMu::ZERO, now_us, events);
+    }
+
+    /// A part of a request's decode is done and no longer counts as in flight.
+    pub fn decode_done(
+        &mut self,
+        grant: &mut Grant,
+        work: MicroMu,
+        now_us: u64,
+        events: &mut Vec<Event>,
+    ) {
+        let work = work.max(MicroMu::ZERO).min(grant.held.decode);
+        grant.held.decode -= work;
+        self.work_done(grant, MicroMu::ZERO, work, now_us, events);
+    }
+
+    /// A waiting request is not wanted any more. False when it was not waiting.
+    pub fn cancel(&mut self, id: WaitId, now_us: u64, events: &mut Vec<Event>) -> bool {
+        self.settle(now_us, events);
+        self.leave(id).is_some()
+    }
+
+    /// Lets time pass: deadlines expire and buckets refill.
+    pub fn advance(&mut self, now_us: u64, events: &mut Vec<Event>) {
+        self.settle(now_us, events);
+    }
+
+    /// When [`Gate::advance`] will have something to do, if nothing else happens; µs.
+    #[must_use]
+    pub fn next_event_us(&self) -> Option<u64> {
+        let due = self.waiters.next_due_us();
+        let refill = self.promises.next_refill_us();
+        match (due, refill) {
+            (Some(due), Some(refill)) => Some(due.min(refill)),
+            (due, refill) => due.or(refill),
+        }
+    }
+
+    /// Takes a new capacity, of a new pool.
+    pub fn set_capacity(&mut self, capacity: Capacity, now_us: u64, events: &mut Vec<Event>) {
+        self.settle(now_us, events);
+        let queue = self.full.queue;
+        self.full = Full::new(&capacity, &self.settings);
+        if capacity.mu_per_ms <= 0.0 {
+            // Nobody can serve for a moment: those who wait may go on waiting.
+            self.full.queue = queue;
+        }
+        self.capacity = capacity;
+        self.dispatch(events);
+    }
+
+    /// Takes new settings; they hold for what comes.
+    pub fn set_settings(&mut self, settings: Settings, now_us: u64, events: &mut Vec<Event>) {
+        self.settings = settings;
+        let capacity = self.capacity;
+        self.set_capacity(capacity, now_us, events);
+    }
+
+    /// Takes a new book of tenants; what runs, waits and is owed stays.
+    pub fn set_book(&mut self, book: Book, now_us: u64, events: &mut Vec<Event>) {
+        self.settle(now_us, events);
+        self.accounts.set_book(book, self.now_us);
+        for at in self.accounts.numbers() {
+            self.sort_promise(at);
+        }
+        self.dispatch(events);
+    }
+
+    /// Lets time pass up to `now_us`.
+    fn settle(&mut self, now_us: u64, events: &mut Vec<Event>) {
+        let passed = now_us.saturating_sub(self.now_us);
+        self.now_us += passed;
+        if self.waiters.len() == 0 {
+            return;
+        }
+        self.drain.waited(passed);
+        while let Some(id) = self.waiters.overdue(self.now_us) {
+            self.shed_waiting(id, ShedReason::Deadline, events);
+        }
+        if self.promises.advance(&mut self.accounts, self.now_us) {
+            self.dispatch(events);
+        }
+    }
+
+    /// Runs what may run of those who wait.
+    fn dispatch(&mut self, events: &mut Vec<Event>) {
+        while self.waiters.len() > 0 {
+            let next = self
+                .next_promised()
+                .or_else(|| self.next_covered())
+                .or_else(|| self.next_in_order());
+            let Some((account, priority, promised)) = next else {
+                return;
+            };
+            let oldest = self
+                .accounts
+                .get_mut(account)
+                .and_then(|account| self.waiters.first(&account.flow(priority).list));
+            let Some((id, waiter)) = oldest else {
+                return;
+            };
+            let cost = waiter.cost;
+            self.unlink(id);
+            let grant = self.start(account, priority, cost, promised);
+            self.sort(account, priority);
+            events.push(Event::Run(id, grant));
+        }
+    }
+
+    /// Someone within its promise, if promised work leaves room for it.
+    fn next_promised(&self) -> Option<(u32, Priority, bool)> {
+        if !self.full.has_room(&self.promised) {
+            return None;
+        }
+        let account = self.promises.next()?;
+        let priority = self.accounts.get(account)?.first_waiting()?;
+        Some((account, priority, true))
+    }
+
+    /// The next of a class that has earned it while others were served.
+    fn next_covered(&mut self) -> Option<(u32, Priority, bool)> {
+        for (priority, class) in Priority::ALL.into_iter().zip(&self.classes) {
+            if class.credit == MicroMu::ZERO {
+                continue;
+            }
+            let account = class.next()?;
+            let list = self.accounts.get_mut(account)?.flow(priority).list;
+            let (_, waiter) = self.waiters.first(&list)?;
+            if waiter.work() <= class.credit {
+                return Some((account, priority, false));
+            }
+        }
+        None
+    }
+
+    /// The next of the highest class, if there is room.
+    fn next_in_order(&self) -> Option<(u32, Priority, bool)> {
+        if !self.is_open() {
+            return None;
+        }
+        Priority::ALL
+            .into_iter()
+            .zip(&self.classes)
+            .find_map(|(priority, class)| Some((class.next()?, priority, false)))
+    }
+
+    /// Charges a request that runs now.
+    fn start(&mut self, at: u32, priority: Priority, cost: Amount, promised: bool) -> Grant {
+        let work = cost.prefill + cost.decode;
+        self.running.add(&cost);
+        self.earn(work, priority, promised);
+        self.accounts.count(at, 1, 0);
+        let now_us = self.now_us;
+        let weight = self.weight(at);
+        if let Some(account) = self.accounts.get_mut(at) {
+            account.started += 1;
+            account.billed += work;
+            if promised {
+                self.promises.charge(account, work, now_us);
+            } else if let Some(class) = self.classes.get_mut(priority.slot()) {
+                class.charge(account.flow(priority), work, weight);
+                class.credit = (class.credit - work).max(MicroMu::ZERO);
+            }
+        }
+        if promised {
+            self.promised.add(&cost);
+            self.sort_promise(at);
+        }
+        Grant {
+            account: at,
+            priority,
+            promised,
+            charged: work,
+            held: cost,
+        }
+    }
+
+    /// What waits behind the request that runs earns a share of it.
+    fn earn(&mut self, work: MicroMu, served: Priority, promised: bool) {
+        if self.waiters.len() == 0 {
+            return;
+        }
+        let share = MicroMu::from_mu(work.as_mu() * self.settings.min_share);
+        for (priority, class) in Priority::ALL.into_iter().zip(&mut self.classes) {
+            if !class.is_empty() && (promised || priority > served) {
+                class.credit += share;
+            }
+        }
+    }
+
+    fn true_up(&mut self, grant: &Grant, actual: MicroMu) {
+        let change = actual - grant.charged;
+        if change == MicroMu::ZERO {
+            return;
+        }
+        let (now_us, weight) = (self.now_us, self.weight(grant.account));
+        let Some(account) = self.accounts.get_mut(grant.account) else {
+            return;
+        };
+        account.billed += change;
+        if grant.promised {
+            draw(account, change, now_us);
+            self.sort_promise(grant.account);
+        } else {
+            account.flow(grant.priority).next_start += normalised(change, weight);
+            self.sort(grant.account, grant.priority);
+        }
+    }
+
+    fn work_done(
+        &mut self,
+        grant: &Grant,
+        prefill: MicroMu,
+        decode: MicroMu,
+        now_us: u64,
+        events: &mut Vec<Event>,
+    ) {
+        self.settle(now_us, events);
+        self.running.done(prefill, decode);
+        if grant.promised {
+            self.promised.done(prefill, decode);
+        }
+        self.dispatch(events);
+    }
+
+    fn enqueue(&mut self, waiter: Waiter) -> WaitId {
+        let (at, priority) = (waiter.account, waiter.priority);
+        self.accounts.count(at, 0, 1);
+        let mut unlisted = crate::waiters::List::default();
+        let list = match self.accounts.get_mut(at) {
+            Some(account) => {
+                account.waited += 1;
+                &mut account.flow(priority).list
+            }
+            None => &mut unlisted,
+        };
+        let id = self.waiters.push(list, waiter);
+        if let Some(class) = self.classes.get_mut(priority.slot()) {
+            class.count += 1;
+            class.work += waiter.work();
+        }
+        self.sort(at, priority);
+        self.sort_promise(at);
+        id
+    }
+
+    /// Takes a waiter out of its list and the sums, leaving its flow to be sorted.
+    fn unlink(&mut self, id: WaitId) -> Option<Waiter> {
+        let waiter = *self.waiters.get(id)?;
+        let list = &mut self
+            .accounts
+            .get_mut(waiter.account)?
+            .flow(waiter.priority)
+            .list;
+        self.waiters.remove(list, id)?;
+        self.accounts.count(waiter.account, 0, -1);
+        if let Some(class) = self.classes.get_mut(waiter.priority.slot()) {
+            class.count -= 1;
+            class.work -= waiter.work();
+            if class.is_empty() {
+                class.credit = MicroMu::ZERO;
+            }
+        }
+        self.sort_promise(waiter.account);
+        Some(waiter)
+    }
+
+    fn leave(&mut self, id: WaitId) -> Option<Waiter> {
+        let waiter = self.unlink(id)?;
+        self.sort(waiter.account, waiter.priority);
+        Some(waiter)
+    }
+
+    pub(crate) fn shed_waiting(&mut self, id: WaitId, reason: ShedReason, events: &mut Vec<Event>) {
+        let Some(waiter) = self.leave(id) else {
+            return;
+        };
+        let shed = Shed {
+            reason,
+            retry_after_ms: self.retry_after_ms(waiter.account, waiter.priority),
+        };
+        events.push(Event::Shed(id, self.count_shed(waiter.account, shed)));
+    }
+
+    fn count_shed(&mut self, at: u32, shed: Shed) -> Shed {
+        if let Some(account) = self.accounts.get_mut(at) {
+            account.shed += 1;
+        }
+        shed
+    }
+
+    fn weight(&self, at: u32) -> f64 {
+        self.accounts
+            .get(at)
+            .map_or(1.0, |account| self.accounts.weight(account))
+    }
+
+    /// Puts a flow where it belongs in its class.
+    fn sort(&mut self, at: u32, priority: Priority) {
+        let weight = self.weight(at);
+        let account = self.accounts.get_mut(at);
+        let class = self.classes.get_mut(priority.slot());
+        if let (Some(account), Some(class)) = (account, class) {
+            class.sort(at, account.flow(priority), weight);
+        }
+    }
+
+    /// Puts an account where it belongs in the order of promises.
+    fn sort_promise(&mut self, at: u32) {
+        if let Some(account) = self.accounts.get_mut(at) {
+            self.promises.sort(at, account, self.now_us);
+        }
+    }
+}
+
+/// A refusal that trying again does not change.
+fn never(reason: ShedReason) -> Shed {
+    Shed {
+        reason,
+        retry_after_ms: 0,
+    }
+}

@@ -1,0 +1,112 @@
+//! What can be seen of a gate: where tenants stand, what waits, when to come back.
+
+use weighbridge_place::MicroMu;
+
+use crate::accounts::Account;
+use crate::book::Priority;
+use crate::gate::Gate;
+use crate::outcome::Standing;
+
+impl Gate {
+    /// Where a tenant stands.
+    #[must_use]
+    pub fn standing(&self, tenant: &str) -> Standing {
+        match self.accounts.find(tenant) {
+            Some(account) => self.standing_of(account),
+            None => Standing {
+                limit_mu_per_min: self.capacity.mu_per_ms * 60_000.0,
+                remaining_mu: self.full.free(&self.running).as_mu(),
+                reset_ms: self.drained_in_ms(Priority::Standard),
+                ..Standing::default()
+            },
+        }
+    }
+
+    /// All tenants seen, and where they stand. Names that were not kept apart come as "".
+    pub fn standings(&self) -> impl Iterator<Item = (&str, Standing)> {
+        self.accounts
+            .iter()
+            .map(|account| (&*account.name, self.standing_of(account)))
+    }
+
+    fn standing_of(&self, account: &Account) -> Standing {
+        let free = self.full.free(&self.running).as_mu();
+        let promised = account.bucket.promises();
+        Standing {
+            limit_mu_per_min: if promised {
+                account.terms.guaranteed_mu_per_min
+            } else {
+                self.capacity.mu_per_ms * 60_000.0
+            },
+            remaining_mu: account.bucket.level_mu(self.now_us).max(free),
+            reset_ms: if promised {
+                account.bucket.refilled_in_us(self.now_us) / 1000
+            } else {
+                self.drained_in_ms(account.terms.priority)
+            },
+            running: account.running,
+            waiting: account.waiting,
+            billed: account.billed,
+            started: account.started,
+            waited: account.waited,
+            shed: account.shed,
+        }
+    }
+
+    /// Whether a request would run at once.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.full.is_open_to(&self.running)
+    }
+
+    /// Requests waiting in a class, and their MU.
+    #[must_use]
+    pub fn waiting(&self, priority: Priority) -> (u32, MicroMu) {
+        self.classes
+            .get(priority.slot())
+            .map_or((0, MicroMu::ZERO), |class| (class.count, class.work))
+    }
+
+    /// Requests in flight, and what still counts of their MU.
+    #[must_use]
+    pub fn in_flight(&self) -> (i64, MicroMu) {
+        (self.running.requests, self.running.work)
+    }
+
+    /// Of [`Gate::in_flight`], what runs on promises.
+    #[must_use]
+    pub fn promised_in_flight(&self) -> (i64, MicroMu) {
+        (self.promised.requests, self.promised.work)
+    }
+
+    /// MU per ms that it drains at while full, as far as is known.
+    #[must_use]
+    pub fn drain_mu_per_ms(&self) -> f64 {
+        self.drain.mu_per_ms(self.capacity.mu_per_ms)
+    }
+
+    /// When a request of this account and class would likely run, ms from now.
+    pub(crate) fn retry_after_ms(&self, at: u32, priority: Priority) -> u64 {
+        let drained = self.drained_in_ms(priority);
+        let refilled = self
+            .accounts
+            .get(at)
+            .filter(|account| account.bucket.promises())
+            .map(|account| account.bucket.ready_at_us().saturating_sub(self.now_us) / 1000);
+        refilled.map_or(drained, |ms| ms.min(drained)).max(1)
+    }
+
+    /// What waits in this class and before it, and what is in flight too much, by the drain rate.
+    fn drained_in_ms(&self, priority: Priority) -> u64 {
+        let waiting: MicroMu = self
+            .classes
+            .iter()
+            .take(priority.slot() + 1)
+            .map(|class| class.work)
+            .sum();
+        let ahead = (waiting + self.full.excess(&self.running)).as_mu();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let ms = (ahead / self.drain_mu_per_ms()).ceil() as u64;
+        ms.min(3_600_000)
+    }
+}

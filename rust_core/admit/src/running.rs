@@ -1,0 +1,116 @@
+//! What is in flight, and how much of it counts as full.
+
+use weighbridge_place::{Amount, MicroMu};
+
+use crate::settings::Settings;
+
+/// What the replicas of a model can do, fed from the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Capacity {
+    /// Sum of the open replicas' MU per millisecond.
+    pub mu_per_ms: f64,
+    /// Sum of their KV tokens.
+    pub kv_tokens: u64,
+    /// Work in flight that came past this gate, as telemetry or other sidecars tell it.
+    pub foreign: Amount,
+}
+
+/// In-flight amounts that count as full.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Full {
+    work: MicroMu,
+    prefill: MicroMu,
+    kv_tokens: i64,
+    /// MU that may wait.
+    pub(crate) queue: MicroMu,
+    /// Work that came past the gate, part of what is in flight.
+    foreign: Running,
+}
+
+impl Full {
+    pub(crate) fn new(capacity: &Capacity, settings: &Settings) -> Self {
+        let window = |ms: f64| MicroMu::from_mu(capacity.mu_per_ms.max(0.0) * ms);
+        let mut foreign = Running::default();
+        foreign.add(&capacity.foreign);
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+        let kv_tokens = (capacity.kv_tokens as f64 * settings.kv_share) as i64;
+        Self {
+            work: window(settings.window_ms),
+            prefill: window(settings.prefill_window_ms),
+            kv_tokens,
+            queue: window(settings.queue_window_ms),
+            foreign,
+        }
+    }
+
+    /// Whether more may run beside all that is in flight.
+    pub(crate) fn is_open_to(&self, running: &Running) -> bool {
+        self.has_room(&running.plus(&self.foreign))
+    }
+
+    /// Whether more may run beside these alone.
+    pub(crate) fn has_room(&self, running: &Running) -> bool {
+        running.work < self.work
+            && running.prefill < self.prefill
+            && running.kv_tokens < self.kv_tokens
+    }
+
+    /// Work that may still start now.
+    pub(crate) fn free(&self, running: &Running) -> MicroMu {
+        let free = self.work - running.plus(&self.foreign).work;
+        free.max(MicroMu::ZERO)
+    }
+
+    /// In-flight work above what counts as full.
+    pub(crate) fn excess(&self, running: &Running) -> MicroMu {
+        let excess = running.plus(&self.foreign).work - self.work;
+        excess.max(MicroMu::ZERO)
+    }
+}
+
+/// Sums over requests in flight, exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Running {
+    /// Prefill not done and decode.
+    pub(crate) work: MicroMu,
+    /// Of it, prefill not done.
+    pub(crate) prefill: MicroMu,
+    pub(crate) kv_tokens: i64,
+    pub(crate) requests: i64,
+}
+
+impl Running {
+    pub(crate) fn add(&mut self, amount: &Amount) {
+        self.work += amount.prefill + amount.decode;
+        self.prefill += amount.prefill;
+        self.kv_tokens = self.kv_tokens.wrapping_add(signed(amount.kv_tokens));
+        self.requests += 1;
+    }
+
+    pub(crate) fn take(&mut self, amount: &Amount) {
+        self.work -= amount.prefill + amount.decode;
+        self.prefill -= amount.prefill;
+        self.kv_tokens = self.kv_tokens.wrapping_sub(signed(amount.kv_tokens));
+        self.requests -= 1;
+    }
+
+    /// Gives back work that is done before the request ends.
+    pub(crate) fn done(&mut self, prefill: MicroMu, decode: MicroMu) {
+        self.work -= prefill + decode;
+        self.prefill -= prefill;
+    }
+
+    fn plus(&self, other: &Self) -> Self {
+        Self {
+            work: self.work + other.work,
+            prefill: self.prefill + other.prefill,
+            kv_tokens: self.kv_tokens.wrapping_add(other.kv_tokens),
+            requests: self.requests + other.requests,
+        }
+    }
+}
+
+/// KV tokens as they are added; clamped the same on both ways, so sums stay exact.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX).min(1 << 40)
+}
