@@ -34,6 +34,8 @@ struct Seen {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    tokenizer();
+    large_prompts()?;
     for case in [
         Case {
             name: "target",
@@ -71,7 +73,8 @@ fn run(case: &Case) -> Result<(), Box<dyn std::error::Error>> {
     for (replica, address) in emulator.addresses().into_iter().enumerate() {
         for stream in 0..case.streams {
             let seen = Arc::clone(&seen);
-            clients.spawn(client(address, replica * 1000 + stream, seen));
+            let prompt = format!("client {replica} {stream} asks for a story");
+            clients.spawn(client(address, prompt, 300, seen));
         }
     }
     std::thread::sleep(Duration::from_secs(2));
@@ -104,6 +107,64 @@ fn run(case: &Case) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Bytes a second that one core turns into tokens.
+fn tokenizer() {
+    let english = "A truck is weighed before it is let onto the bridge, in 2026 as ever. ";
+    for (name, text) in [
+        ("english", english),
+        ("chinese", "称量每一个请求，然后再放行。"),
+    ] {
+        let text = text.repeat(1 << 20 >> 6);
+        let mut tokens = 0_u64;
+        let begin = Instant::now();
+        weighbridge_emulator::tokenize(&text, |_| tokens += 1);
+        let seconds = begin.elapsed().as_secs_f64();
+        println!(
+            "{}",
+            json!({
+                "benchmark": "emulator_tokenizer",
+                "text": name,
+                "megabytes_per_s": text.len() as f64 / 1e6 / seconds,
+                "bytes_per_token": text.len() as f64 / tokens as f64,
+            })
+        );
+    }
+}
+
+/// Prompts of 220 KB, each answered with one token, from 16 connections.
+fn large_prompts() -> Result<(), Box<dyn std::error::Error>> {
+    let config: EmulatorConfig = serde_json::from_value(json!({"replicas": 4, "speed": 1000.0}))?;
+    let emulator = Emulator::start(config)?;
+    let seen = Arc::new(Seen::default());
+    let clients = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("client")
+        .enable_all()
+        .build()?;
+    let addresses = emulator.addresses();
+    for (number, address) in addresses.iter().cycle().take(16).copied().enumerate() {
+        let text = "A truck is weighed before it is let onto the bridge. ".repeat(220_000 / 53);
+        let prompt = format!("client {number}: {text}");
+        clients.spawn(client(address, prompt, 1, Arc::clone(&seen)));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let (cpu, finished) = (cpu_seconds()?, count(&seen.finished));
+    let begin = Instant::now();
+    std::thread::sleep(Duration::from_secs(4));
+    let finished = count(&seen.finished) - finished;
+    println!(
+        "{}",
+        json!({
+            "benchmark": "emulator_large_prompts",
+            "requests_per_s": finished as f64 / begin.elapsed().as_secs_f64(),
+            "emulator_cpu_ms_per_request": (cpu_seconds()? - cpu) * 1e3 / finished as f64,
+        })
+    );
+    clients.shutdown_timeout(Duration::from_millis(200));
+    emulator.stop();
+    Ok(())
+}
+
 fn count(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
@@ -117,15 +178,20 @@ fn produced(emulator: &Emulator) -> u64 {
 }
 
 /// One connection that streams one answer after the other.
-async fn client(address: SocketAddr, number: usize, seen: Arc<Seen>) -> std::io::Result<()> {
+async fn client(
+    address: SocketAddr,
+    prompt: String,
+    max_tokens: u32,
+    seen: Arc<Seen>,
+) -> std::io::Result<()> {
     let mut socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
     let mut buffer = vec![0; 16_384];
     loop {
         let body = json!({
             "model": "llama-3.1-8b",
-            "messages": [{"role": "user", "content": format!("client {number} asks for a story")}],
-            "max_tokens": 300,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
             "ignore_eos": true,
             "stream": true,
         })

@@ -262,6 +262,7 @@ fn settings(config: &EmulatorConfig) -> Settings {
             check_model: config.check_model,
             strict_fields: config.strict_fields,
             max_open_requests: config.max_open_requests,
+            with_tokens: config.event_buffer_max_size > 0,
             ids: AtomicU64::new(1),
         },
         max_body_bytes: config.max_body_bytes,

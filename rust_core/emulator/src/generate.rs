@@ -28,6 +28,8 @@ pub(crate) struct Rules {
     pub(crate) check_model: bool,
     pub(crate) strict_fields: bool,
     pub(crate) max_open_requests: usize,
+    /// Whether the engine's lane needs the tokens, for cache events.
+    pub(crate) with_tokens: bool,
     pub(crate) ids: AtomicU64,
 }
 
@@ -122,7 +124,7 @@ pub(crate) fn generate(
     let mut choices = Vec::new();
     let mut prompt_tokens = 0;
     for rendered in &order.prompts {
-        prompt_tokens += u64::try_from(rendered.sequence.tokens().len()).unwrap_or(0);
+        prompt_tokens += u64::try_from(rendered.sequence.len()).unwrap_or(0);
         for choice in 0..generation.choices {
             let (choice, job) = plan(replica, rules, generation, rendered, choice, asked)?;
             choices.push(choice);
@@ -248,7 +250,7 @@ fn plan(
     let mut spec = RequestSpec {
         id: rules.ids.fetch_add(1, Ordering::Relaxed),
         block_hashes: Arc::from([]),
-        prompt_tokens: u32::try_from(sequence.tokens().len()).unwrap_or(u32::MAX),
+        prompt_tokens: u32::try_from(sequence.len()).unwrap_or(u32::MAX),
         output_tokens: wanted,
         max_tokens,
         image_tiles: rendered.image_tiles,
@@ -267,7 +269,7 @@ fn plan(
     let id = spec.id;
     let job = Job {
         spec,
-        tokens: sequence.into_tokens(),
+        tokens: rules.with_tokens.then(|| sequence.tokens()),
         stops,
         progress: Arc::clone(&progress),
     };

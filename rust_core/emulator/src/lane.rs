@@ -18,8 +18,8 @@ use crate::respond::prometheus::{
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) spec: RequestSpec,
-    /// Prompt and output together, for cache events.
-    pub(crate) tokens: Arc<[u32]>,
+    /// Prompt and output together, where cache events are kept.
+    pub(crate) tokens: Option<Arc<[u32]>>,
     pub(crate) stops: bool,
     pub(crate) progress: Arc<Progress>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Job {
 #[derive(Debug)]
 struct Live {
     progress: Arc<Progress>,
-    tokens: Arc<[u32]>,
+    tokens: Option<Arc<[u32]>>,
     record: RequestRecord,
     started: bool,
 }
@@ -263,7 +263,10 @@ impl Lane {
         };
         for event in engine.take_cache_events() {
             let tokens: &[u32] = match &event {
-                CacheEvent::Stored { request, .. } => live.get(request).map_or(&[], |l| &l.tokens),
+                CacheEvent::Stored { request, .. } => live
+                    .get(request)
+                    .and_then(|l| l.tokens.as_deref())
+                    .unwrap_or_default(),
                 _ => &[],
             };
             books

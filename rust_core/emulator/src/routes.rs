@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
@@ -128,11 +128,12 @@ async fn generation(
     let body = match Limited::new(body, settings.max_body_bytes).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
-            return respond::error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "BadRequestError",
-                &error.to_string(),
-            );
+            let status = if error.is::<LengthLimitError>() {
+                StatusCode::PAYLOAD_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            return respond::error(status, "BadRequestError", &error.to_string());
         }
     };
     if let Some(status) = replica.health.refusal() {

@@ -4,41 +4,48 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Tokens that are cut into blocks of the cache.
+/// Bytes of one token.
+const WIDTH: usize = size_of::<u32>();
+
+/// Tokens that are cut into blocks of the cache, kept as the bytes that are hashed.
 #[derive(Debug, Clone)]
 pub(crate) struct Sequence {
-    tokens: Vec<u32>,
+    bytes: Vec<u8>,
+    /// Bytes of one block.
     block: usize,
 }
 
 impl Sequence {
     pub(crate) fn new(tokens_per_block: u32) -> Self {
         Self {
-            tokens: Vec::new(),
-            block: usize::try_from(tokens_per_block).unwrap_or(32).max(1),
+            bytes: Vec::new(),
+            block: usize::try_from(tokens_per_block).unwrap_or(32).max(1) * WIDTH,
         }
     }
 
     pub(crate) fn push(&mut self, token: u32) {
-        self.tokens.push(token);
+        self.bytes.extend_from_slice(&token.to_le_bytes());
     }
 
-    pub(crate) fn tokens(&self) -> &[u32] {
-        &self.tokens
+    /// How many tokens there are.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() / WIDTH
     }
 
-    pub(crate) fn into_tokens(self) -> Arc<[u32]> {
-        Arc::from(self.tokens)
+    pub(crate) fn tokens(&self) -> Arc<[u32]> {
+        self.bytes
+            .chunks_exact(WIDTH)
+            .filter_map(|bytes| bytes.try_into().ok().map(u32::from_le_bytes))
+            .collect()
     }
 
     /// The hash of every complete block, each over its tokens and the hash before it.
     pub(crate) fn hashes(&self) -> Arc<[u64]> {
         let mut parent = 0;
-        let mut bytes = Vec::with_capacity(self.block * 4);
-        self.tokens
+        self.bytes
             .chunks_exact(self.block)
             .map(|block| {
-                parent = hash(block, parent, &mut bytes);
+                parent = xxh3_64_with_seed(block, parent);
                 parent
             })
             .collect()
@@ -46,14 +53,8 @@ impl Sequence {
 
     /// A hash of everything so far.
     pub(crate) fn digest(&self, seed: u64) -> u64 {
-        hash(&self.tokens, seed, &mut Vec::new())
+        xxh3_64_with_seed(&self.bytes, seed)
     }
-}
-
-fn hash(tokens: &[u32], seed: u64, bytes: &mut Vec<u8>) -> u64 {
-    bytes.clear();
-    bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-    xxh3_64_with_seed(bytes, seed)
 }
 
 #[cfg(test)]
@@ -65,6 +66,7 @@ mod tests {
         let sequence = |tokens: &[u32]| {
             let mut sequence = Sequence::new(2);
             tokens.iter().for_each(|t| sequence.push(*t));
+            assert_eq!(sequence.tokens()[..], *tokens);
             sequence.hashes()
         };
         let long = sequence(&[1, 2, 3, 4, 5]);

@@ -5,6 +5,8 @@
 //! of blanks are short tokens. Cuts are made from the left, so that a longer
 //! text changes at most the last token of a shorter one.
 
+use std::sync::LazyLock;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Letters of a word that is one token.
@@ -40,35 +42,27 @@ pub(crate) fn token_id(token: &str) -> u32 {
 
 /// The length in bytes of the first token, if there is any text.
 fn first_token(text: &str) -> Option<usize> {
-    let mut chars = text.chars();
-    let first = chars.next()?;
-    let length = match class(first) {
-        Class::Ideograph => first.len_utf8(),
-        Class::Letter => word(text),
-        Class::Digit => run(text, 3, Class::Digit),
-        Class::Newline => run(text, RUN, Class::Newline),
-        Class::Sign => run(text, RUN, Class::Sign),
-        Class::Blank => match chars.next().map(class) {
+    let first = class_at(text, 0)?;
+    let length = match first.of {
+        Class::Ideograph => first.bytes,
+        Class::Letter => word(text, 0),
+        Class::Digit => run(text, 0, 3, Class::Digit).bytes,
+        Class::Newline => run(text, 0, RUN, Class::Newline).bytes,
+        Class::Sign => run(text, 0, RUN, Class::Sign).bytes,
+        Class::Blank => match class_at(text, 1).map(|next| next.of) {
             // One space belongs to the word or sign that follows it.
-            Some(Class::Letter) if first == ' ' => 1 + word(chars_after(text)),
-            Some(Class::Sign) if first == ' ' => 1 + run(chars_after(text), RUN, Class::Sign),
+            Some(Class::Letter) if text.starts_with(' ') => 1 + word(text, 1),
+            Some(Class::Sign) if text.starts_with(' ') => 1 + run(text, 1, RUN, Class::Sign).bytes,
             _ => blanks(text),
         },
     };
     Some(length)
 }
 
-fn chars_after(text: &str) -> &str {
-    text.get(1..).unwrap_or_default()
-}
-
 /// A run of blanks, short of the last one if a word follows.
 fn blanks(text: &str) -> usize {
-    let all = run(text, 4 * RUN, Class::Blank);
-    let followed = text
-        .get(all..)
-        .and_then(|rest| rest.chars().next())
-        .is_some_and(|c| matches!(class(c), Class::Letter | Class::Sign));
+    let all = run(text, 0, 4 * RUN, Class::Blank).bytes;
+    let followed = class_at(text, all).is_some_and(|c| matches!(c.of, Class::Letter | Class::Sign));
     if followed && all > 1 && text.get(all - 1..all) == Some(" ") {
         all - 1
     } else {
@@ -77,28 +71,62 @@ fn blanks(text: &str) -> usize {
 }
 
 /// A word, or the first piece of a long one: its length depends on what it begins with.
-fn word(text: &str) -> usize {
-    let whole = run(text, WORD + 1, Class::Letter);
-    if text.get(..whole).is_some_and(|w| w.chars().count() <= WORD) {
-        return whole;
+fn word(text: &str, from: usize) -> usize {
+    let whole = run(text, from, WORD + 1, Class::Letter);
+    if whole.chars <= WORD {
+        return whole.bytes;
     }
-    let start = run(text, 3, Class::Letter);
+    let start = from + run(text, from, 3, Class::Letter).bytes;
     let spread = text
-        .get(..start)
+        .get(from..start)
         .map_or(0, |s| usize::try_from(token_id(s) % 3).unwrap_or(0));
-    run(text, 4 + spread, Class::Letter)
+    run(text, from, 4 + spread, Class::Letter).bytes
 }
 
-/// Bytes of the first characters of a class, at most `most` characters.
-fn run(text: &str, most: usize, of: Class) -> usize {
-    text.char_indices()
-        .take(most)
-        .find(|(_, c)| class(*c) != of)
-        .map_or_else(
-            || text.chars().take(most).map(char::len_utf8).sum(),
-            |(at, _)| at,
-        )
+/// How far a run of one class goes.
+struct Run {
+    bytes: usize,
+    chars: usize,
 }
+
+/// The characters of a class that stand at `from`, at most `most`.
+fn run(text: &str, from: usize, most: usize, of: Class) -> Run {
+    let mut run = Run { bytes: 0, chars: 0 };
+    while run.chars < most {
+        match class_at(text, from + run.bytes) {
+            Some(next) if next.of == of => {
+                run.bytes += next.bytes;
+                run.chars += 1;
+            }
+            _ => break,
+        }
+    }
+    run
+}
+
+/// One character's class and length.
+struct Classed {
+    of: Class,
+    bytes: usize,
+}
+
+/// The character at a byte position, if one begins there.
+fn class_at(text: &str, at: usize) -> Option<Classed> {
+    let byte = *text.as_bytes().get(at)?;
+    if let Some(of) = ASCII.get(usize::from(byte)) {
+        return Some(Classed { of: *of, bytes: 1 });
+    }
+    let c = text.get(at..)?.chars().next()?;
+    Some(Classed {
+        of: class(c),
+        bytes: c.len_utf8(),
+    })
+}
+
+/// Classes of the bytes that are characters by themselves.
+static ASCII: LazyLock<[Class; 128]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| u8::try_from(byte).map_or(Class::Sign, |b| class(char::from(b))))
+});
 
 fn class(c: char) -> Class {
     match c {

@@ -225,6 +225,57 @@ fn refusals_have_the_shapes_of_trtllm_serve() {
 }
 
 #[test]
+fn fields_that_trtllm_serve_forbids_are_refused_on_request() {
+    let mut request = chat("hi", 1);
+    request["prompt_cache_key"] = json!("k");
+    request["user"] = json!("u");
+    let ask = |config: Value| {
+        let emulator = start(config);
+        post(emulator.addresses()[0], "/v1/chat/completions", &request)
+    };
+    assert_eq!(ask(json!({})).status, 200);
+    let answer = ask(json!({"strict_fields": true}));
+    assert_eq!(answer.status, 400);
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("prompt_cache_key")
+    );
+}
+
+#[test]
+fn stream_options_need_a_stream() {
+    let emulator = start(json!({}));
+    let mut request = chat("hi", 1);
+    request["stream_options"] = json!({"include_usage": true});
+    let answer = post(emulator.addresses()[0], "/v1/chat/completions", &request);
+    assert_eq!(answer.status, 400);
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("stream_options")
+    );
+}
+
+#[test]
+fn times_are_those_of_the_engine_model() {
+    let emulator = start(json!({"profiles": [{
+        "noise": 0.0, "step_overhead_ms": 0.0, "prefill_base_ms": 100.0,
+        "prefill_ms_per_token": 0.0, "prefill_ms_per_token2": 0.0, "decode_base_ms": 10.0,
+        "decode_ms_per_seq": 0.0, "decode_ms_per_ktoken": 0.0}]}));
+    let address = emulator.addresses()[0];
+    post(address, "/v1/chat/completions", &chat("hi", 6));
+    let records = get(address, "/perf_metrics").json();
+    let times = &records[0]["perf_metrics"]["timing_metrics"];
+    let between =
+        |from: &str, to: &str| times[to].as_f64().unwrap() - times[from].as_f64().unwrap();
+    assert!((between("first_scheduled_time", "first_token_time") - 0.1).abs() < 1e-6);
+    assert!((between("first_token_time", "last_token_time") - 0.05).abs() < 1e-6);
+}
+
+#[test]
 fn a_client_that_goes_away_frees_its_blocks() {
     let emulator = start(json!({"speed": 1.0}));
     let address = emulator.addresses()[0];
