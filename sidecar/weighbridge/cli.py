@@ -61,7 +61,7 @@ def serve(
 
     SIGTERM drains and stops it, SIGHUP or a changed file reloads the configuration.
     """
-    from weighbridge import service  # noqa: PLC0415
+    from weighbridge import service
 
     if check:
         service.check(config)
@@ -100,8 +100,8 @@ def emulate(
     ] = None,
 ) -> None:
     """Run emulated replicas: trtllm-serve's interface in front of a model of its engine."""
-    from weighbridge import emulate as emulator  # noqa: PLC0415
-    from weighbridge.config import read_yaml  # noqa: PLC0415
+    from weighbridge import emulate as emulator
+    from weighbridge.config import read_yaml
 
     settings = {
         "replicas": replicas,
@@ -151,10 +151,10 @@ def up(
     envoy: EnvoyOption = None,
 ) -> None:
     """Show it working: emulated replicas, sidecar and a real Envoy on loopback, with traffic."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from weighbridge import up as demo  # noqa: PLC0415
-    from weighbridge.stack import StackOptions  # noqa: PLC0415
+    from weighbridge import up as demo
+    from weighbridge.stack import StackOptions
 
     options = demo.Options(
         stack=StackOptions(
@@ -188,8 +188,8 @@ def envoy_render(
     ] = None,
 ) -> None:
     """Write Envoy's bootstrap file for a configuration."""
-    from weighbridge.config import load  # noqa: PLC0415
-    from weighbridge.envoy.bootstrap import render  # noqa: PLC0415
+    from weighbridge.config import load
+    from weighbridge.envoy.bootstrap import render
 
     text = render(load(config), style)
     if output is None:
@@ -213,14 +213,14 @@ def envoy_validate(
     envoy: EnvoyOption = None,
 ) -> None:
     """Let Envoy check a bootstrap file, without starting it."""
-    from weighbridge.config import load  # noqa: PLC0415
-    from weighbridge.envoy import binary  # noqa: PLC0415
+    from weighbridge.config import load
+    from weighbridge.envoy import binary
 
     if (file is None) == (config is None):
         raise typer.BadParameter("give either FILE or --config")
     found = binary.find(envoy)
     if config is not None:
-        from weighbridge.envoy.bootstrap import render  # noqa: PLC0415
+        from weighbridge.envoy.bootstrap import render
 
         binary.validate_text(found, render(load(config)), ".yaml")
     elif file is not None:

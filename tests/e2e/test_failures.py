@@ -6,14 +6,18 @@ import signal
 from tests.e2e.harness import Reply, Running, Starter, until
 
 
-async def load(running: Running, stop: asyncio.Event, workers: int = 8) -> list[Reply]:
+async def load(
+    running: Running, stop: asyncio.Event, workers: int = 8, output_tokens: int = 8
+) -> list[Reply]:
     """Requests without pause until told to stop."""
     replies: list[Reply] = []
+    headers = {"x-emulate-output-tokens": str(output_tokens)}
 
     async def work(worker: int) -> None:
         number = 0
         while not stop.is_set():
-            replies.append(await running.post(running.chat(f"worker {worker} asks {number}")))
+            body = running.chat(f"worker {worker} asks {number}", max_tokens=output_tokens)
+            replies.append(await running.post(body, headers))
             number += 1
 
     async with asyncio.TaskGroup() as group:
@@ -71,16 +75,18 @@ async def test_sessions_of_a_killed_replica_move_and_no_others(running: Running)
 
 
 async def test_a_replica_killed_under_load_loses_no_request_that_had_not_begun(
-    running: Running,
+    start: Starter,
 ) -> None:
-    stop = asyncio.Event()
-    loading = asyncio.create_task(load(running, stop))
-    await until(lambda: decided(running))
-    await running.fault(0, kind="restart", down_ms=500)
-    await asyncio.sleep(1)
-    stop.set()
-    replies = await loading
-    assert {reply.status for reply in replies} == {200}
+    # Slow enough that every replica works on several answers, none begun, when one is killed.
+    async with start(speed=4.0) as running:
+        stop = asyncio.Event()
+        loading = asyncio.create_task(load(running, stop, workers=24, output_tokens=200))
+        await until(lambda: decided(running))
+        await running.fault(0, kind="restart", down_ms=500)
+        await asyncio.sleep(1)
+        stop.set()
+        replies = await loading
+        assert {reply.status for reply in replies} == {200}
 
 
 async def test_a_client_that_goes_away_in_mid_stream_leaves_nothing_charged(
@@ -111,3 +117,40 @@ async def test_a_replica_that_dies_in_mid_stream_leaves_nothing_charged(start: S
             served_by = response.headers["x-served-by"]
             await running.fault(running.stack.endpoints.index(served_by), kind="crash")
             await running.settled()
+
+
+async def test_what_a_dead_replica_did_not_take_goes_to_the_next_that_was_named(
+    running: Running,
+) -> None:
+    # Large enough that a retry must repeat more than a connection's buffer holds.
+    prompt = "word " * 600_000
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{prompt}"}}
+    for body in (
+        running.chat("small"),
+        running.chat(messages=[{"role": "user", "content": [image]}]),
+    ):
+        victim = (await running.post(body)).replica
+        await running.fault(running.stack.endpoints.index(victim), kind="crash")
+        reply = await running.post(body)
+        decision = await running.decision_of(reply)
+        assert decision["replica"] == victim
+        assert reply.replica == decision["fallbacks"][0]
+        assert reply.status < 500
+        await running.fault(running.stack.endpoints.index(victim), kind="heal")
+
+
+async def test_a_sidecar_that_hangs_holds_no_request_for_long(running: Running) -> None:
+    serve = running.family.running("serve")
+    serve.signal(signal.SIGSTOP)
+    try:
+        replies = await asyncio.gather(*(running.post(running.chat(f"{n}")) for n in range(5)))
+        assert [reply.status for reply in replies] == [200] * 5
+    finally:
+        serve.signal(signal.SIGCONT)
+    before = len(await running.stack.decisions())
+
+    async def is_asked_again() -> bool:
+        assert (await running.post(running.chat())).status == 200
+        return len(await running.stack.decisions()) > before
+
+    await until(is_asked_again)

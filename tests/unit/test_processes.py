@@ -86,12 +86,14 @@ async def test_a_killed_child_names_its_signal(tmp_path: Path) -> None:
 
 
 def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(600)"]
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
         "from weighbridge.processes import Child\n"
         "async def main():\n"
-        f"    child = await Child.start('c', {SLEEP!r}, Path({str(tmp_path / 'log')!r}))\n"
+        f"    child = await Child.start('c', {command!r}, Path({str(log)!r}))\n"
         "    print(child.pid, flush=True)\n"
         "    await child.wait()\n"
         "asyncio.run(main())\n"
@@ -99,6 +101,9 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
+        # Past the tether's own look at its parent: now only the kernel can end it.
+        while log.read_text() != "runs\n":
+            time.sleep(0.01)
         assert is_alive(child)
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
