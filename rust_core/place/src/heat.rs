@@ -60,9 +60,45 @@ fn unsigned(mu: MicroMu) -> u64 {
 /// The decayed rates of all slices of one assignment of a model.
 #[derive(Clone, Debug, Default)]
 pub struct Heat {
-    /// Rates as remembered: of a memory that is not full, they are too low by `Warmth::filled`.
-    slices: Vec<Warmth>,
+    slices: Vec<Memory>,
     at_ms: u64,
+}
+
+/// What is remembered of one slice: sums that are too low by the share that the memory is filled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    /// MU per second of the whole slice.
+    sum: f64,
+    /// Its parts are filled by `parts_filled`, all else by `filled`.
+    rates: Warmth,
+}
+
+impl Memory {
+    fn fade(&mut self, keep: f64) {
+        self.sum *= keep;
+        self.rates = self.rates.scaled(keep);
+        self.rates.filled = self.rates.filled * keep + (1.0 - keep);
+        self.rates.parts_filled = self.rates.parts_filled * keep + (1.0 - keep);
+    }
+
+    /// As if the memory were full.
+    fn full(&self) -> Warmth {
+        let per = |filled: f64| if filled > 0.0 { 1.0 / filled } else { 0.0 };
+        let mut full = self.rates.scaled(per(self.rates.filled));
+        let divided: f64 = self.rates.mu_per_s();
+        let scale = self.sum * per(self.rates.filled) * per(divided);
+        full.parts = self.rates.parts.map(|rate| rate * scale);
+        full
+    }
+
+    fn of(full: &Warmth) -> Self {
+        let mut rates = full.scaled(full.filled);
+        rates.parts = full.parts.map(|rate| rate * full.parts_filled);
+        Self {
+            sum: full.mu_per_s() * full.filled,
+            rates,
+        }
+    }
 }
 
 impl Heat {
@@ -79,7 +115,7 @@ impl Heat {
     /// rate counts 1/e. An empty interval changes nothing.
     #[allow(clippy::cast_precision_loss)]
     pub fn absorb(&mut self, slices: &Slices, now_ms: u64, memory_ms: f64) {
-        self.slices.resize(slices.len(), Warmth::default());
+        self.slices.resize(slices.len(), Memory::default());
         let elapsed_ms = now_ms.saturating_sub(self.at_ms) as f64;
         if elapsed_ms <= 0.0 {
             return;
@@ -87,40 +123,34 @@ impl Heat {
         self.at_ms = now_ms;
         let keep = (-elapsed_ms / memory_ms.max(1.0)).exp();
         let per_s = |micro: u64| micro as f64 / 1e3 / elapsed_ms * (1.0 - keep);
-        for (warmth, cell) in self.slices.iter_mut().zip(slices.cells()) {
-            *warmth = warmth.scaled(keep);
-            warmth.filled = warmth.filled * keep + (1.0 - keep);
-            for (rate, counter) in warmth.parts.iter_mut().zip(&cell.parts) {
-                *rate += per_s(take(counter));
+        for (memory, cell) in self.slices.iter_mut().zip(slices.cells()) {
+            memory.fade(keep);
+            let rates = &mut memory.rates;
+            let before = memory.sum;
+            for (rate, counter) in rates.parts.iter_mut().zip(&cell.parts) {
+                let fresh = per_s(take(counter));
+                *rate += fresh;
+                memory.sum += fresh;
             }
-            warmth.saved += per_s(take(&cell.saved));
-            warmth.kv_tokens += take(&cell.token_ms) as f64 / elapsed_ms * (1.0 - keep);
+            rates.saved += per_s(take(&cell.saved));
+            rates.kv_tokens += take(&cell.token_ms) as f64 / elapsed_ms * (1.0 - keep);
             let lead = per_s(take(&cell.lead));
-            if lead > 0.0 {
+            if memory.sum > before {
                 let key = Key::from_bits(cell.leader.load(Relaxed));
-                warmth.hot = Some(follow(warmth.hot, key, lead));
+                rates.hot = Some(follow(rates.hot, key, lead));
             }
         }
     }
 
     /// Each slice's rates, as if every memory were full.
     pub(crate) fn rates(&self) -> impl Iterator<Item = Warmth> + '_ {
-        let full = |warmth: &Warmth| {
-            let scale = if warmth.filled > 0.0 {
-                1.0 / warmth.filled
-            } else {
-                0.0
-            };
-            warmth.scaled(scale)
-        };
-        self.slices.iter().map(full)
+        self.slices.iter().map(Memory::full)
     }
 
     /// The same memory over other slices, whose rates are as [`Heat::rates`] gives them.
     pub(crate) fn over(&self, rates: impl Iterator<Item = Warmth>) -> Self {
-        let slices = rates.map(|warmth| warmth.scaled(warmth.filled)).collect();
         Self {
-            slices,
+            slices: rates.map(|full| Memory::of(&full)).collect(),
             at_ms: self.at_ms,
         }
     }
@@ -129,6 +159,12 @@ impl Heat {
     #[must_use]
     pub fn mu_per_s(&self) -> f64 {
         self.rates().map(|warmth| warmth.mu_per_s()).sum()
+    }
+
+    /// The rates of the slice at a place.
+    #[must_use]
+    pub fn slice(&self, at: usize) -> Option<Warmth> {
+        self.slices.get(at).map(Memory::full)
     }
 
     /// When it last took anything in.

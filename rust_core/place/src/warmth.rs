@@ -6,9 +6,9 @@ use crate::slices::shift;
 /// Parts of a slice that are counted apart, so that a split knows where the load is.
 pub(crate) const PARTS: usize = 8;
 
-/// How full the memory of a slice counts whose load was guessed by evenness: what it measures next
-/// outweighs the guess soon.
-const GUESS: f64 = 0.15;
+/// How full a memory counts that was guessed by evenness: what is measured next outweighs the guess
+/// soon.
+pub(crate) const GUESS: f64 = 0.15;
 
 /// Keys from one to another, both included.
 pub(crate) type Keys = (u64, u64);
@@ -31,10 +31,12 @@ pub struct Warmth {
     pub(crate) saved: f64,
     /// KV tokens held on average.
     pub(crate) kv_tokens: f64,
-    /// The key that stands out, where one does.
+    /// The key that leads, where one does.
     pub(crate) hot: Option<HotKey>,
-    /// Share of a full memory that these rates rest on, 0 to 1.
+    /// Share of a full memory that the sum rests on, 0 to 1.
     pub(crate) filled: f64,
+    /// The same of how the sum is divided among the parts.
+    pub(crate) parts_filled: f64,
 }
 
 impl Warmth {
@@ -42,6 +44,18 @@ impl Warmth {
     #[must_use]
     pub fn mu_per_s(&self) -> f64 {
         self.parts.iter().sum()
+    }
+
+    /// MU per second that cached prefixes save.
+    #[must_use]
+    pub fn saved_mu_per_s(&self) -> f64 {
+        self.saved
+    }
+
+    /// KV tokens that its requests hold on average.
+    #[must_use]
+    pub fn kv_tokens(&self) -> f64 {
+        self.kv_tokens
     }
 
     /// MU per second of the hot key: of a slice with load l and surplus s it brings (l + s) ÷ 2.
@@ -60,15 +74,21 @@ impl Warmth {
                 surplus: hot.surplus * by,
                 ..hot
             }),
-            filled: self.filled,
+            ..*self
         }
     }
 
     /// The warmth of a stretch of this slice. Within a part load counts as even.
     #[must_use]
     pub(crate) fn cut(&self, of: Keys, to: Keys) -> Self {
+        let filled = if self.is_exact(of, to) {
+            self.parts_filled
+        } else {
+            GUESS
+        };
         let mut cut = Self {
-            filled: self.filled,
+            filled: filled.min(self.filled).max(GUESS),
+            parts_filled: GUESS,
             ..Self::default()
         };
         self.pour(of, &mut cut, to);
@@ -81,9 +101,6 @@ impl Warmth {
         cut.saved = self.saved * share;
         cut.kv_tokens = self.kv_tokens * share;
         cut.hot = self.hot.filter(|hot| holds(to, hot.key.bits()));
-        if !self.is_exact(of, to) {
-            cut.filled = cut.filled.min(GUESS);
-        }
         cut
     }
 
@@ -106,7 +123,8 @@ impl Warmth {
         });
         let share = if whole > 0.0 { taken / whole } else { 0.0 };
         let mut inner = Self {
-            filled: self.filled,
+            filled: self.filled.max(GUESS),
+            parts_filled: GUESS,
             ..Self::default()
         };
         inner.saved = self.saved * share;
@@ -135,6 +153,7 @@ impl Warmth {
             kv_tokens: self.kv_tokens + other.kv_tokens,
             hot: hotter,
             filled: self.filled.min(other.filled),
+            parts_filled: self.parts_filled.min(other.parts_filled),
             ..Self::default()
         };
         self.pour(own, &mut joined, (own.0, next.1));
@@ -204,8 +223,7 @@ mod tests {
                 parts,
                 saved,
                 kv_tokens,
-                filled: 1.0,
-                hot: None,
+                ..Warmth::default()
             })
     }
 
@@ -269,11 +287,13 @@ mod tests {
         let warmth = Warmth {
             parts: [1.0; PARTS],
             filled: 1.0,
+            parts_filled: 0.8,
             ..Warmth::default()
         };
         let keys = (80, 80 + 8 * 16 - 1);
-        assert_eq!(warmth.cut(keys, (80 + 32, 80 + 63)).filled, 1.0);
-        assert_eq!(warmth.cut(keys, (80 + 32, keys.1)).filled, 1.0);
+        assert_eq!(warmth.cut(keys, (80 + 32, 80 + 63)).filled, 0.8);
+        assert_eq!(warmth.cut(keys, (80 + 32, keys.1)).filled, 0.8);
         assert_eq!(warmth.cut(keys, (80 + 30, 80 + 63)).filled, GUESS);
+        assert_eq!(warmth.cut(keys, (80 + 32, 80 + 63)).parts_filled, GUESS);
     }
 }

@@ -461,7 +461,7 @@ fn losing_one_replica_moves_its_slices_and_no_more() {
         world.sessions(tenant, 400, 0.3, 300.0);
     }
     world.steps(15);
-    let before = Slices::new(world.decide().slices);
+    let before = Slices::new(world.step().slices);
     let (lost, total) = (ReplicaId(7), world.load.values().sum::<f64>());
     world.members[7].serves = false;
     let next = world.step();
@@ -491,7 +491,10 @@ fn a_lost_domain_is_levelled_over_the_rest() {
         world.sessions(tenant, 300, 0.3, 400.0);
     }
     world.steps(12);
-    assert!((0..20).all(|tenant| world.domains_of(tenant).len() >= 2));
+    for tenant in 0..20 {
+        let (replicas, domains) = (world.replicas_of(tenant), world.domains_of(tenant));
+        assert!(replicas.len() < 2 || domains.len() >= 2);
+    }
     for member in world
         .members
         .iter_mut()
@@ -552,7 +555,7 @@ fn a_key_too_hot_for_one_replica_is_replicated_and_taken_back() {
         world.sessions(tenant, 100, 0.2, 100.0);
     }
     world.sessions(99, 1, 0.0, 2_000.0);
-    world.steps(8);
+    world.steps(20);
     let replicas = world.replicas_of(99).len();
     assert!((4..=8).contains(&replicas), "{replicas}");
     let level = world.imbalance();
@@ -612,7 +615,11 @@ fn with_nobody_left_slices_wait_for_their_return() {
     let mut world = World::new(members(3));
     world.sessions(1, 50, 0.0, 500.0);
     world.steps(4);
-    let before: Vec<SliceSpec> = world.decide().slices;
+    let specs = |slice: weighbridge_place::Slice<'_>| SliceSpec {
+        start: slice.start,
+        homes: slice.homes.into(),
+    };
+    let before: Vec<SliceSpec> = world.slices.iter().map(specs).collect();
     world
         .members
         .iter_mut()

@@ -102,13 +102,13 @@ pub struct AssignerSettings {
 impl Default for AssignerSettings {
     fn default() -> Self {
         Self {
-            tolerance: 0.05,
-            slack: 0.02,
+            tolerance: 0.03,
+            slack: 0.01,
             turn_gap_s: 30.0,
             horizon_s: 60.0,
             churn_share: 0.1,
             reservation: 0.01,
-            split_share: 0.04,
+            split_share: 0.03,
             merge_share: 0.01,
             replicate_share: 0.5,
             least_slices: 32,
