@@ -63,8 +63,11 @@ impl<'de> Visitor<'de> for CanonicalSeed<'_> {
             if before > start {
                 self.0.extend_from_slice(b", ");
             }
-            if seq.next_element_seed(CanonicalSeed(self.0))?.is_none() {
+            let element = seq.next_element_seed(CanonicalSeed(self.0));
+            if nothing_came(self.0, before, &element) {
                 self.0.truncate(before);
+            }
+            if element?.is_none() {
                 break;
             }
         }
@@ -80,8 +83,11 @@ impl<'de> Visitor<'de> for CanonicalSeed<'_> {
             if before > start {
                 self.0.extend_from_slice(b", ");
             }
-            if map.next_key_seed(CanonicalSeed(self.0))?.is_none() {
+            let key = map.next_key_seed(CanonicalSeed(self.0));
+            if nothing_came(self.0, before, &key) {
                 self.0.truncate(before);
+            }
+            if key?.is_none() {
                 break;
             }
             self.0.extend_from_slice(b": ");
@@ -90,6 +96,11 @@ impl<'de> Visitor<'de> for CanonicalSeed<'_> {
         self.0.push(b'}');
         Ok(())
     }
+}
+
+/// Whether the separator written at `before` separates nothing: the value ends, or was cut, there.
+fn nothing_came<E>(out: &[u8], before: usize, next: &Result<Option<()>, E>) -> bool {
+    !matches!(next, Ok(Some(()))) && out.len() <= before + b", ".len()
 }
 
 /// Appends `text` in quotes, escaping what JSON must.

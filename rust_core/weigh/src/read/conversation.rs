@@ -284,6 +284,7 @@ impl<'de> Turn<'de> {
     }
 
     fn piece(&mut self, conversation: &mut Conversation, kind: Kind, text: Str<'de, '_>) {
+        conversation.latest_is_media = matches!(kind, Kind::Image | Kind::Audio);
         if self.role.is_none() {
             self.pending.push(Piece {
                 kind,
@@ -291,9 +292,7 @@ impl<'de> Turn<'de> {
             });
             return;
         }
-        let section = self.begun_section(conversation);
-        section.feed(&[PIECE, kind as u8]);
-        section.feed(text.bytes());
+        feed(self.begun_section(conversation), kind, text.bytes());
     }
 
     /// The message's section, with the message's start and what was pending written to it.

@@ -9,26 +9,33 @@ use super::content::ContentSeed;
 use super::conversation::{Conversation, Kind, Role, Turn};
 use super::visit::{KeySeed, Str, skip, string};
 
-/// `messages`, or a list of input items; a lone string is one user message.
-pub(super) struct MessagesSeed<'a>(pub(super) &'a mut Conversation);
+/// `messages`, or a list of input items.
+pub(super) struct MessagesSeed<'a> {
+    pub(super) conversation: &'a mut Conversation,
+    /// Whether a lone string may stand for one user message.
+    pub(super) or_text: bool,
+}
 
 impl<'de> DeserializeSeed<'de> for MessagesSeed<'_> {
     type Value = bool;
 
     /// Whether there was anything but null.
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
-        self.0.clear();
+        self.conversation.clear();
         json.deserialize_option(self)
     }
 }
 
 impl MessagesSeed<'_> {
-    fn lone<'de>(self, text: Str<'de, '_>) -> bool {
-        let mut turn = Turn::new(self.0);
+    fn lone<'de, E: Error>(self, text: Str<'de, '_>) -> Result<bool, E> {
+        if !self.or_text {
+            return Err(E::custom("a string, expected a list of messages"));
+        }
+        let mut turn = Turn::new(self.conversation);
         turn.set_role(Role::User);
-        turn.text(self.0, Kind::Text, text);
-        turn.end(self.0);
-        true
+        turn.text(self.conversation, Kind::Text, text);
+        turn.end(self.conversation);
+        Ok(true)
     }
 }
 
@@ -48,15 +55,18 @@ impl<'de> Visitor<'de> for MessagesSeed<'_> {
     }
 
     fn visit_borrowed_bytes<E: Error>(self, text: &'de [u8]) -> Result<bool, E> {
-        Ok(self.lone(Str::Body(text)))
+        self.lone(Str::Body(text))
     }
 
     fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<bool, E> {
-        Ok(self.lone(Str::Decoded(text)))
+        self.lone(Str::Decoded(text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<bool, A::Error> {
-        while seq.next_element_seed(MessageSeed(&mut *self.0))?.is_some() {}
+        while seq
+            .next_element_seed(MessageSeed(&mut *self.conversation))?
+            .is_some()
+        {}
         Ok(true)
     }
 }

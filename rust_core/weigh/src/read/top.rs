@@ -173,14 +173,8 @@ impl Scan {
             Key::IgnoreEos => self.reading.ignore_eos = map.next_value_seed(FlagSeed)?,
             Key::N => self.n = self.choices(map)?,
             Key::BestOf => self.best_of = self.choices(map)?,
-            Key::Messages => {
-                self.prompt_seen = true;
-                self.prompt_seen = map.next_value_seed(MessagesSeed(&mut self.conversation))?;
-            }
-            Key::Input if self.endpoint == Endpoint::Responses => {
-                self.prompt_seen = true;
-                self.prompt_seen = map.next_value_seed(MessagesSeed(&mut self.conversation))?;
-            }
+            Key::Messages => self.messages(map, false)?,
+            Key::Input if self.endpoint == Endpoint::Responses => self.messages(map, true)?,
             Key::Prompt | Key::Input => {
                 self.prompt_seen = true;
                 let prompts = map.next_value_seed(PromptSeed(&mut self.conversation))?;
@@ -302,6 +296,21 @@ impl Scan {
                 }));
             }
         }
+        Ok(())
+    }
+
+    fn messages<'de, A: MapAccess<'de>>(
+        &mut self,
+        map: &mut A,
+        or_text: bool,
+    ) -> Result<(), A::Error> {
+        // Seen even if the cut comes before the value's end.
+        self.prompt_seen = true;
+        let conversation = &mut self.conversation;
+        self.prompt_seen = map.next_value_seed(MessagesSeed {
+            conversation,
+            or_text,
+        })?;
         Ok(())
     }
 
