@@ -238,13 +238,48 @@ impl Engine {
         true
     }
 
-    /// A run of iterations with nothing to schedule and nobody done; `false` if there is none.
-    fn iterate_decode(&mut self, now_ms: f64, until_ms: f64, out: &mut Step) -> bool {
+    /// A moment before which iterations from `now_ms` on merely add a token to each generating
+    /// request, if nothing is handed in or cancelled: [`Engine::step_many`] until then meets no
+    /// event and ends at that very moment. It is `now_ms` where the next iteration may be
+    /// eventful, or there is nothing to run.
+    #[must_use]
+    pub fn quiet_until(&mut self, now_ms: f64) -> f64 {
+        let Some(due) = self.quiet_due() else {
+            return now_ms;
+        };
+        let generating = self.generating.len() as u64;
+        let mut noise = self.noise.clone();
+        let mut free = self.pool.available();
+        let mut context = self.context_sum;
+        let mut start = now_ms;
+        for tick in self.tick..due.saturating_sub(1) {
+            let Some(left) = free.checked_sub(self.blocks_due_at(tick)) else {
+                break;
+            };
+            free = left;
+            context += generating;
+            let work = Work {
+                generating,
+                generating_context: context,
+                ..Work::default()
+            };
+            start += iteration_ms(&self.profile, &work) * self.slowdown * noise.factor();
+        }
+        start
+    }
+
+    /// The tick at which the next request is done, where until then there is nothing to schedule.
+    fn quiet_due(&mut self) -> Option<u64> {
         let admissible = !self.waiting.is_empty() && !self.blocked && !self.is_full();
         if self.generating.is_empty() || !self.prefilling.is_empty() || admissible {
-            return false;
+            return None;
         }
-        let Some(due) = self.next_ending() else {
+        self.next_ending()
+    }
+
+    /// A run of iterations with nothing to schedule and nobody done; `false` if there is none.
+    fn iterate_decode(&mut self, now_ms: f64, until_ms: f64, out: &mut Step) -> bool {
+        let Some(due) = self.quiet_due() else {
             return false;
         };
         let generating = self.generating.len() as u64;
@@ -293,10 +328,12 @@ impl Engine {
 
     /// Blocks that the generating requests need for their next token.
     pub(crate) fn blocks_due(&self) -> u32 {
-        self.boundaries
-            .get(self.remainder(self.tick))
-            .copied()
-            .unwrap_or(0)
+        self.blocks_due_at(self.tick)
+    }
+
+    fn blocks_due_at(&self, tick: u64) -> u32 {
+        let remainder = self.remainder(tick);
+        self.boundaries.get(remainder).copied().unwrap_or(0)
     }
 
     /// The tick at which the next request is done.
