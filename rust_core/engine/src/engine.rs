@@ -5,9 +5,10 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use slab::Slab;
 
+use crate::cache::{CacheEvent, KvStats};
 use crate::cost::{Work, iteration_ms};
 use crate::noise::Noise;
-use crate::pool::{CacheEvent, KvStats, Pool, SpreadMap};
+use crate::pool::{Pool, SpreadMap};
 use crate::profile::{EngineProfile, ProfileError};
 use crate::request::{Accepted, Phase, Request, RequestSpec, SubmitError};
 use crate::step::{Finished, Step};

@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 use crate::{CapacityPolicy, Engine, EngineProfile, RequestSpec, Step};
 
-const BLOCK: u32 = 4;
+pub(crate) const BLOCK: u32 = 4;
 
 #[derive(Debug, Clone)]
-enum Action {
+pub(crate) enum Action {
     /// A turn of a conversation that shares its first blocks with others.
     Submit {
         session: u8,
@@ -74,7 +74,14 @@ fn hashes(session: u8, blocks: u32) -> Arc<[u64]> {
         .collect()
 }
 
-fn spec(id: u64, session: u8, blocks: u8, rest: u8, output: u8, slack: u8) -> RequestSpec {
+pub(crate) fn spec(
+    id: u64,
+    session: u8,
+    blocks: u8,
+    rest: u8,
+    output: u8,
+    slack: u8,
+) -> RequestSpec {
     let prompt_tokens = (u32::from(blocks) * BLOCK + u32::from(rest)).max(1);
     let output_tokens = u32::from(output);
     RequestSpec {
@@ -89,11 +96,11 @@ fn spec(id: u64, session: u8, blocks: u8, rest: u8, output: u8, slack: u8) -> Re
 
 /// Follows a history from outside and checks it.
 #[derive(Default)]
-struct Witness {
+pub(crate) struct Witness {
     open: HashMap<u64, u32>,
     wanted: HashMap<u64, u32>,
-    done: HashSet<u64>,
-    pauses: u64,
+    pub(crate) done: HashSet<u64>,
+    pub(crate) pauses: u64,
 }
 
 impl Witness {
@@ -123,7 +130,7 @@ impl Witness {
 }
 
 /// Plays the actions and then lets the engine run dry.
-fn play(profile: &EngineProfile, actions: &[Action], seed: u64) -> (Vec<Step>, Witness) {
+pub(crate) fn play(profile: &EngineProfile, actions: &[Action], seed: u64) -> (Vec<Step>, Witness) {
     let mut engine = Engine::new(profile.clone(), seed).unwrap();
     let mut witness = Witness::default();
     let mut steps = Vec::new();
@@ -293,107 +300,4 @@ proptest! {
             }
         }
     }
-}
-
-#[test]
-fn max_utilization_pauses_the_youngest_and_still_finishes_all() {
-    let profile = EngineProfile {
-        kv_blocks: 20,
-        tokens_per_block: BLOCK,
-        max_batch_size: 4,
-        policy: CapacityPolicy::MaxUtilization,
-        ..EngineProfile::default()
-    };
-    let submit = |session| Action::Submit {
-        session,
-        blocks: 4,
-        rest: 1,
-        output: 19,
-        slack: 0,
-    };
-    let actions = [
-        submit(2),
-        submit(3),
-        submit(4),
-        submit(5),
-        Action::Iterate(11),
-    ];
-    let (steps, witness) = play(&profile, &actions, 1);
-    assert!(witness.pauses > 0);
-    assert_eq!(witness.done.len(), 4);
-    let oldest_paused = steps.iter().any(|step| step.paused.contains(&1));
-    assert!(!oldest_paused);
-}
-
-#[test]
-fn a_guaranteed_start_reckons_with_the_worst_case_not_with_the_output() {
-    let profile = EngineProfile {
-        kv_blocks: 20,
-        tokens_per_block: BLOCK,
-        max_batch_size: 4,
-        ..EngineProfile::default()
-    };
-    let mut engine = Engine::new(profile, 1).unwrap();
-    // Each may take 12 blocks, though it will take 3.
-    engine.submit(spec(1, 2, 2, 0, 4, 36), 0.0).unwrap();
-    engine.submit(spec(2, 3, 2, 0, 4, 36), 0.0).unwrap();
-    let mut step = Step::default();
-    assert!(engine.step(0.0, &mut step));
-    assert_eq!(step.started.len(), 1);
-    assert_eq!(engine.load().waiting, 1);
-}
-
-#[test]
-fn a_long_prompt_is_spread_over_iterations_beside_those_that_generate() {
-    let profile = EngineProfile {
-        tokens_per_block: 32,
-        max_num_tokens: 1024,
-        max_batch_size: 8,
-        ..EngineProfile::default()
-    };
-    let mut engine = Engine::new(profile, 1).unwrap();
-    let request = |id, prompt_tokens| RequestSpec {
-        id,
-        block_hashes: Arc::from([]),
-        prompt_tokens,
-        output_tokens: 50,
-        max_tokens: 50,
-        image_tiles: 0,
-    };
-    engine.submit(request(1, 10), 0.0).unwrap();
-    let mut step = Step::default();
-    engine.step(0.0, &mut step);
-    engine.submit(request(2, 3000), 1.0).unwrap();
-    let mut chunks = Vec::new();
-    while step.prefilled != [2] {
-        assert!(engine.step(2.0, &mut step));
-        assert_eq!(step.decoded, [1]);
-        chunks.push(step.context_tokens);
-    }
-    // One token of each iteration belongs to the other request; chunks end on blocks.
-    assert_eq!(chunks, [992, 992, 1016]);
-}
-
-#[test]
-fn a_request_waits_for_a_prefix_that_another_is_computing() {
-    let mut engine = Engine::new(
-        EngineProfile {
-            tokens_per_block: BLOCK,
-            ..EngineProfile::default()
-        },
-        1,
-    )
-    .unwrap();
-    engine.submit(spec(1, 2, 10, 0, 4, 0), 0.0).unwrap();
-    engine.submit(spec(2, 2, 10, 1, 4, 0), 0.0).unwrap();
-    engine.submit(spec(3, 3, 10, 1, 4, 0), 0.0).unwrap();
-    let mut step = Step::default();
-    engine.step(0.0, &mut step);
-    let ids: Vec<u64> = step.started.iter().map(|s| s.id).collect();
-    assert_eq!(ids, [1, 3]);
-    engine.step(1.0, &mut step);
-    assert_eq!(
-        step.started.first().map(|s| (s.id, s.cached_tokens)),
-        Some((2, 40))
-    );
 }

@@ -8,12 +8,15 @@
 //! waits for that moment; a simulator jumps to it.
 #![deny(clippy::indexing_slicing)]
 
+mod cache;
 mod cost;
 mod engine;
 #[cfg(test)]
 mod histories;
 mod list;
 mod noise;
+#[cfg(test)]
+mod order;
 mod pool;
 mod profile;
 mod request;
@@ -21,8 +24,8 @@ mod schedule;
 mod silicon;
 mod step;
 
+pub use cache::{CacheEvent, KvStats};
 pub use engine::{Engine, Load};
-pub use pool::{CacheEvent, KvStats};
 pub use profile::{CapacityPolicy, EngineProfile, ProfileError};
 pub use request::{Accepted, RequestSpec, SubmitError};
 pub use silicon::{named_profile, profile_names};
