@@ -182,7 +182,7 @@ fn a_short_prompt_does_not_overtake_one_that_waits_for_a_whole_iteration() {
     });
     engine.submit(request(1, 2, 24, 30, 30), 0.0).unwrap();
     engine.submit(request(2, 3, 39, 4, 4), 0.0).unwrap();
-    engine.submit(request(3, 4, 4, 4, 4), 0.0).unwrap();
+    engine.submit(request(3, 5, 4, 4, 4), 0.0).unwrap();
     assert_eq!(started(&mut engine), [1]);
     // Beside the token of the first there is room for the second and no more.
     assert_eq!(started(&mut engine), [2]);
