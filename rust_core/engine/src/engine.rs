@@ -36,7 +36,7 @@ pub struct Engine {
     pub(crate) waiting: VecDeque<usize>,
     pub(crate) prefilling: Vec<usize>,
     pub(crate) generating: Vec<usize>,
-    generating_ids: Vec<u64>,
+    pub(crate) generating_ids: Vec<u64>,
     /// Decode iterations so far: all generating requests advance together, so what each
     /// of them has is a difference of ticks.
     pub(crate) tick: u64,
@@ -44,15 +44,15 @@ pub struct Engine {
     boundaries: Vec<u32>,
     /// When generating requests are done: (tick, admission, key); stale ones are skipped.
     endings: BinaryHeap<Reverse<(u64, u64, usize)>>,
-    context_sum: u64,
+    pub(crate) context_sum: u64,
     /// Blocks promised to running requests and not yet taken (`GuaranteedNoEvict`).
     pub(crate) promised: u64,
     /// No waiting request can start before something is released.
     pub(crate) blocked: bool,
     pub(crate) admissions: u64,
     iteration: u64,
-    noise: Noise,
-    slowdown: f64,
+    pub(crate) noise: Noise,
+    pub(crate) slowdown: f64,
 }
 
 impl Engine {
@@ -149,23 +149,6 @@ impl Engine {
         self.iterate(now_ms, out)
     }
 
-    /// Runs iterations back to back from `now_ms`, the same ones that [`Engine::step`] would,
-    /// until one had an event besides generated tokens, or the next would start at or after
-    /// `until_ms`. Answers `false` when there was nothing to run.
-    pub fn step_many(&mut self, now_ms: f64, until_ms: f64, out: &mut Step) -> bool {
-        out.clear();
-        let mut start = now_ms;
-        while start < until_ms {
-            let run = self.iterate_decode(start, until_ms, out) || self.iterate(start, out);
-            if !run || out.is_eventful() {
-                break;
-            }
-            start = out.ends_at_ms;
-        }
-        out.starts_at_ms = now_ms;
-        out.iterations > 0
-    }
-
     /// Whether an iteration would do nothing.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -216,7 +199,7 @@ impl Engine {
         self.pool.take_events()
     }
 
-    fn iterate(&mut self, now_ms: f64, out: &mut Step) -> bool {
+    pub(crate) fn iterate(&mut self, now_ms: f64, out: &mut Step) -> bool {
         let mut work = Work::default();
         let new_blocks = self.make_room(out);
         self.schedule_context(now_ms, new_blocks, &mut work, out);
@@ -239,77 +222,7 @@ impl Engine {
         true
     }
 
-    /// A moment before which iterations from `now_ms` on merely add a token to each generating
-    /// request, if nothing is handed in or cancelled: [`Engine::step_many`] until then meets no
-    /// event and ends at that very moment. It is `now_ms` where the next iteration may be
-    /// eventful, or there is nothing to run.
-    #[must_use]
-    pub fn quiet_until(&mut self, now_ms: f64) -> f64 {
-        let Some(due) = self.quiet_due() else {
-            return now_ms;
-        };
-        let generating = self.generating.len() as u64;
-        let mut noise = self.noise.clone();
-        let mut free = self.pool.available();
-        let mut context = self.context_sum;
-        let mut start = now_ms;
-        for tick in self.tick..due.saturating_sub(1) {
-            let Some(left) = free.checked_sub(self.blocks_due_at(tick)) else {
-                break;
-            };
-            free = left;
-            context += generating;
-            let work = Work {
-                generating,
-                generating_context: context,
-                ..Work::default()
-            };
-            start += iteration_ms(&self.profile, &work) * self.slowdown * noise.factor();
-        }
-        start
-    }
-
-    /// The tick at which the next request is done, where until then there is nothing to schedule.
-    fn quiet_due(&mut self) -> Option<u64> {
-        let admissible = !self.waiting.is_empty() && !self.blocked && !self.is_full();
-        if self.generating.is_empty() || !self.prefilling.is_empty() || admissible {
-            return None;
-        }
-        self.next_ending()
-    }
-
-    /// A run of iterations with nothing to schedule and nobody done; `false` if there is none.
-    fn iterate_decode(&mut self, now_ms: f64, until_ms: f64, out: &mut Step) -> bool {
-        let Some(due) = self.quiet_due() else {
-            return false;
-        };
-        let generating = self.generating.len() as u64;
-        let mut start = now_ms;
-        let mut run = false;
-        while self.tick + 1 < due && start < until_ms {
-            let new_blocks = self.blocks_due();
-            if new_blocks > self.pool.available() {
-                break;
-            }
-            let work = Work {
-                generating,
-                generating_context: self.context_sum + generating,
-                ..Work::default()
-            };
-            self.advance_clock(start, &work, out);
-            self.decode(new_blocks);
-            out.tokens += generating;
-            start = out.ends_at_ms;
-            run = true;
-        }
-        if run {
-            out.decoded.clear();
-            out.decoded.extend_from_slice(&self.generating_ids);
-        }
-        run
-    }
-
-    fn advance_clock(&mut self, now_ms: f64, work: &Work, out: &mut Step) {
+    pub(crate) fn advance_clock(&mut self, now_ms: f64, work: &Work, out: &mut Step) {
         let time = iteration_ms(&self.profile, work) * self.slowdown * self.noise.factor();
         self.iteration += 1;
         out.iteration = self.iteration;
@@ -319,7 +232,7 @@ impl Engine {
     }
 
     /// One more token for every generating request.
-    fn decode(&mut self, new_blocks: u32) {
+    pub(crate) fn decode(&mut self, new_blocks: u32) {
         let taken = self.pool.take(new_blocks);
         debug_assert_eq!(taken, new_blocks);
         self.promised = self.promised.saturating_sub(u64::from(taken));
@@ -332,13 +245,13 @@ impl Engine {
         self.blocks_due_at(self.tick)
     }
 
-    fn blocks_due_at(&self, tick: u64) -> u32 {
+    pub(crate) fn blocks_due_at(&self, tick: u64) -> u32 {
         let remainder = self.remainder(tick);
         self.boundaries.get(remainder).copied().unwrap_or(0)
     }
 
     /// The tick at which the next request is done.
-    fn next_ending(&mut self) -> Option<u64> {
+    pub(crate) fn next_ending(&mut self) -> Option<u64> {
         while let Some(Reverse((due, admission, key))) = self.endings.peek().copied() {
             if self.generates(key, admission) {
                 return Some(due);

@@ -19,6 +19,7 @@ mod noise;
 mod order;
 mod pool;
 mod profile;
+mod quiet;
 mod request;
 mod schedule;
 mod silicon;
