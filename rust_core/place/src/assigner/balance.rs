@@ -233,7 +233,7 @@ pub(super) fn draw_together(board: &mut Board<'_>) {
         let Some(footprint) = board.workloads.get(&workload) else {
             continue;
         };
-        if footprint.seats.len() <= board.needed(workload, footprint.load) + 1 {
+        if footprint.seats.len() <= board.needed(workload, footprint.load) {
             continue;
         }
         let Some(seat) = least_used_by(board, workload) else {

@@ -173,6 +173,12 @@ impl<'a> Board<'a> {
         })
     }
 
+    /// Widens the wanted range: what is not far out stays where it is.
+    pub(super) fn leave_in_peace(&mut self) {
+        self.hi = self.hi.max(self.mean * 1.15);
+        self.lo = self.lo.min(self.mean * 0.85);
+    }
+
     /// MU per second that a seat has below the mean.
     pub(super) fn room(&self, seat: u32) -> f64 {
         let used = self.used(seat, 0.0, 0.0);

@@ -11,6 +11,8 @@
 //! 4. replicates what is too hot for one replica and cannot be split, and takes that back when cold,
 //! 5. moves slices from the hottest replicas, and to replicas with too little, one by one, as long
 //!    as each move gains more than it costs and the round's churn budget lasts,
+//!    In a round that had to house lost slices, replicas up to 15 % above the mean are left in peace:
+//!    on the loss of a replica its slices move, and no others,
 //! 6. draws together workloads that sit on more replicas than their load needs.
 //!
 //! # Objective
@@ -111,8 +113,8 @@ impl Default for AssignerSettings {
             split_share: 0.03,
             merge_share: 0.01,
             replicate_share: 0.5,
-            least_slices: 32,
-            most_slices: 64,
+            least_slices: 16,
+            most_slices: 100,
         }
     }
 }
@@ -271,12 +273,17 @@ pub fn round(
     let shaped = shape::shape(previous, heat, &seats, hints, settings);
     let (splits, merges) = (shaped.splits, shaped.merges);
     let mut board = Board::new(&seats, shaped.pieces, hints, settings, elapsed_s);
-    place::house(&mut board);
+    let lost = place::house(&mut board);
+    if lost {
+        board.leave_in_peace();
+    }
     place::keep_hints(&mut board);
     place::keep_domains(&mut board);
     balance::replicate(&mut board);
     balance::level(&mut board);
-    balance::draw_together(&mut board);
+    if !lost {
+        balance::draw_together(&mut board);
+    }
     let (highest, mean) = (board.highest(), board.mean);
     let slices = board.pieces.iter().map(|piece| SliceSpec {
         start: Key::from_bits(piece.start),

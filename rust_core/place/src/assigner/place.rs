@@ -3,20 +3,23 @@
 use super::Why;
 use super::board::{Board, FEW, Need};
 
-/// Gives every slice without a home one, the hottest first.
-pub(super) fn house(board: &mut Board<'_>) {
+/// Gives every slice without a home one, the hottest first. Returns whether any had lost its own.
+pub(super) fn house(board: &mut Board<'_>) -> bool {
     let mut homeless: Vec<(u64, u64, u32)> = (0u32..)
         .zip(&board.pieces)
         .filter(|(_, piece)| piece.homes.is_empty())
         .map(|(at, piece)| (piece.load.max(0.0).to_bits(), piece.start, at))
         .collect();
     homeless.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    let mut any_lost = false;
     for (_, _, at) in homeless {
         let lost = board.piece(at).is_some_and(|piece| piece.lost.is_some());
+        any_lost |= lost;
         if let Some(seat) = roomiest(board, at) {
             board.shift(at, None, seat, if lost { Why::Lost } else { Why::New });
         }
     }
+    any_lost
 }
 
 /// The best seat for one more home of a slice: level load first, then where its workload is.

@@ -53,6 +53,11 @@ impl Piece {
         self.load / self.count()
     }
 
+    /// The same without the reservation.
+    fn measured_share(&self) -> f64 {
+        self.warmth.mu_per_s() / self.count()
+    }
+
     /// Homes, at least one.
     #[allow(clippy::cast_precision_loss)]
     pub(super) fn count(&self) -> f64 {
@@ -312,7 +317,7 @@ impl Shaper<'_> {
                 break;
             };
             let few = count < self.least;
-            let wanted = piece.share() > self.hot && count < self.most;
+            let wanted = piece.measured_share() > self.hot && count < self.most;
             if !few && !wanted {
                 break;
             }
