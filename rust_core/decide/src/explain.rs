@@ -27,6 +27,8 @@ pub struct Explanation {
     pub output_tokens: u64,
     /// MU by term on the replica chosen: what is charged.
     pub cost: Cost,
+    /// Replicas that have likely cached the longest beginnings of the prompt, longest first.
+    pub cached: Vec<Cached>,
     /// Replicas looked at, best first.
     pub candidates: Vec<Considered>,
     /// The replica chosen.
@@ -87,6 +89,17 @@ pub struct Cost {
     pub kv_tokens: u64,
 }
 
+/// What a replica has likely cached of the prompt.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cached {
+    /// `ip:port`.
+    pub endpoint: String,
+    /// Blocks of the prefix chain.
+    pub blocks: u32,
+    /// Prompt tokens.
+    pub tokens: u64,
+}
+
 /// One replica looked at.
 #[derive(Clone, Debug, Serialize)]
 pub struct Considered {
@@ -100,6 +113,8 @@ pub struct Considered {
     pub prefill_ms: f64,
     /// What was compared: the lowest wins.
     pub score: f64,
+    /// Why it was looked at.
+    pub role: &'static str,
     /// What was found: `fit`, or what keeps it out.
     pub verdict: &'static str,
 }
@@ -124,12 +139,31 @@ impl Explanation {
             tokens: Tokens::of(weighed.weighing.tokens()),
             output_tokens: cost.output_tokens,
             cost: Cost::of(&cost),
+            cached: cached(&weighed, &pool),
             candidates: considered(&weighed, &decision, &pool),
             chosen: replica.spec.endpoint.clone(),
             fallbacks: core.fallbacks(&decision, &pool),
             reason: decision.reason.as_str(),
         })
     }
+}
+
+/// How many replicas are named for what they have cached.
+const MOST_CACHED: usize = 16;
+
+fn cached(weighed: &Weighed<'_>, pool: &Pool) -> Vec<Cached> {
+    let matches = pool.index().matches(&weighed.chain);
+    let longest = matches.best(MOST_CACHED, weighed.key.bits());
+    longest
+        .into_iter()
+        .filter_map(|(id, blocks)| {
+            pool.replica(id).map(|replica| Cached {
+                endpoint: replica.spec.endpoint.clone(),
+                blocks,
+                tokens: weighed.weighing.cost(blocks).cached_tokens,
+            })
+        })
+        .collect()
 }
 
 fn considered(weighed: &Weighed<'_>, decision: &Decision, pool: &Pool) -> Vec<Considered> {
@@ -149,13 +183,8 @@ fn considered(weighed: &Weighed<'_>, decision: &Decision, pool: &Pool) -> Vec<Co
             wait_ms: candidate.wait_ms,
             prefill_ms: candidate.prefill_ms,
             score: candidate.score,
-            verdict: match candidate.verdict {
-                Verdict::Fit => "fit",
-                Verdict::Loaded => "loaded",
-                Verdict::KvFull => "kv_full",
-                Verdict::Unhealthy => "unhealthy",
-                Verdict::NotInSubset => "not_in_subset",
-            },
+            role: candidate.role.as_str(),
+            verdict: candidate.verdict.as_str(),
         })
         .collect()
 }

@@ -1,0 +1,244 @@
+"""`weighbridge explain`: one request weighed and placed by the live code, term by term."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from weighbridge import core as cores
+from weighbridge._core import Core, CoreError
+from weighbridge.config import Config, Replica, load
+from weighbridge.errors import ConfigError, RefusedError
+from weighbridge.profiles import load_profile, locate, shipped_names
+
+# Where a body that stands alone would be sent, by the key that carries its prompt.
+PATHS = {
+    "messages": "/v1/chat/completions",
+    "prompt": "/v1/completions",
+    "input": "/v1/responses",
+}
+# Half a surrogate pair is weighed as the bytes that it would be.
+LONE = "surrogatepass"
+WRAPPER = frozenset({"path", "headers", "body"})
+# Replicas of the example pool that stands in where no configuration is given (RFC 5737).
+EXAMPLE_REPLICAS = 3
+ADMIN_SECONDS = 30.0
+COST_TERMS = ("prefill_mu", "decode_mu", "image_mu", "audio_mu", "overhead_mu")
+
+
+class RefusedByCoreError(RefusedError):
+    """The core refuses the request, as it would a client's."""
+
+    def __init__(self, refusal: dict[str, Any]) -> None:
+        error = refusal.get("error", {})
+        super().__init__(f"refused: {error.get('message')} ({error.get('code')})")
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as a client would send it."""
+
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def wrapped(self) -> bytes:
+        """As JSON with path, headers and body, for a sidecar's /explain."""
+        # Headers of one name may repeat: pairs, not an object.
+        headers = [list(pair) for pair in self.headers]
+        text = self.body.decode("utf-8", LONE)
+        content = {"path": self.path, "headers": headers, "body": text}
+        return json.dumps(content).encode("ascii")
+
+
+def parse(content: bytes) -> Asked:
+    """Reads a body, or `{"path", "headers", "body"}`. ConfigError says what is wrong."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError("must be an object: a body, or path, headers and body")
+    if "body" not in found or not WRAPPER.issuperset(found):
+        # The bytes as they are: a duplicate key or an escape is weighed as the client sent it.
+        return Asked(default_path(found), (), content)
+    body = found["body"]
+    path = found.get("path", default_path(body if isinstance(body, dict) else {}))
+    if not isinstance(path, str):
+        raise ConfigError("path: must be a string")
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return Asked(path, headers_of(found.get("headers", {})), text.encode("utf-8", LONE))
+
+
+def default_path(body: Mapping[str, Any]) -> str:
+    """The endpoint that takes such a body."""
+    return next((path for key, path in PATHS.items() if key in body), PATHS["messages"])
+
+
+def headers_of(found: object) -> tuple[tuple[str, str], ...]:
+    """Headers given as an object or as pairs."""
+    pairs = list(found.items()) if isinstance(found, dict) else found
+    if not isinstance(pairs, list):
+        raise ConfigError("headers: must be an object, or a list of pairs")
+    headers = []
+    for pair in pairs:
+        match pair:
+            case [str(name), str(value)] | (str(name), str(value)):
+                headers.append((name, value))
+            case _:
+                raise ConfigError("headers: names and values must be strings")
+    return tuple(headers)
+
+
+def ask(core: Core, asked: Asked) -> dict[str, Any]:
+    """Has a core weigh and place a request, charging nothing."""
+    try:
+        answer = core.explain(asked.path, json.dumps(asked.headers), asked.body)
+    except CoreError as error:
+        raise RefusedByCoreError(json.loads(str(error))) from None
+    explanation: dict[str, Any] = json.loads(answer)
+    return explanation
+
+
+async def ask_sidecar(admin: str, asked: Asked) -> dict[str, Any]:
+    """Asks a running sidecar, whose real cache and ledger answer."""
+    timeout = aiohttp.ClientTimeout(total=ADMIN_SECONDS)
+    url = f"{admin.rstrip('/')}/explain"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(url, data=asked.wrapped()) as response,
+        ):
+            answer = json.loads(await response.read())
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise RefusedError(f"{url}: {error or 'no answer'}") from None
+    if response.status == 422:
+        raise RefusedByCoreError(answer)
+    if response.status != 200:
+        raise RefusedError(f"{url}: {response.status} {answer.get('error', '')}")
+    explanation: dict[str, Any] = answer
+    return explanation
+
+
+def core_for(asked: Asked, config: Path | None) -> Core:
+    """A core of the configuration's replicas, or of examples of a shipped profile."""
+    if config is not None:
+        return cores.build(load(config), config)
+    name = shipped_profile(model_of(asked))
+    replicas = tuple(
+        Replica(endpoint=f"192.0.2.{number}:8000", profile=name)
+        for number in range(1, EXAMPLE_REPLICAS + 1)
+    )
+    return cores.build(Config(profiles=(name,), replicas=replicas), Path("the example pool"))
+
+
+def model_of(asked: Asked) -> str:
+    """The model that a body names; empty where it cannot be told."""
+    try:
+        body = json.loads(asked.body)
+    except ValueError:
+        return ""
+    model = body.get("model") if isinstance(body, dict) else None
+    return model if isinstance(model, str) else ""
+
+
+def shipped_profile(model: str) -> str:
+    """The first shipped profile of a model; any, where the request names none."""
+    known: list[str] = []
+    for name in shipped_names():
+        profile = load_profile(locate(name, Path.cwd()))
+        models = [*profile.get("models", ()), *profile.get("adapters", ())]
+        if not model or model in models:
+            return name
+        known += models[:1]
+    raise RefusedError(
+        f"no shipped profile is of the model '{model}'; give --config (there are:"
+        f" {', '.join(dict.fromkeys(known))})"
+    )
+
+
+def render(found: Mapping[str, Any]) -> Group:
+    """An explanation for people."""
+    return Group(
+        Text(
+            f"{found['model']} by {found['profile']}; session {found['session']}"
+            f" ({found['session_source']}), key {found['key']}"
+        ),
+        tokens_table(found),
+        cost_table(found["cost"]),
+        *cached_table(found["cached"]),
+        candidates_table(found),
+        Text(
+            f"{found['chosen']}: {found['reason'].replace('_', ' ')};"
+            f" to retry on: {', '.join(found['fallbacks']) or 'none'}"
+        ),
+    )
+
+
+def tokens_table(found: Mapping[str, Any]) -> Table:
+    """Prompt tokens by part, and the output predicted."""
+    table = figures("Tokens", "part", "tokens")
+    for part, count in found["tokens"].items():
+        if part != "total" and count:
+            table.add_row(part, f"{count:,.1f}")
+    table.add_section()
+    table.add_row("prompt", f"{found['tokens']['total']:,}")
+    table.add_row("output, predicted", f"{found['output_tokens']:,}")
+    return table
+
+
+def cost_table(cost: Mapping[str, Any]) -> Table:
+    """MU by term, and their sum."""
+    table = figures("Cost on the replica chosen", "term", "MU")
+    for term in COST_TERMS:
+        if cost[term]:
+            table.add_row(term.removesuffix("_mu"), f"{cost[term]:,.3f}")
+    table.add_section()
+    table.add_row("all", f"{cost['total_mu']:,.3f}")
+    table.caption = (
+        f"{cost['cached_tokens']:,} prompt tokens cached; {cost['kv_tokens']:,} KV tokens held"
+    )
+    return table
+
+
+def cached_table(cached: list[Mapping[str, Any]]) -> list[Table]:
+    """What replicas have cached of the prompt, where any has."""
+    if not cached:
+        return []
+    table = figures("Cached beginnings of the prompt", "replica", "blocks", "tokens")
+    for one in cached:
+        table.add_row(one["endpoint"], f"{one['blocks']:,}", f"{one['tokens']:,}")
+    return [table]
+
+
+def candidates_table(found: Mapping[str, Any]) -> Table:
+    """The replicas looked at, best first."""
+    columns = ("cached tokens", "wait ms", "prefill ms", "score", "verdict")
+    table = figures("Candidates", "replica", *columns)
+    for one in found["candidates"]:
+        table.add_row(
+            one["endpoint"],
+            f"{one['cached_tokens']:,}",
+            f"{one['wait_ms']:,.2f}",
+            f"{one['prefill_ms']:,.2f}",
+            f"{one['score']:,.2f}",
+            one["verdict"].replace("_", " "),
+            style="bold" if one["endpoint"] == found["chosen"] else None,
+        )
+    return table
+
+
+def figures(title: str, first: str, *columns: str) -> Table:
+    """A table of names and figures."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

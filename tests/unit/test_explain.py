@@ -1,0 +1,136 @@
+"""Explain: what it shows of a request is what the live core charges for it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from envoy_data_plane.envoy.config.core.v3 import HeaderMap, HeaderValue
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import ProcessingModeBodySendMode
+from envoy_data_plane.envoy.service.ext_proc.v3 import (
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+    ProtocolConfiguration,
+)
+from typer.testing import CliRunner
+
+from weighbridge import explain
+from weighbridge._core import Core, Stream
+from weighbridge.cli import app
+from weighbridge.errors import ConfigError, RefusedError
+
+EXAMPLES = sorted((Path(explain.__file__).parent / "data" / "examples").glob("*.json"))
+
+
+def asked_of(example: Path) -> explain.Asked:
+    return explain.parse(example.read_bytes())
+
+
+def open_stream(core: Core, asked: explain.Asked) -> Stream:
+    """Sends the request through the state machine, as Envoy would; it stays in flight."""
+    pairs = [(":method", "POST"), (":path", asked.path), *asked.headers]
+    headers = HeaderMap(
+        headers=[HeaderValue(key=name, raw_value=value.encode()) for name, value in pairs]
+    )
+    stream = Stream(core)
+    for message in (
+        ProcessingRequest(
+            request_headers=HttpHeaders(headers=headers),
+            protocol_config=ProtocolConfiguration(
+                request_body_mode=ProcessingModeBodySendMode.BUFFERED_PARTIAL
+            ),
+        ),
+        ProcessingRequest(request_body=HttpBody(body=asked.body, end_of_stream=True)),
+    ):
+        assert len(stream.on_message(bytes(message))) == 1
+    return stream
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_terms_add_up_to_what_the_live_core_charges(example: Path) -> None:
+    asked = asked_of(example)
+    core = explain.core_for(asked, None)
+    for times in range(1, 3):  # the second time the prompt is cached
+        found = explain.ask(core, asked)
+        stream = open_stream(core, asked)
+        decision = json.loads(core.decisions(0))[-1]
+        terms = sum(found["cost"][term] for term in explain.COST_TERMS)
+        assert decision["mu"] == pytest.approx(terms, abs=1e-6)
+        assert decision["replica"] == found["chosen"]
+        assert decision["fallbacks"] == found["fallbacks"]
+        assert decision["cached_tokens"] == found["cost"]["cached_tokens"]
+        charged = {one["endpoint"]: one for one in json.loads(core.status())["replicas"]}
+        carried = charged[found["chosen"]]
+        assert carried["prefill_mu"] + carried["decode_mu"] == pytest.approx(terms, abs=1e-5)
+        assert carried["kv_tokens"] == found["cost"]["kv_tokens"]
+        stream.close()
+        assert carried["served"]["requests"] == times
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_parts_add_up_to_the_prompt(example: Path) -> None:
+    asked = asked_of(example)
+    tokens = explain.ask(explain.core_for(asked, None), asked)["tokens"]
+    total = tokens.pop("total")
+    assert sum(tokens.values()) == pytest.approx(total, abs=1.0)
+
+
+def test_a_cached_prompt_is_shown_by_replica_and_costs_less() -> None:
+    filler = "A long question about the bridge, its trucks and their weight. " * 40
+    content = {"model": "llama-3.1-8b", "messages": [{"role": "user", "content": filler}]}
+    asked = explain.parse(json.dumps(content).encode())
+    core = explain.core_for(asked, None)
+    cold = explain.ask(core, asked)
+    assert cold["cached"] == []
+    open_stream(core, asked).close()
+    warm = explain.ask(core, asked)
+    (cached,) = warm["cached"]
+    assert cached["endpoint"] == cold["chosen"] == warm["chosen"]
+    assert cached["tokens"] == warm["cost"]["cached_tokens"] > 0
+    assert warm["cost"]["prefill_mu"] < cold["cost"]["prefill_mu"]
+
+
+def test_a_body_alone_keeps_its_bytes_and_finds_its_path() -> None:
+    body = b'{"model":"m","prompt":"a","prompt":"\\u00e9"}'
+    asked = explain.parse(body)
+    assert (asked.path, asked.headers, asked.body) == ("/v1/completions", (), body)
+    assert explain.parse(asked.wrapped()) == asked
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        '{"path": 1, "body": {}}',
+        '{"headers": [["a"]], "body": {}}',
+        '{"headers": 3, "body": {}}',
+    ],
+)
+def test_what_is_no_request_is_said_in_one_line(content: str) -> None:
+    with pytest.raises(ConfigError):
+        explain.parse(content.encode())
+
+
+def test_a_refusal_is_the_one_that_a_client_would_get() -> None:
+    asked = explain.parse(b'{"model":"llama-3.1-8b","messages":[]}')
+    with pytest.raises(explain.RefusedByCoreError, match="at least one message") as error:
+        explain.ask(explain.core_for(asked, None), asked)
+    assert error.value.refusal["error"]["type"] == "invalid_request_error"
+
+
+def test_an_unknown_model_needs_a_configuration() -> None:
+    with pytest.raises(RefusedError, match=r"'nobody'; give --config \(there are: \S+"):
+        explain.core_for(explain.parse(b'{"model":"nobody","messages":[]}'), None)
+
+
+def test_the_command_prints_tables_or_json() -> None:
+    runner = CliRunner()
+    chat = next(path for path in EXAMPLES if path.stem == "chat")
+    shown = runner.invoke(app, ["explain", str(chat)])
+    assert shown.exit_code == 0
+    assert "prefill" in shown.stdout
+    written = runner.invoke(app, ["explain", str(chat), "--json", "-"])
+    found = json.loads(written.stdout)
+    assert found["cost"]["total_mu"] > 0
+    assert found["chosen"] in {one["endpoint"] for one in found["candidates"]}
