@@ -8,9 +8,10 @@ use slab::Slab;
 use crate::cache::{CacheEvent, KvStats};
 use crate::cost::{Work, iteration_ms};
 use crate::noise::Noise;
-use crate::pool::{Pool, SpreadMap};
+use crate::pool::Pool;
 use crate::profile::{EngineProfile, ProfileError};
 use crate::request::{Accepted, Phase, Request, RequestSpec, SubmitError};
+use crate::spread::SpreadMap;
 use crate::step::{Finished, Step};
 
 /// How many requests are where.
@@ -177,7 +178,7 @@ impl Engine {
     #[must_use]
     pub fn cached_tokens(&self, block_hashes: &[u64], prompt_tokens: u32) -> u32 {
         self.pool
-            .find(self.reusable(block_hashes, prompt_tokens))
+            .find(self.reusable(block_hashes, prompt_tokens), |_| {})
             .blocks
             * self.profile.tokens_per_block
     }

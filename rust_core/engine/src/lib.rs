@@ -13,6 +13,7 @@ mod cost;
 mod engine;
 #[cfg(test)]
 mod histories;
+mod index;
 mod list;
 mod noise;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod quiet;
 mod request;
 mod schedule;
 mod silicon;
+mod spread;
 mod step;
 
 pub use cache::{CacheEvent, KvStats};

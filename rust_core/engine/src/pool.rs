@@ -6,34 +6,9 @@
 //! too and lets go of leaves first, so a free node never outlives its parent in
 //! the queue: what is found by walking from the root is exactly what is there.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-
 use crate::cache::{CacheEvent, KvStats};
+use crate::index::Index;
 use crate::list::{Links, List, NONE};
-
-/// Keys are hashes already: one multiplication spreads them over the table.
-#[derive(Default)]
-pub(crate) struct SpreadHasher(u64);
-
-impl Hasher for SpreadHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte) ^ self.0.rotate_left(8));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        let wide = value.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = wide ^ (wide >> 32);
-    }
-}
-
-pub(crate) type SpreadMap<V> = HashMap<u64, V, BuildHasherDefault<SpreadHasher>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
@@ -43,7 +18,6 @@ enum Level {
 
 #[derive(Debug, Clone)]
 struct Node {
-    hash: u64,
     holders: u32,
     level: Level,
 }
@@ -63,7 +37,7 @@ pub(crate) struct Pool {
     nodes: Vec<Node>,
     links: Links,
     vacant: Vec<u32>,
-    index: SpreadMap<u32>,
+    index: Index,
     device_blocks: u32,
     host_blocks: u32,
     /// Device blocks without content.
@@ -82,7 +56,7 @@ impl Pool {
             nodes: Vec::new(),
             links: Links::default(),
             vacant: Vec::new(),
-            index: SpreadMap::default(),
+            index: Index::new(),
             device_blocks,
             host_blocks,
             blank: device_blocks,
@@ -120,37 +94,30 @@ impl Pool {
         }
     }
 
-    /// The longest prefix of `hashes` that is there.
-    pub(crate) fn find(&self, hashes: &[u64]) -> Found {
+    /// The longest prefix of `hashes` that is there; `each` is given its nodes.
+    pub(crate) fn find(&self, hashes: &[u64], mut each: impl FnMut(u32)) -> Found {
         let mut found = Found::default();
         for hash in hashes {
-            let Some(node) = self.index.get(hash).and_then(|n| self.node(*n)) else {
+            let Some(key) = self.index.get(*hash) else {
                 break;
             };
+            let holders = self.node(key).map_or(0, |node| node.holders);
             found.blocks += 1;
-            found.held += u32::from(node.holders > 0);
+            found.held += u32::from(holders > 0);
+            each(key);
         }
         found
     }
 
-    /// Holds all of `hashes`, which `find` has found, and appends their nodes to `held`.
-    /// Answers how many came from the host; the caller has made sure that as many
-    /// device blocks as are not held yet are available.
-    pub(crate) fn claim(&mut self, hashes: &[u64], held: &mut Vec<u32>) -> u32 {
-        let first = held.len();
-        for hash in hashes {
-            let Some(key) = self.index.get(hash).copied() else {
-                break;
-            };
-            self.pin(key);
-            held.push(key);
+    /// Holds nodes that [`Pool::find`] has just given. Answers how many came from the host;
+    /// the caller has made sure that as many device blocks as are not held yet are available.
+    pub(crate) fn claim(&mut self, found: &[u32]) -> u32 {
+        for key in found {
+            self.pin(*key);
         }
         // Only now: making room for the first from the host must not evict the last.
-        let mut onboarded = 0;
-        for key in held.iter().skip(first) {
-            onboarded += u32::from(self.onboard(*key));
-        }
-        let count = u64::try_from(held.len() - first).unwrap_or(0);
+        let onboarded = found.iter().map(|key| u32::from(self.onboard(*key))).sum();
+        let count = u64::try_from(found.len()).unwrap_or(0);
         self.stats.reused += count;
         self.stats.alloc_total += count;
         onboarded
@@ -188,7 +155,7 @@ impl Pool {
         let mut fresh: Vec<u64> = Vec::new();
         let mut first_fresh = held.len();
         for hash in hashes {
-            if let Some(key) = self.index.get(hash).copied() {
+            if let Some(key) = self.index.get(*hash) {
                 self.stored(request, &mut fresh, first_fresh, held);
                 self.adopt(key);
                 held.push(key);
@@ -262,7 +229,7 @@ impl Pool {
     fn move_to_device(&mut self, key: u32) {
         if let Some(node) = self.nodes.get_mut(to_index(key)) {
             node.level = Level::Device;
-            let hash = node.hash;
+            let hash = self.index.hash(key).unwrap_or(0);
             self.record(CacheEvent::Moved {
                 hash,
                 from: 1,
@@ -289,7 +256,7 @@ impl Pool {
         }
         if let Some(node) = self.nodes.get_mut(to_index(key)) {
             node.level = Level::Host;
-            let hash = node.hash;
+            let hash = self.index.hash(key).unwrap_or(0);
             self.links.push_back(&mut self.host_free, key);
             self.record(CacheEvent::Moved {
                 hash,
@@ -302,7 +269,6 @@ impl Pool {
 
     fn insert(&mut self, hash: u64) -> u32 {
         let node = Node {
-            hash,
             holders: 1,
             level: Level::Device,
         };
@@ -318,13 +284,13 @@ impl Pool {
             self.links.grow();
             key
         };
-        self.index.insert(hash, key);
+        self.index.insert(key, hash);
         key
     }
 
     fn forget(&mut self, key: u32) {
-        if let Some(hash) = self.node(key).map(|n| n.hash) {
-            self.index.remove(&hash);
+        if let Some(hash) = self.index.hash(key) {
+            self.index.remove(key);
             self.vacant.push(key);
             self.record(CacheEvent::Removed { hash });
         }
@@ -337,8 +303,7 @@ impl Pool {
         let parent = first
             .checked_sub(1)
             .and_then(|i| held.get(i))
-            .and_then(|key| self.node(*key))
-            .map(|node| node.hash);
+            .and_then(|key| self.index.hash(*key));
         let hashes = std::mem::take(fresh);
         self.record(CacheEvent::Stored {
             request,
@@ -367,19 +332,19 @@ fn to_index(key: u32) -> usize {
 impl Pool {
     /// Every block is in exactly one place, and no free node lacks its parent's content.
     pub(crate) fn check(&self) {
-        let held = self
-            .index
-            .values()
-            .filter(|key| self.nodes[to_index(**key)].holders > 0)
+        let hashes = self.index.hashes();
+        let held = hashes
+            .iter()
+            .filter(|hash| self.nodes[to_index(self.index.get(**hash).unwrap())].holders > 0)
             .count() as u32;
         assert_eq!(
             self.blank + self.private + self.device_free.len() + held,
             self.device_blocks
         );
         assert!(self.host_free.len() <= self.host_blocks.max(1));
-        assert_eq!(self.index.len() + self.vacant.len(), self.nodes.len());
+        assert_eq!(hashes.len() + self.vacant.len(), self.nodes.len());
         assert_eq!(
-            self.index.len() as u32,
+            hashes.len() as u32,
             held + self.device_free.len() + self.host_free.len()
         );
     }
@@ -389,11 +354,15 @@ impl Pool {
 mod tests {
     use super::{CacheEvent, Found, Pool};
 
+    fn look(pool: &Pool, hashes: &[u64]) -> Found {
+        pool.find(hashes, |_| {})
+    }
+
     /// Fills and frees the blocks of one request.
     fn run(pool: &mut Pool, hashes: &[u64]) -> u32 {
-        let found = pool.find(hashes);
         let mut held = Vec::new();
-        pool.claim(&hashes[..found.blocks as usize], &mut held);
+        let found = pool.find(hashes, |key| held.push(key));
+        pool.claim(&held);
         let rest = hashes.len() as u32 - found.blocks;
         assert_eq!(pool.take(rest), rest);
         pool.publish(1, &hashes[found.blocks as usize..], &mut held);
@@ -409,8 +378,8 @@ mod tests {
         run(&mut pool, &[5, 6]);
         // One block too many: 2, the leaf of the older chain, gives way.
         assert_eq!(run(&mut pool, &[9]), 0);
-        assert_eq!(pool.find(&[1, 2]), Found { blocks: 1, held: 0 });
-        assert_eq!(pool.find(&[5, 6]).blocks, 2);
+        assert_eq!(look(&pool, &[1, 2]), Found { blocks: 1, held: 0 });
+        assert_eq!(look(&pool, &[5, 6]).blocks, 2);
     }
 
     #[test]
@@ -423,7 +392,7 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!(pool.available(), 2);
         pool.release(&mut a);
-        assert_eq!(pool.find(&[1, 2]), Found { blocks: 2, held: 2 });
+        assert_eq!(look(&pool, &[1, 2]), Found { blocks: 2, held: 2 });
         pool.release(&mut b);
         pool.check();
         assert_eq!(pool.available(), 4);
@@ -435,13 +404,14 @@ mod tests {
         pool.record_events();
         run(&mut pool, &[1, 2]);
         run(&mut pool, &[3, 4]);
-        assert_eq!(pool.find(&[1, 2]).blocks, 2);
+        assert_eq!(look(&pool, &[1, 2]).blocks, 2);
         let mut held = Vec::new();
-        assert_eq!(pool.claim(&[1, 2], &mut held), 2);
+        pool.find(&[1, 2], |key| held.push(key));
+        assert_eq!(pool.claim(&held), 2);
         pool.release(&mut held);
         pool.check();
         // What made room for them went to the host in turn.
-        assert_eq!(pool.find(&[3, 4]).blocks, 2);
+        assert_eq!(look(&pool, &[3, 4]).blocks, 2);
         let events = pool.take_events();
         assert!(events.contains(&CacheEvent::Moved {
             hash: 1,
@@ -473,7 +443,7 @@ mod tests {
                     CacheEvent::Moved { hash, .. } => assert!(mirror.contains(&hash)),
                 }
             }
-            let index: std::collections::HashSet<u64> = pool.index.keys().copied().collect();
+            let index: std::collections::HashSet<u64> = pool.index.hashes().into_iter().collect();
             assert_eq!(index, mirror);
         }
     }

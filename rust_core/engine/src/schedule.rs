@@ -17,7 +17,6 @@ enum Admission {
 
 /// A waiting request measured against the cache.
 struct Fit {
-    found: usize,
     cached_tokens: u32,
     chunk: u32,
     /// Blocks of the context.
@@ -137,7 +136,8 @@ impl Engine {
         work: &mut Work,
         out: &mut Step,
     ) -> Admission {
-        let Some(fit) = self.fit(key, *budget) else {
+        let mut found = Vec::new();
+        let Some(fit) = self.fit(key, *budget, &mut found) else {
             return Admission::WaitsForPrefix;
         };
         let spoken_for = match self.profile.policy {
@@ -158,8 +158,8 @@ impl Engine {
             return Admission::NoRoom;
         };
         let spec = &request.spec;
-        let hashes = spec.block_hashes.get(..fit.found).unwrap_or_default();
-        let onboarded = self.pool.claim(hashes, &mut request.held);
+        let onboarded = self.pool.claim(&found);
+        request.held = found;
         request.private = self.pool.take(fit.fresh);
         let reused_blocks = fit.cached_tokens / self.profile.tokens_per_block;
         let missed_blocks = if reuse {
@@ -191,12 +191,13 @@ impl Engine {
         Admission::Started
     }
 
-    /// What starting a waiting request takes; `None` if it should wait for a prefix that
-    /// is being computed.
-    fn fit(&self, key: usize, budget: u32) -> Option<Fit> {
+    /// What starting a waiting request takes, and the nodes it finds; `None` if it should
+    /// wait for a prefix that is being computed.
+    fn fit(&self, key: usize, budget: u32, nodes: &mut Vec<u32>) -> Option<Fit> {
         let request = self.requests.get(key)?;
         let hashes = &request.spec.block_hashes;
-        let found = self.pool.find(self.reusable(hashes, request.context));
+        let reusable = self.reusable(hashes, request.context);
+        let found = self.pool.find(reusable, |node| nodes.push(node));
         let found_blocks = usize::try_from(found.blocks).unwrap_or(0);
         if self.is_being_computed(hashes, found_blocks, request.context) {
             return None;
@@ -216,7 +217,6 @@ impl Engine {
             CapacityPolicy::MaxUtilization => blocks,
         };
         Some(Fit {
-            found: found_blocks,
             cached_tokens,
             chunk,
             blocks,
