@@ -21,6 +21,13 @@ class Core:
         replicas_json: [{"endpoint", "profile", "model", "adapters", "domain", "state", "share"}, …]
         Returns the new pool's number. In-flight charges survive.
         """
+    def assign(self) -> None:
+        """One round of the assigner, with what was placed since the last; every few seconds."""
+    def set_placing(self, placing_json: str) -> None:
+        """Changes how replicas are chosen, from the next request on: {"spill_margin_ms", …}.
+
+        Raises CoreError when a key is unknown or of a wrong type; then nothing is changed.
+        """
     def status(self) -> str:
         """{"pool": int, "replicas": [{"endpoint", "model", "state", "requests", "prefill_mu",
         "decode_mu", "kv_tokens", "capacity_mu_per_min", "cached_blocks",

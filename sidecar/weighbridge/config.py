@@ -102,18 +102,66 @@ class Replica(Section):
     )
 
 
-class Placing(Section):
-    """How a replica is chosen."""
+class Workload(Section):
+    """A wish about one tenant's replicas, in each model."""
 
-    load_tolerance: float = Field(
-        0.25,
-        ge=0,
-        le=100,
-        description="No replica above (1 + this) x the mean utilisation while another is below.",
-    )
+    tenant: str = Field(description="The tenant; empty for requests that name none.")
+    min_replicas: int = Field(0, ge=0, le=100_000, description="At least, as far as there are.")
+    max_replicas: int = Field(100_000, ge=1, le=100_000, description="At most.")
+
+
+class Placing(Section):
+    """How a replica is chosen, and how slices are assigned. Times in ms are of the engine."""
+
     fallbacks: int = Field(
         2, ge=0, le=16, description="Replicas named after the chosen one, for Envoy's retries."
     )
+    spill_margin_ms: float = Field(
+        20.0, ge=0, le=1e9, description="Another replica must beat a session's home by this, ms..."
+    )
+    spill_margin_share: float = Field(
+        0.1, ge=0, le=1, description="...and by this share of the home's predicted time."
+    )
+    samples: int = Field(4, ge=0, le=64, description="Replicas looked at beside the slice's own.")
+    cached_candidates: int = Field(
+        4, ge=0, le=64, description="Replicas looked at for the prefix that they hold."
+    )
+    kv_share: float = Field(
+        0.95, gt=0, le=1, description="Share of KV memory above which a replica gets nothing."
+    )
+    decode_weight: float = Field(
+        1.0, ge=0, le=1, description="How much of the decode MU in flight counts as wait."
+    )
+    degraded_factor: float = Field(
+        2.0, ge=1, le=1000, description="A degraded replica's predicted time is multiplied by this."
+    )
+    adapter_ms: float = Field(500.0, ge=0, le=1e9, description="Time to load a LoRA adapter, ms.")
+    load_tolerance: float = Field(
+        0.03,
+        ge=0,
+        le=100,
+        description="How far above the mean utilisation the assigner lets a replica be.",
+    )
+    turn_gap_s: float = Field(
+        30.0,
+        gt=0,
+        le=1e6,
+        description="Time between a session's turns, s: after it a moved "
+        "session pays for its prefix again.",
+    )
+    horizon_s: float = Field(
+        60.0, gt=0, le=1e6, description="Time over which the price of a move is spread, s."
+    )
+    churn_share: float = Field(
+        0.1, ge=0, le=1, description="Share of all capacity that a round's moves may cost."
+    )
+    heat_memory_s: float = Field(
+        30.0, gt=0, le=1e6, description="Time after which a slice's old rate counts 1/e, s."
+    )
+    round_seconds: float = Field(
+        5.0, gt=0, le=3600, description="Between two rounds of the assigner, s."
+    )
+    workloads: tuple[Workload, ...] = Field((), description="Wishes about single tenants.")
 
 
 class Health(Section):

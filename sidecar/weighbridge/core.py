@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config import Config, Replica, ReplicaState
+from weighbridge.config import Config, Placing, Replica, ReplicaState
 from weighbridge.errors import ConfigError
 from weighbridge.profiles import load_profiles
 
@@ -15,12 +15,17 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
     """The core's settings; profiles are found relative to the configuration file `source`."""
     return {
         "profiles": load_profiles(config.profiles, source.parent, source),
-        "placing": config.placing.model_dump(),
+        "placing": placing(config.placing),
         "session_headers": config.session_headers,
         "tenant_header": config.tenant_header,
         "default_output_tokens": config.default_output_tokens,
         "decision_log": config.decision_log,
     }
+
+
+def placing(config: Placing) -> dict[str, Any]:
+    """How replicas are chosen, for the core; how often rounds are is ours."""
+    return config.model_dump(exclude={"round_seconds"})
 
 
 def replica_settings(

@@ -11,7 +11,7 @@ from weighbridge import __version__, logs, transports
 from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
-from weighbridge.core import build, replica_settings, settings
+from weighbridge.core import build, placing, replica_settings, settings
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
 from weighbridge.watch import changes
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 FILE_INTERVAL_SECONDS = 1.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
 FIXED_SECTIONS = ("listen", "admin")
+CHANGEABLE_SETTINGS = ("placing",)
 
 
 class Service:
@@ -50,7 +51,7 @@ class Service:
             transport = await transports.start(self._core, config.listen)
             stack.push_async_callback(self._health.close)
             await self._health.watch(self._endpoints(), config.health)
-            for work in (self._follow_file(), self._reload_when_wanted()):
+            for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
                 stack.callback(asyncio.create_task(work).cancel)
             await self._set_ready(transport, True)
             log.info(
@@ -78,6 +79,12 @@ class Service:
         replicas = replica_settings(self._config.replicas, self._health.states())
         self._core.set_replicas(json.dumps(replicas))
 
+    async def _assign(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.placing.round_seconds)
+            # On a thread of its own: a round over many slices must not hold up the admin pages.
+            await asyncio.to_thread(self._core.assign)
+
     async def _follow_file(self) -> None:
         async for _ in changes(self._source, FILE_INTERVAL_SECONDS):
             self._reload_wanted.set()
@@ -94,6 +101,7 @@ class Service:
             if config == self._config:
                 return
             self._check_changeable(config)
+            self._core.set_placing(json.dumps(placing(config.placing)))
             self._core.set_replicas(
                 json.dumps(replica_settings(config.replicas, self._health.states()))
             )
@@ -110,7 +118,11 @@ class Service:
             if getattr(config, section) != getattr(self._config, section):
                 raise ConfigError(f"{self._source}: {section}: needs a restart to change")
         now = settings(config, self._source)
-        changed = [key for key, value in now.items() if value != self._settings[key]]
+        changed = [
+            key
+            for key, value in now.items()
+            if key not in CHANGEABLE_SETTINGS and value != self._settings[key]
+        ]
         if changed:
             raise ConfigError(f"{self._source}: {changed[0]}: needs a restart to change")
 

@@ -1,22 +1,22 @@
 //! The core: what all requests share, and the decision on one of them.
 
+use crate::assigning::{Assigning, AssignmentStatus};
 use crate::log::{DecisionLog, Record};
 use crate::models::{Model, Models};
 use crate::refusal::Refusal;
 use crate::session::Session;
-use crate::settings::{ReplicaSetting, Settings, SettingsError};
+use crate::settings::{Placing, ReplicaSetting, Settings, SettingsError};
 use crate::tally::Tallies;
-use crate::ticket::Ticket;
+use crate::ticket::{Origin, Ticket};
 use crate::weighing::Weighing;
-use std::borrow::Cow;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
-use weighbridge_place::bounded_hash::Bound;
 use weighbridge_place::{
-    Amount, Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec,
-    choose_bounded_hash,
+    Amount, Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec, choose,
 };
+use weighbridge_weigh::decode::{Decoded, decode};
 use weighbridge_weigh::{Body, Endpoint, Limits};
 
 /// What is known of a request when it is to be decided.
@@ -43,6 +43,8 @@ pub struct Core {
     settings: Settings,
     models: Models,
     registry: Registry,
+    assigning: Assigning,
+    placing: ArcSwap<Placing>,
     tallies: Tallies,
     log: DecisionLog,
     numbers: AtomicU64,
@@ -59,6 +61,8 @@ impl Core {
         Ok(Self {
             models: Models::new(profiles)?,
             registry: Registry::default(),
+            assigning: Assigning::default(),
+            placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
             log: DecisionLog::new(settings.decision_log),
             numbers: AtomicU64::new(0),
@@ -79,7 +83,7 @@ impl Core {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Replaces the replicas; ledgers and caches of endpoints that stay are kept. The new pool's
+    /// Replaces the replicas and takes slices off those that must not serve; ledgers and caches of endpoints that stay are kept. The new pool's
     /// number.
     ///
     /// # Errors
@@ -89,7 +93,37 @@ impl Core {
             .into_iter()
             .map(|replica| self.spec(replica))
             .collect::<Result<_, _>>()?;
-        Ok(self.registry.replace(specs))
+        let number = self.registry.replace(specs);
+        self.assigning
+            .react(&self.registry.pool_full(), &self.placing.load());
+        Ok(number)
+    }
+
+    /// One round of the assigner, with what was placed up to `now_us`. To be called every few
+    /// seconds.
+    pub fn assign(&self, now_us: u64) {
+        self.assigning.round(
+            &self.registry.pool_full(),
+            &self.placing.load(),
+            now_us / 1000,
+        );
+    }
+
+    /// Changes how replicas are chosen, from the next request on.
+    pub fn set_placing(&self, placing: Placing) {
+        self.placing.store(Arc::new(placing));
+    }
+
+    /// How replicas are chosen now.
+    #[must_use]
+    pub fn placing(&self) -> Arc<Placing> {
+        self.placing.load_full()
+    }
+
+    /// The assignment and what the assigner has done.
+    #[must_use]
+    pub fn assignment(&self) -> AssignmentStatus {
+        self.assigning.status()
     }
 
     fn spec(&self, replica: ReplicaSetting) -> Result<ReplicaSpec, SettingsError> {
@@ -150,6 +184,14 @@ impl Core {
         }
     }
 
+    /// The request has ended: what was charged is released, and the KV memory that it held while
+    /// it ran counts as its slice's heat. Dropping the ticket does the former alone.
+    pub fn end(&self, ticket: Ticket, now_us: u64) {
+        if let Some(slices) = self.assigning.current().model(ticket.model()) {
+            slices.record_kv(ticket.key(), ticket.kv_token_ms(now_us));
+        }
+    }
+
     /// Counts a refusal that the state machine made itself or got from [`Core::decide`].
     pub fn count_refusal(&self, refusal: &Refusal) {
         self.tallies.count_refusal(refusal.code);
@@ -178,11 +220,8 @@ impl Core {
     /// # Errors
     /// A refusal: unreadable, or a model that is not known.
     pub fn weigh(&self, incoming: &Incoming<'_>) -> Result<Weighed<'_>, Refusal> {
-        let body = expand(incoming, self.settings.max_expanded_bytes)?;
-        let body = Body {
-            bytes: &body,
-            ..incoming.body
-        };
+        let decoded = self.expand(incoming)?;
+        let body = decoded.body();
         if body.complete && body.bytes.is_empty() {
             return Err(Refusal::empty_body());
         }
@@ -217,6 +256,16 @@ impl Core {
         })
     }
 
+    /// The body as JSON text, its content-encoding undone.
+    fn expand<'a>(&self, incoming: &Incoming<'a>) -> Result<Decoded<'a>, Refusal> {
+        decode(
+            incoming.content_encoding.unwrap_or_default(),
+            incoming.body,
+            self.settings.max_expanded_bytes,
+        )
+        .map_err(|error| Refusal::undecodable(&error))
+    }
+
     /// Chooses a replica for a weighed request, charging nothing.
     ///
     /// # Errors
@@ -245,16 +294,16 @@ impl Core {
             kv_tokens: weighed.weighing.kv_tokens(),
             subset: subset.as_deref(),
             now_ms: now_us / 1000,
-            seed: weighed.key.bits(),
-        };
-        let bound = Bound {
-            epsilon: self.settings.placing.load_tolerance,
-            ..Bound::default()
+            seed: self.numbers.load(Relaxed),
         };
         let none = || Refusal::no_replica(&weighed.model.name);
-        let decision = choose_bounded_hash(pool, &ask, bound).map_err(|error| match error {
-            NoReplica::UnknownModel | NoReplica::NoneReady | NoReplica::EmptySubset => none(),
-        })?;
+        let assignment = self.assigning.current();
+        let slices = assignment.model(&weighed.model.name);
+        let choice = self.placing.load().choice();
+        let decision =
+            choose(pool, slices.map(Arc::as_ref), &ask, &choice).map_err(|error| match error {
+                NoReplica::UnknownModel | NoReplica::NoneReady | NoReplica::EmptySubset => none(),
+            })?;
         let replica = pool.replica(decision.chosen).cloned().ok_or_else(none)?;
         Ok((decision, replica))
     }
@@ -264,7 +313,7 @@ impl Core {
         decision
             .fallbacks
             .iter()
-            .take(self.settings.placing.fallbacks)
+            .take(self.placing.load().fallbacks)
             .filter_map(|id| pool.replica(*id).map(|other| other.spec.endpoint.clone()))
             .collect()
     }
@@ -285,6 +334,9 @@ impl Core {
             kv_tokens: cost.kv_tokens,
         });
         replica.cache.record(&weighed.chain);
+        if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
+            slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
+        }
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         self.tallies.count_reason(decision.reason.as_str());
         let tally = self.tallies.replica(&replica.spec.endpoint);
@@ -296,7 +348,12 @@ impl Core {
         tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
         tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
         let fallbacks = self.fallbacks(decision, pool);
-        let ticket = Ticket::new(number, charge, replica, &fallbacks);
+        let origin = Origin {
+            model: Arc::clone(&weighed.model.name),
+            key: weighed.key,
+            at_us: now_us,
+        };
+        let ticket = Ticket::new(number, origin, charge, replica, &fallbacks);
         if self.log.is_kept() {
             self.log.push(Record {
                 number,
@@ -346,9 +403,4 @@ impl Weighed<'_> {
     pub fn model(&self) -> &str {
         &self.model.name
     }
-}
-
-/// The body as JSON text, its content-encoding undone.
-fn expand<'a>(incoming: &Incoming<'a>, _limit: usize) -> Result<Cow<'a, [u8]>, Refusal> {
-    Ok(Cow::Borrowed(incoming.body.bytes))
 }

@@ -2,6 +2,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod assigning;
 mod core;
 mod explain;
 mod log;
@@ -15,11 +16,14 @@ mod ticket;
 mod weighing;
 
 pub use crate::core::{Core, Incoming, Weighed};
+pub use assigning::{AssignmentStatus, ModelReport};
 pub use explain::{Considered, Cost, Explanation, Tokens};
 pub use log::{DecisionLog, Record};
 pub use refusal::Refusal;
 pub use session::Session;
-pub use settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
+pub use settings::{
+    Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, WorkloadSetting,
+};
 pub use status::{ReplicaStatus, Status};
 pub use tally::{Tallies, Tally};
 pub use ticket::Ticket;

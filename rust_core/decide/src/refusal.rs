@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use weighbridge_weigh::ReadError;
+use weighbridge_weigh::decode::DecodeError;
 
 /// A request that is answered by us and reaches no replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,15 @@ impl Refusal {
     #[must_use]
     pub fn unreadable(error: &ReadError) -> Self {
         Self::bad_request(error.code(), error.to_string(), error.param())
+    }
+
+    /// A content-encoding that could not be undone.
+    #[must_use]
+    pub fn undecodable(error: &DecodeError) -> Self {
+        Self {
+            status: error.status(),
+            ..Self::bad_request(error.code(), error.to_string(), None)
+        }
     }
 
     /// The model's name came after the part of the body that we are sent.

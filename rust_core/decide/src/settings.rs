@@ -1,7 +1,8 @@
 //! What an operator sets of the core, as the control plane hands it over.
 
 use serde::{Deserialize, Serialize};
-use weighbridge_place::State;
+use weighbridge_place::assigner::AssignerSettings;
+use weighbridge_place::{ChoiceSettings, State};
 use weighbridge_weigh::{Profile, ProfileError};
 
 /// Settings of one [`crate::Core`].
@@ -139,21 +140,95 @@ pub enum SettingsError {
     },
 }
 
-/// How replicas are chosen.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq)]
+/// How replicas are chosen, and how slices are assigned.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placing {
-    /// ε of the load bound: no replica above (1 + ε) × the mean utilisation while another is below.
-    pub load_tolerance: f64,
     /// Endpoints named after the chosen one, for Envoy's retries.
     pub fallbacks: usize,
+    /// Another replica must beat a key's home by this, ms…
+    pub spill_margin_ms: f64,
+    /// …and by this share of the home's score.
+    pub spill_margin_share: f64,
+    /// Replicas of the pool that are looked at beside the slice's own.
+    pub samples: usize,
+    /// Replicas with the longest cached prefix that are looked at.
+    pub cached_candidates: usize,
+    /// Share of a replica's KV memory, 0 to 1, above which it gets nothing.
+    pub kv_share: f64,
+    /// How much of the decode MU in flight counts as wait, 0 to 1.
+    pub decode_weight: f64,
+    /// A degraded replica's score is multiplied by this.
+    pub degraded_factor: f64,
+    /// Time to load a LoRA adapter, ms.
+    pub adapter_ms: f64,
+    /// How far the assigner lets a replica be above the mean utilisation, as a share of it.
+    pub load_tolerance: f64,
+    /// Time between a session's turns, s: after it a moved session pays for its prefix again.
+    pub turn_gap_s: f64,
+    /// Time over which the price of a move is spread, s.
+    pub horizon_s: f64,
+    /// Share of all capacity that the moves of a round may cost.
+    pub churn_share: f64,
+    /// Time after which an old rate of a slice counts 1/e, s.
+    pub heat_memory_s: f64,
+    /// Wishes about some tenants' replicas.
+    pub workloads: Vec<WorkloadSetting>,
+}
+
+/// A wish about one tenant's replicas, in each model.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadSetting {
+    /// The tenant; empty for requests that name none.
+    pub tenant: String,
+    /// At least so many replicas, as far as there are.
+    #[serde(default)]
+    pub min_replicas: u32,
+    /// At most so many.
+    #[serde(default = "unbounded")]
+    pub max_replicas: u32,
+}
+
+fn unbounded() -> u32 {
+    u32::MAX
 }
 
 impl Default for Placing {
     fn default() -> Self {
+        let choice = ChoiceSettings::default();
+        let assigner = AssignerSettings::default();
         Self {
-            load_tolerance: 0.25,
             fallbacks: 2,
+            spill_margin_ms: choice.spill_margin_ms,
+            spill_margin_share: choice.spill_margin_share,
+            samples: choice.samples,
+            cached_candidates: choice.cached,
+            kv_share: choice.kv_share,
+            decode_weight: choice.decode_weight,
+            degraded_factor: choice.degraded_factor,
+            adapter_ms: choice.adapter_ms,
+            load_tolerance: assigner.tolerance,
+            turn_gap_s: assigner.turn_gap_s,
+            horizon_s: assigner.horizon_s,
+            churn_share: assigner.churn_share,
+            heat_memory_s: 30.0,
+            workloads: Vec::new(),
+        }
+    }
+}
+
+impl Placing {
+    pub(crate) fn choice(&self) -> ChoiceSettings {
+        ChoiceSettings {
+            spill_margin_ms: self.spill_margin_ms,
+            spill_margin_share: self.spill_margin_share,
+            samples: self.samples,
+            cached: self.cached_candidates,
+            kv_share: self.kv_share,
+            decode_weight: self.decode_weight,
+            degraded_factor: self.degraded_factor,
+            adapter_ms: self.adapter_ms,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the core looks like at one moment, for the admin endpoint and metrics.
 
+use crate::assigning::AssignmentStatus;
 use crate::core::Core;
 use crate::settings::ReplicaState;
 use serde::Serialize;
@@ -14,6 +15,8 @@ pub struct Status {
     pub pool: u64,
     /// ext_proc streams open.
     pub streams: u64,
+    /// Slices and what the assigner has done.
+    pub assignment: AssignmentStatus,
     /// Replicas by endpoint.
     pub replicas: Vec<ReplicaStatus>,
     /// Decisions by reason, since start.
@@ -78,6 +81,7 @@ impl Status {
         replicas.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         Self {
             pool: pool.number,
+            assignment: core.assignment(),
             streams: core.tallies().streams.load(Relaxed),
             replicas,
             reasons: core.tallies().reasons(),

@@ -1,12 +1,24 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
 use std::sync::Arc;
-use weighbridge_place::{Charge, Replica};
+use weighbridge_place::{Charge, Key, Replica};
+
+/// Where a request came from, for what is learnt when it ends.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// The base model.
+    pub(crate) model: Arc<str>,
+    /// Its key.
+    pub(crate) key: Key,
+    /// When it was placed, µs on the core's clock.
+    pub(crate) at_us: u64,
+}
 
 /// What was decided for one request; dropping it releases what was charged.
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
+    origin: Origin,
     charge: Charge,
     replica: Arc<Replica>,
     endpoints: String,
@@ -15,6 +27,7 @@ pub struct Ticket {
 impl Ticket {
     pub(crate) fn new(
         number: u64,
+        origin: Origin,
         charge: Charge,
         replica: &Arc<Replica>,
         fallbacks: &[String],
@@ -26,6 +39,7 @@ impl Ticket {
         }
         Self {
             number,
+            origin,
             charge,
             replica: Arc::clone(replica),
             endpoints,
@@ -48,6 +62,20 @@ impl Ticket {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.replica.spec.endpoint
+    }
+
+    pub(crate) fn model(&self) -> &str {
+        &self.origin.model
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.origin.key
+    }
+
+    /// KV tokens held, times the ms since it was placed.
+    pub(crate) fn kv_token_ms(&self, now_us: u64) -> u64 {
+        let held_ms = now_us.saturating_sub(self.origin.at_us) / 1000;
+        self.charge.amount().kv_tokens.saturating_mul(held_ms)
     }
 
     /// The first byte of the reply is there: its prefill is done.

@@ -3,7 +3,7 @@
 use crate::{json, refused};
 use pyo3::prelude::*;
 use std::sync::Arc;
-use weighbridge_decide::{ReplicaSetting, Settings, Status};
+use weighbridge_decide::{Placing, ReplicaSetting, Settings, Status};
 
 /// Profiles, replicas, ledgers and prefix index.
 #[pyclass(frozen, module = "weighbridge._core")]
@@ -27,6 +27,18 @@ impl Core {
         let replicas: Vec<ReplicaSetting> = serde_json::from_str(replicas_json).map_err(refused)?;
         py.detach(|| self.inner.set_replicas(replicas))
             .map_err(refused)
+    }
+
+    /// One round of the assigner.
+    fn assign(&self, py: Python<'_>) {
+        py.detach(|| self.inner.assign(self.inner.now_us()));
+    }
+
+    /// Changes how replicas are chosen, from the next request on.
+    fn set_placing(&self, placing_json: &str) -> PyResult<()> {
+        let placing: Placing = serde_json::from_str(placing_json).map_err(refused)?;
+        self.inner.set_placing(placing);
+        Ok(())
     }
 
     /// The core at this moment.

@@ -51,11 +51,13 @@ impl Stream {
 
     /// The stream has ended: what it charged is released.
     fn close(&self) {
-        drop(
-            self.machine
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        let machine = self
+            .machine
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut machine) = machine {
+            machine.close(self.core.now_us());
+        }
     }
 }

@@ -323,6 +323,16 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// The stream has ended at `now_us`, as the transport saw it. Dropping releases the charge too,
+    /// but tells nothing of how long it was held.
+    pub fn close(&mut self, now_us: u64) {
+        if let State::Placed(ticket) = std::mem::replace(&mut self.state, State::Pass) {
+            self.core.end(*ticket, now_us);
+        }
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.core.tallies().stream_closed();
