@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -155,11 +156,16 @@ def render(result: Mapping[str, Any], speed: float) -> Group:
     )
 
 
+def plain_table(title: str) -> Table:
+    """A table with few lines, so that it fits into 80 columns."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def replica_table(rows: Sequence[Mapping[str, Any]], speed: float) -> Table:
     """One row a replica, and their sum."""
-    table = Table(title=f"Replicas (emulated, their time runs x{speed:g})", title_justify="left")
+    table = plain_table(f"Replicas (emulated, their time runs x{speed:g})")
     table.add_column("replica", no_wrap=True)
-    for title in ("requests", "MU", "tokens in", "cached", "TTFT p50 ms", "p95 ms"):
+    for title in ("requests", "MU", "tokens in", "cached", "TTFT p50 ms", "p95"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["endpoint"], *_figures(row))
@@ -184,7 +190,7 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
 
 def decision_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
     """Some decisions, each with its reason."""
-    table = Table(title="Decisions", title_justify="left")
+    table = plain_table("Decisions")
     table.add_column("session", no_wrap=True)
     table.add_column("turn", justify="right")
     table.add_column("MU = prefill + decode")
