@@ -41,6 +41,15 @@ enum Running {
     Held(f64),
 }
 
+/// The executor's requests at the start of an iteration.
+#[derive(Debug, Clone, Copy)]
+struct Fetched {
+    at: SystemTime,
+    active: u32,
+    /// Of these, without a place in the iteration.
+    not_run: u32,
+}
+
 /// One engine; all times are milliseconds of the emulator's clock.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -50,6 +59,7 @@ pub(crate) struct Lane {
     live: HashMap<u64, Live>,
     step: Step,
     running: Running,
+    fetched: Fetched,
     held: bool,
     slow: f64,
     events: Option<EventWriter>,
@@ -68,6 +78,11 @@ impl Lane {
             live: HashMap::new(),
             step: Step::default(),
             running: Running::Nothing,
+            fetched: Fetched {
+                at: SystemTime::UNIX_EPOCH,
+                active: 0,
+                not_run: 0,
+            },
             held: false,
             slow: 1.0,
             events: with_events.then(EventWriter::default),
@@ -190,6 +205,23 @@ impl Lane {
         }
         if self.engine.step(now_ms, &mut self.step) {
             self.running = Running::Until(self.step.ends_at_ms);
+            self.fetched = self.fetch();
+        }
+    }
+
+    /// What the executor has taken in for the iteration that begins: as many requests as its
+    /// batch has places, whether their blocks fit or not.
+    fn fetch(&self) -> Fetched {
+        let load = self.engine.load();
+        // The engine is at the iteration's end already, without those that finish in it.
+        let finishing = u32::try_from(self.step.finished.len()).unwrap_or(0);
+        let running = load.prefilling + load.generating + finishing;
+        let places = self.replica.profile.max_batch_size.saturating_sub(running);
+        let not_run = places.min(load.waiting);
+        Fetched {
+            at: SystemTime::now(),
+            active: running + not_run,
+            not_run,
         }
     }
 
@@ -277,21 +309,16 @@ impl Lane {
 
     fn iteration_record(&self) -> IterationRecord {
         let step = &self.step;
-        let load = self.engine.load();
-        let running = load.prefilling + load.generating;
-        // The executor fetches requests up to its batch size, whether it can run them or not.
-        let fetched = self
-            .replica
-            .profile
-            .max_batch_size
-            .saturating_sub(running)
-            .min(load.waiting);
         IterationRecord {
-            at: SystemTime::now(),
+            at: self.fetched.at,
             iteration: step.iteration,
             latency_ms: step.ends_at_ms - step.starts_at_ms,
-            active: running + fetched,
-            queued: load.waiting - fetched,
+            active: self.fetched.active,
+            queued: self
+                .engine
+                .load()
+                .waiting
+                .saturating_sub(self.fetched.not_run),
             new_active: u32::try_from(step.started.len()).unwrap_or(u32::MAX),
             completed: u32::try_from(step.finished.len()).unwrap_or(u32::MAX),
             queue_latency_ms: step.started.iter().map(|s| s.queued_ms).sum(),

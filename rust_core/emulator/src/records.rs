@@ -7,10 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use weighbridge_engine::{CacheEvent, EngineProfile, KvStats};
 
-/// Bytes that the emulated process claims to use.
+/// Device memory that the emulated process claims to use, bytes.
 const GPU_BYTES: u64 = 80 << 30;
-const CPU_BYTES: u64 = 4 << 30;
-const PINNED_BYTES: u64 = 64 << 20;
 
 /// One iteration, as it was.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +16,8 @@ pub(crate) struct IterationRecord {
     pub(crate) at: SystemTime,
     pub(crate) iteration: u64,
     pub(crate) latency_ms: f64,
-    /// Requests fetched by the engine's loop, scheduled or not.
+    /// Requests that the executor had when the iteration began, scheduled or not: those that
+    /// it completed are among them.
     pub(crate) active: u32,
     pub(crate) queued: u32,
     pub(crate) new_active: u32,
@@ -101,8 +100,8 @@ pub(crate) fn iteration_json(record: &IterationRecord, profile: &EngineProfile) 
         "maxNumTokensTunerRecommended": 0,
         "maxNumTokensRuntime": profile.max_num_tokens,
         "gpuMemUsage": GPU_BYTES,
-        "cpuMemUsage": CPU_BYTES,
-        "pinnedMemUsage": PINNED_BYTES,
+        "cpuMemUsage": 0,
+        "pinnedMemUsage": 0,
         "kvCacheStats": {
             "maxNumBlocks": kv.max_blocks,
             "freeNumBlocks": kv.free_blocks,
@@ -114,7 +113,13 @@ pub(crate) fn iteration_json(record: &IterationRecord, profile: &EngineProfile) 
             "missedBlocks": kv.missed,
             "cacheHitRate": hit_rate(kv),
         },
-        "staticBatchingStats": null,
+        "staticBatchingStats": {
+            "numScheduledRequests": 0,
+            "numContextRequests": 0,
+            "numCtxTokens": 0,
+            "numGenTokens": 0,
+            "emptyGenSlots": 0,
+        },
         "inflightBatchingStats": {
             "numScheduledRequests": record.context_requests + record.generating,
             "numContextRequests": record.context_requests,
