@@ -569,7 +569,7 @@ fn a_key_too_hot_for_one_replica_is_replicated_and_taken_back() {
     let level = world.imbalance();
     assert!(level <= 1.2, "{level}");
     world.sessions(99, 1, 0.0, 10.0);
-    world.steps(25);
+    world.steps(35);
     assert_eq!(world.replicas_of(99).len(), 1);
 }
 
@@ -644,4 +644,28 @@ fn with_nobody_left_slices_wait_for_their_return() {
             .iter()
             .all(|moved| moved.why != Why::Lost)
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_steady_load_becomes_level_in_bounded_rounds(
+        capacities in prop::collection::vec(0.7..1.5f64, 2..32),
+        tenants in prop::collection::vec((100u64..400, 0.0..1.0f64, 0.01..1.0f64), 1..12),
+        used in 0.2..0.9f64,
+    ) {
+        let count = capacities.len() as u32;
+        let mut world = World::new(members(count));
+        for (member, capacity) in world.members.iter_mut().zip(&capacities) {
+            member.mu_per_s *= capacity;
+        }
+        let room: f64 = world.members.iter().map(|member| member.mu_per_s).sum();
+        let parts: f64 = tenants.iter().map(|(_, _, part)| part).sum();
+        for (tenant, (sessions, skew, part)) in (0u32..).zip(&tenants) {
+            world.sessions(tenant, *sessions, *skew, used * room * part / parts);
+        }
+        world.steps(30);
+        let level = world.imbalance();
+        prop_assert!(level <= 1.10, "{level}");
+    }
 }

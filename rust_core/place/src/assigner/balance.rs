@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Why;
 use super::board::{Board, FEW, Need};
 use super::place::{clear_seat, least_used_by, roomiest};
+use super::swap::best_swap;
 
 /// Slices of one replica that are tried for one move.
 const TRIES: usize = 256;
@@ -19,7 +20,7 @@ pub(super) fn replicate(board: &mut Board<'_>) {
     let hot = board.settings.replicate_share * board.mean_load;
     let mut hottest: Vec<(u64, u32)> = (0u32..)
         .zip(&board.pieces)
-        .filter(|(_, piece)| piece.share() > hot && !piece.can_split())
+        .filter(|(_, piece)| piece.share() > hot && piece.is_atom())
         .map(|(at, piece)| (piece.share().to_bits(), at))
         .collect();
     hottest.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -101,20 +102,43 @@ pub(super) fn level(board: &mut Board<'_>) {
         };
         let over = f64::from_bits(used) > board.hi;
         let under = f64::from_bits(unused) < board.least(cold);
-        let (found, tried, why) = match (over, under) {
-            (true, _) => (best_from(board, hot, step), hot, Why::Hot),
-            (false, true) => (best_to(board, cold, step), cold, Why::Cold),
+        let moved = match (over, under) {
+            (true, _) => relieve(board, hot, step),
+            (false, true) => fill(board, cold, step),
             (false, false) => break,
         };
-        match found {
-            Some(found) => board.shift(found.at, Some(found.from), found.to, why),
-            None => stuck
+        if !moved {
+            let tried = if over { hot } else { cold };
+            stuck
                 .iter_mut()
                 .skip(tried as usize)
                 .take(1)
-                .for_each(|seat| *seat = true),
+                .for_each(|seat| *seat = true);
         }
     }
+}
+
+/// Takes load off a seat; false when nothing gains.
+fn relieve(board: &mut Board<'_>, hot: u32, step: usize) -> bool {
+    if let Some(found) = best_from(board, hot, step) {
+        board.shift(found.at, Some(hot), found.to, Why::Hot);
+        return true;
+    }
+    let Some(swap) = best_swap(board, hot) else {
+        return false;
+    };
+    board.shift(swap.large, Some(hot), swap.cold, Why::Hot);
+    board.shift(swap.small, Some(swap.cold), hot, Why::Hot);
+    true
+}
+
+/// Brings load to a seat; false when nothing gains.
+fn fill(board: &mut Board<'_>, cold: u32, step: usize) -> bool {
+    let Some(found) = best_to(board, cold, step) else {
+        return false;
+    };
+    board.shift(found.at, Some(found.from), cold, Why::Cold);
+    true
 }
 
 /// The best move away from a seat: one that keeps workloads together, if any does.

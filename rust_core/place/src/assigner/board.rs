@@ -317,13 +317,23 @@ impl<'a> Board<'a> {
         let (load, kv) = (piece.share(), piece.warmth.kv_tokens / piece.count());
         let before = self.strain(from, 0.0, 0.0) + self.strain(to, 0.0, 0.0);
         let after = self.strain(from, -load, -kv) + self.strain(to, load, kv);
-        let price = piece.price / piece.count() / self.settings.horizon_s;
-        Some(before - after - price - MOVE_COST * load - footprint)
+        let cost = self.move_cost(load, piece.price / piece.count());
+        Some(before - after - cost - footprint)
+    }
+
+    /// What moving so much load at this price costs, in MU per second.
+    pub(super) fn move_cost(&self, load: f64, price: f64) -> f64 {
+        price / self.settings.horizon_s + MOVE_COST * load
     }
 
     /// Whether a voluntary change of this price is within the budget: the first always is.
     pub(super) fn affords(&self, price: f64) -> bool {
         self.voluntary == 0 || self.spent + price <= self.budget
+    }
+
+    /// The same for two moves at once: these are never one single move.
+    pub(super) fn affords_swap(&self, price: f64) -> bool {
+        self.spent + price <= self.budget
     }
 
     /// Moves one home of a slice, or gives it its first.

@@ -10,7 +10,8 @@
 //!    two replicas or more, in more than one failure domain,
 //! 4. replicates what is too hot for one replica and cannot be split, and takes that back when cold,
 //! 5. moves slices from the hottest replicas, and to replicas with too little, one by one, as long
-//!    as each move gains more than it costs and the round's churn budget lasts,
+//!    as each move gains more than it costs and the round's churn budget lasts; where no single move
+//!    gains, two slices change places,
 //!    In a round that had to house lost slices, replicas up to 15 % above the mean are left in peace:
 //!    on the loss of a replica its slices move, and no others,
 //! 6. draws together workloads that sit on more replicas than their load needs.
@@ -64,6 +65,7 @@ mod balance;
 mod board;
 mod place;
 mod shape;
+mod swap;
 
 use smallvec::SmallVec;
 
@@ -112,7 +114,7 @@ impl Default for AssignerSettings {
             reservation: 0.01,
             split_share: 0.03,
             merge_share: 0.01,
-            replicate_share: 0.5,
+            replicate_share: 0.25,
             least_slices: 16,
             most_slices: 100,
         }
@@ -168,7 +170,7 @@ pub enum Why {
     New,
     /// Its replica is gone or must not serve.
     Lost,
-    /// Its replica was too hot.
+    /// Its replica was too hot, or it made room for a slice of one that was.
     Hot,
     /// The new replica had too little.
     Cold,

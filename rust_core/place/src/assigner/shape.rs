@@ -64,10 +64,14 @@ impl Piece {
         self.homes.len().max(1) as f64
     }
 
-    /// Whether its load can be told apart further.
+    /// Whether it is too narrow to be split at any time.
+    pub(super) fn is_atom(&self) -> bool {
+        self.last - self.start < LEAST_KEYS
+    }
+
+    /// Whether its load can be told apart further by what is known now.
     pub(super) fn can_split(&self) -> bool {
-        let keys = self.last - self.start;
-        keys >= LEAST_KEYS && keys >= self.measured
+        !self.is_atom() && self.last - self.start >= self.measured
     }
 }
 
@@ -322,7 +326,7 @@ impl Shaper<'_> {
                 break;
             }
             let fine = if few {
-                piece.last - piece.start >= LEAST_KEYS
+                !piece.is_atom()
             } else {
                 piece.can_split()
             };
