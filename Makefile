@@ -36,7 +36,8 @@ $(STAMPS)/python:
 $(STAMPS)/dependencies: pyproject.toml | $(STAMPS)/python
 	$(call say,Python packages)
 	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' \
+	  extras = p["optional-dependencies"]; \
+	  print(*p["dependencies"], *extras["dev"], *extras["calibrate"], sep="\n")' \
 	  > $(STAMPS)/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(STAMPS)/requirements.txt
 	@touch $@
