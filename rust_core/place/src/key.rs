@@ -23,8 +23,14 @@ impl Key {
 
     /// The key of a session of a tenant. The session is whatever identifies it: a header's value,
     /// or the hash of the first blocks.
+    ///
+    /// Without a tenant (an empty name) there is no workload to be kept on few replicas: the
+    /// session alone gives all 64 bits, and its kind is spread over the model's whole key space.
     #[must_use]
     pub fn of(tenant: &str, session: &[u8]) -> Self {
+        if tenant.is_empty() {
+            return Self(xxh3_64_with_seed(session, SESSION_SEED));
+        }
         Self::new(workload_hash(tenant), session_hash(session))
     }
 
@@ -77,4 +83,25 @@ pub(crate) const fn mix(seed: u64, value: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_sessions_share_a_stretch_and_nobodys_are_everywhere() {
+        let keys = |tenant: &str| -> Vec<Key> {
+            (0..1000)
+                .map(|session| Key::of(tenant, format!("s{session}").as_bytes()))
+                .collect()
+        };
+        let workload = keys("acme")[0].workload();
+        assert!(keys("acme").iter().all(|key| key.workload() == workload));
+        let mut eighths = [0; 8];
+        for key in keys("") {
+            eighths[(key.bits() >> 61) as usize] += 1;
+        }
+        assert!(eighths.iter().all(|count| *count > 80), "{eighths:?}");
+    }
 }

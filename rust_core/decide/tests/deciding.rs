@@ -1,0 +1,241 @@
+//! Decisions over a core with replicas, slices and the assigner's rounds, on a clock of our own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::Write;
+use weighbridge_decide::{Core, Explanation, Incoming, Placing, Status, Ticket};
+use weighbridge_weigh::{Body, Endpoint};
+
+fn core(replicas: usize) -> Core {
+    let settings = serde_json::from_value(json!({
+        "profiles": [{
+            "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
+            "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
+            "reference_batch": 32.0,
+            "cost": {
+                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 1.0,
+                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.1
+            }
+        }]
+    }))
+    .unwrap();
+    let core = Core::new(settings).unwrap();
+    set_replicas(&core, &(0..replicas).collect::<Vec<_>>());
+    core
+}
+
+fn set_replicas(core: &Core, numbers: &[usize]) {
+    let replicas: Vec<_> = numbers
+        .iter()
+        .map(|number| {
+            json!({
+                "endpoint": format!("10.0.0.{number}:8000"), "profile": "p",
+                "domain": format!("rack-{}", number % 3)
+            })
+        })
+        .collect();
+    core.set_replicas(serde_json::from_value(json!(replicas)).unwrap())
+        .unwrap();
+}
+
+fn chat(text: &str) -> Vec<u8> {
+    serde_json::to_vec(&json!({
+        "model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": text}]
+    }))
+    .unwrap()
+}
+
+fn incoming<'a>(session: Option<&'a str>, body: &'a [u8]) -> Incoming<'a> {
+    Incoming {
+        request_id: "r",
+        endpoint: Endpoint::ChatCompletions,
+        session,
+        tenant: None,
+        subset: None,
+        content_encoding: None,
+        body: Body::whole(body),
+    }
+}
+
+fn decide(core: &Core, session: &str, now_us: u64) -> Ticket {
+    let body = chat("hello");
+    core.decide(&incoming(Some(session), &body), now_us)
+        .unwrap()
+}
+
+/// Where each of 300 sessions goes when nothing else is in flight.
+fn homes(core: &Core) -> BTreeMap<String, String> {
+    (0..300)
+        .map(|number| {
+            let session = format!("s{number}");
+            let body = chat("hello");
+            let found = Explanation::of(core, &incoming(Some(&session), &body), 0).unwrap();
+            (session, found.chosen)
+        })
+        .collect()
+}
+
+#[test]
+fn sessions_spread_over_the_replicas_and_stay_where_they_are() {
+    let core = core(6);
+    let before = homes(&core);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for endpoint in before.values() {
+        *counts.entry(endpoint).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 6, "{counts:?}");
+    for round in 1..=10 {
+        core.assign(round * 2_000_000);
+    }
+    assert_eq!(homes(&core), before, "a quiet pool has nothing to move");
+}
+
+#[test]
+fn the_loss_of_a_replica_moves_its_sessions_alone() {
+    let core = core(6);
+    let before = homes(&core);
+    let number = Status::of(&core).assignment.number;
+    set_replicas(&core, &[0, 1, 2, 3, 5]);
+    let after = homes(&core);
+    for (session, endpoint) in &before {
+        if endpoint == "10.0.0.4:8000" {
+            assert_ne!(&after[session], endpoint);
+        } else {
+            assert_eq!(&after[session], endpoint, "{session} had no reason to move");
+        }
+    }
+    let status = Status::of(&core).assignment;
+    assert!(
+        status.number > number,
+        "the assignment is a new one, at once"
+    );
+    assert!(status.moves["lost"] > 0);
+}
+
+#[test]
+fn a_session_hotter_than_a_replica_is_given_more_replicas() {
+    let core = core(4);
+    let mut now_us = 0;
+    let mut last = BTreeMap::new();
+    for _ in 0..30 {
+        last.clear();
+        let mut open = Vec::new();
+        for _ in 0..200 {
+            now_us += 10_000;
+            let ticket = decide(&core, "hot", now_us);
+            *last.entry(ticket.endpoint().to_owned()).or_insert(0) += 1;
+            // In flight for a second: the home's ledger fills.
+            open.push(ticket);
+            if open.len() > 100 {
+                let ticket = open.remove(0);
+                core.end(ticket, now_us);
+            }
+        }
+        core.assign(now_us);
+    }
+    assert!(last.len() > 1, "one replica cannot carry it: {last:?}");
+    let report = &Status::of(&core).assignment;
+    assert!(
+        report.models["m"].homes > report.models["m"].slices,
+        "{report:?}"
+    );
+}
+
+#[test]
+fn an_ended_request_leaves_nothing_on_the_ledger_but_its_prefix() {
+    let core = core(1);
+    let body = chat(&"a long prompt ".repeat(100));
+    let first = core.decide(&incoming(Some("s"), &body), 0).unwrap();
+    core.end(first, 1_000_000);
+    let status = &Status::of(&core).replicas[0];
+    assert_eq!((status.requests, status.kv_tokens), (0, 0));
+    assert!(status.prefill_mu.abs() + status.decode_mu.abs() < f64::EPSILON);
+    assert!(status.cached_blocks >= 5);
+    drop(core.decide(&incoming(Some("s"), &body), 2_000_000).unwrap());
+    let records = core.log().after(0);
+    assert_eq!(records[0].cached_tokens, 0);
+    assert!(records[1].cached_tokens * 10 > records[1].prompt_tokens * 8);
+    assert!(records[1].prefill_mu < records[0].prefill_mu / 4.0);
+}
+
+#[test]
+fn a_compressed_body_weighs_what_it_expands_to() {
+    let core = core(2);
+    let body = chat(&"words that compress well ".repeat(400));
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(&body).unwrap();
+    let compressed = encoder.finish().unwrap();
+    assert!(compressed.len() * 10 < body.len());
+    drop(core.decide(&incoming(Some("plain"), &body), 0).unwrap());
+    let gzip = Incoming {
+        content_encoding: Some("gzip"),
+        ..incoming(Some("gzip"), &compressed)
+    };
+    drop(core.decide(&gzip, 0).unwrap());
+    let records = core.log().after(0);
+    assert_eq!(records[0].prompt_tokens, records[1].prompt_tokens);
+    let unknown = Incoming {
+        content_encoding: Some("lzw"),
+        ..incoming(None, &compressed)
+    };
+    let refusal = core.decide(&unknown, 0).unwrap_err();
+    assert_eq!(
+        (refusal.status, refusal.code),
+        (415, "unsupported_content_encoding")
+    );
+}
+
+#[test]
+fn a_body_cut_before_its_model_means_the_only_one_there_is() {
+    let core = core(2);
+    let body = chat("hello");
+    let cut = body.windows(5).position(|part| part == b"model").unwrap();
+    let mut late = br#"{"messages": [{"role": "user", "content": ""#.to_vec();
+    late.extend_from_slice(&b"very long ".repeat(1000));
+    assert!(cut > 0);
+    let beginning = Incoming {
+        body: Body::beginning(&late, Some(100_000)),
+        ..incoming(None, &[])
+    };
+    drop(core.decide(&beginning, 0).unwrap());
+    let record = &core.log().after(0)[0];
+    assert_eq!(record.model, "m");
+    assert!(
+        record.prompt_tokens > 10_000,
+        "what is missing weighs too: {record:?}"
+    );
+}
+
+#[test]
+fn placing_can_be_changed_while_requests_run() {
+    let core = core(4);
+    let endpoints = |core: &Core| decide(core, "s", 0).endpoints().split(',').count();
+    assert_eq!(endpoints(&core), 3);
+    core.set_placing(Placing {
+        fallbacks: 0,
+        ..(*core.placing()).clone()
+    });
+    assert_eq!(endpoints(&core), 1);
+}
+
+#[test]
+fn settings_that_contradict_themselves_are_refused_by_name() {
+    let core = core(1);
+    let replicas = json!([{"endpoint": "10.0.0.1:1", "profile": "nobody's"}]);
+    let error = core
+        .set_replicas(serde_json::from_value(replicas).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("10.0.0.1:1") && error.contains("nobody's"),
+        "{error}"
+    );
+    assert_eq!(core.pool().len(), 1, "the replicas are as they were");
+    assert!(serde_json::from_value::<Placing>(json!({"spill_marge": 1})).is_err());
+}
