@@ -105,10 +105,10 @@ fn iteration_records_have_all_keys_and_are_handed_out_once() {
     assert_eq!(get(address, "/metrics").json(), json!([]));
 }
 
-#[test]
-fn a_queue_and_a_full_cache_show_in_the_records() {
-    let emulator = start(json!({"speed": 1.0, "profiles": [{
-        "max_batch_size": 2, "kv_blocks": 40, "max_seq_len": 640, "decode_base_ms": 50.0}]}));
+/// The last record that a replica of this profile shows under five endless requests, once
+/// `settled` takes it.
+fn under_five(profile: &Value, settled: impl Fn(&Value) -> bool) -> Value {
+    let emulator = start(json!({"speed": 1.0, "profiles": [profile]}));
     let address = emulator.addresses()[0];
     let mut request = chat("count", 300);
     request["ignore_eos"] = json!(true);
@@ -117,19 +117,33 @@ fn a_queue_and_a_full_cache_show_in_the_records() {
     let streams: Vec<_> = (0..5)
         .map(|_| open(address, "POST", "/v1/chat/completions", &[], &body).unwrap())
         .collect();
-    eventually("all are queued", || emulator.counters(0).unwrap().open == 5);
-    eventually("a record shows them", || {
+    let mut seen = Value::Null;
+    eventually("a record shows all five", || {
         let records = get(address, "/metrics").json();
-        let Some(last) = records.as_array().unwrap().last() else {
-            return false;
-        };
-        // The batch has two places; the executor fetches no more than that.
-        last["numActiveRequests"] == 2
-            && last["numQueuedRequests"] == 3
-            && last["inflightBatchingStats"]["numScheduledRequests"] == 2
+        let last = records.as_array().unwrap().last();
+        seen = last.cloned().unwrap_or(Value::Null);
+        settled(&seen)
     });
     drop(streams);
     eventually("all are gone", || emulator.counters(0).unwrap().open == 0);
+    seen
+}
+
+#[test]
+fn requests_without_a_place_in_the_batch_are_queued() {
+    let profile = json!({"max_batch_size": 2, "decode_base_ms": 50.0});
+    let record = under_five(&profile, |r| r["numQueuedRequests"] == 3);
+    assert_eq!(record["numActiveRequests"], 2);
+    assert_eq!(record["inflightBatchingStats"]["numScheduledRequests"], 2);
+}
+
+#[test]
+fn requests_without_blocks_are_active_and_not_scheduled() {
+    // Each may take 10 blocks.
+    let profile = json!({"kv_blocks": 35, "max_seq_len": 640, "decode_base_ms": 50.0});
+    let record = under_five(&profile, |r| r["numActiveRequests"] == 5);
+    assert_eq!(record["numQueuedRequests"], 0);
+    assert_eq!(record["inflightBatchingStats"]["numScheduledRequests"], 3);
 }
 
 #[test]
@@ -250,6 +264,43 @@ fn cache_events_rebuild_what_is_cached() {
     let counters = emulator.counters(0).unwrap();
     assert_eq!(counters.kv_cached_blocks as usize, cached.len());
     assert!(events.iter().any(|e| e["data"]["type"] == "removed"));
+}
+
+#[test]
+fn stored_events_carry_the_tokens_of_their_blocks() {
+    let emulator = start(json!({"event_buffer_max_size": 100}));
+    let address = emulator.addresses()[0];
+    let complete = |tokens: std::ops::Range<u32>| {
+        let prompt: Vec<u32> = tokens.collect();
+        let request = json!({"model": "llama-3.1-8b", "prompt": prompt, "max_tokens": 1});
+        assert_eq!(post(address, "/v1/completions", &request).status, 200);
+    };
+    complete(0..70);
+    complete(0..140);
+    let events = post(address, "/kv_cache_events", &json!({})).json();
+    let stored: Vec<&Value> = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| &event["data"])
+        .filter(|data| data["type"] == "stored")
+        .collect();
+    let tokens = |data: &Value| -> Vec<u64> {
+        data["blocks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|block| block["tokens"].as_array().unwrap())
+            .map(|token| token["token_id"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(tokens(stored[0]), (0..64).collect::<Vec<_>>());
+    assert_eq!(tokens(stored[1]), (64..128).collect::<Vec<_>>());
+    assert_eq!(stored[0]["parent_hash"], Value::Null);
+    assert_eq!(
+        stored[1]["parent_hash"],
+        stored[0]["blocks"][1]["block_hash"]
+    );
 }
 
 #[test]
