@@ -12,13 +12,14 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help build demo test lint lint-rust lint-python test-rust test-python clean
+.PHONY: help build demo arena test lint lint-rust lint-python test-rust test-python clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
 	@echo "make demo    six emulated replicas, the sidecar, a real Envoy, 300 requests"
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
+	@echo "make arena   ours beside other routers, live, on the same emulated replicas (half an hour)"
 	@echo "make clean   removes .venv and what Rust has built"
 
 build: $(STAMPS)/extension
@@ -51,6 +52,20 @@ $(STAMPS)/extension: $(RUST) $(STAMPS)/dependencies
 demo: build
 	$(call say,Demo)
 	$(BIN)/weighbridge up --exit
+
+# Each peer in an environment of its own: two of them bring commands of the same name.
+PEERS := smg==1.13.0 sglang-router==0.3.2 vllm-router==0.1.17
+.peers/stamp: Makefile
+	$(call say,Peers: $(PEERS))
+	@for peer in $(PEERS); do \
+	  $(PYTHON) -m venv .peers/$${peer%%==*}; \
+	  .peers/$${peer%%==*}/bin/pip install --quiet --disable-pip-version-check $$peer; \
+	done
+	@touch $@
+
+arena: build .peers/stamp
+	$(call say,Arena (half an hour; python -m tests.arena.run --help for less))
+	$(BIN)/python -m tests.arena.run --peers .peers --json out/arena.json
 
 lint: lint-python lint-rust
 
