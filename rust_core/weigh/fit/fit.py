@@ -136,13 +136,11 @@ def rust(names: list[str], table: dict[str, NDArray[np.float64]]) -> str:
     lines = [
         "//! Tokens per byte class, by tokenizer family. Made by `fit/fit.py`; do not edit.",
         "",
-        "use crate::features::Features;",
-        "",
-        "/// Tokens per unit of each class, in the order of [`Features::NAMES`].",
-        "pub(crate) type Weights = [f64; Features::NAMES.len()];",
+        "/// Tokens per unit of each class, in the order of [`crate::Features::NAMES`].",
+        "pub(crate) type Weights = &'static [f64];",
     ]
     for family, weights in table.items():
-        lines += ["", f"/// Family `{family}`.", f"pub(crate) const {family.upper()}: Weights = ["]
+        lines += ["", f"/// Family `{family}`.", f"pub(crate) const {family.upper()}: Weights = &["]
         lines += [
             f"    {weight:.4f}, // {name}" for name, weight in zip(names, weights, strict=True)
         ]

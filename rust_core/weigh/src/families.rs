@@ -1,136 +1,124 @@
 //! Tokens per byte class, by tokenizer family. Made by `fit/fit.py`; do not edit.
 
-use crate::features::Features;
-
-/// Tokens per unit of each class, in the order of [`Features::NAMES`].
-pub(crate) type Weights = [f64; Features::NAMES.len()];
+/// Tokens per unit of each class, in the order of [`crate::Features::NAMES`].
+pub(crate) type Weights = &'static [f64];
 
 /// Family `llama3`.
-pub(crate) const LLAMA3: Weights = [
+pub(crate) const LLAMA3: Weights = &[
     0.0000, // bytes
-    0.0000, // letters
-    0.5990, // words
-    0.5344, // joints
-    0.3471, // capitals
-    0.5079, // tails
-    0.1371, // digits
-    1.5923, // numbers
-    0.3583, // punctuation
-    0.2173, // marks
-    0.0835, // spaces
-    0.4330, // newlines
-    0.3304, // gaps
-    1.8316, // latin
-    0.2833, // two_byte
-    0.5094, // brahmic
-    1.0902, // symbols
-    0.7285, // kana
-    0.7322, // han
-    0.6183, // hangul
-    1.7645, // full_width
-    1.5261, // four_byte
+    0.0001, // letters
+    0.6348, // words
+    0.4672, // capitals
+    7.9455, // stretches
+    0.1444, // digits
+    1.6024, // numbers
+    0.4940, // punctuation
+    0.0751, // spaces
+    0.5566, // newlines
+    0.3071, // gaps
+    1.8023, // latin
+    0.2903, // two_byte
+    0.5169, // brahmic
+    0.5362, // symbols
+    0.7317, // kana
+    0.7349, // han
+    0.6320, // hangul
+    1.7230, // full_width
+    2.3797, // four_byte
 ];
 
 /// Family `qwen`.
-pub(crate) const QWEN: Weights = [
+pub(crate) const QWEN: Weights = &[
     0.0000, // bytes
     0.0000, // letters
-    0.5433, // words
-    0.3387, // joints
-    0.3975, // capitals
-    0.5093, // tails
-    0.8131, // digits
-    1.1816, // numbers
-    0.3359, // punctuation
-    0.2411, // marks
-    0.0637, // spaces
-    0.5949, // newlines
-    0.3992, // gaps
-    1.6998, // latin
-    0.2549, // two_byte
-    1.0281, // brahmic
-    1.0052, // symbols
-    0.6171, // kana
-    0.6090, // han
-    0.6658, // hangul
-    1.1289, // full_width
-    1.4055, // four_byte
+    0.5811, // words
+    0.4644, // capitals
+    7.9480, // stretches
+    0.8169, // digits
+    1.2097, // numbers
+    0.4837, // punctuation
+    0.0587, // spaces
+    0.7000, // newlines
+    0.3765, // gaps
+    1.6809, // latin
+    0.2615, // two_byte
+    1.0346, // brahmic
+    0.5724, // symbols
+    0.6141, // kana
+    0.6123, // han
+    0.6787, // hangul
+    1.0893, // full_width
+    1.6735, // four_byte
 ];
 
 /// Family `o200k`.
-pub(crate) const O200K: Weights = [
+pub(crate) const O200K: Weights = &[
     0.0000, // bytes
-    0.0000, // letters
-    0.6209, // words
-    0.8387, // joints
-    0.2389, // capitals
-    0.4912, // tails
-    0.1362, // digits
-    1.5335, // numbers
-    0.3944, // punctuation
-    0.2165, // marks
-    0.0942, // spaces
-    0.3291, // newlines
-    0.2875, // gaps
-    0.2438, // latin
-    0.2111, // two_byte
-    0.2353, // brahmic
-    1.9346, // symbols
-    0.7610, // kana
-    0.7002, // han
-    0.5818, // hangul
-    1.5740, // full_width
-    0.0769, // four_byte
+    0.0309, // letters
+    0.5596, // words
+    0.3900, // capitals
+    7.1972, // stretches
+    0.1407, // digits
+    1.6202, // numbers
+    0.5141, // punctuation
+    0.0773, // spaces
+    0.5356, // newlines
+    0.2375, // gaps
+    0.1988, // latin
+    0.2243, // two_byte
+    0.2512, // brahmic
+    0.9161, // symbols
+    0.7640, // kana
+    0.7044, // han
+    0.6073, // hangul
+    1.5017, // full_width
+    1.5504, // four_byte
 ];
 
 /// Family `tekken`.
-pub(crate) const TEKKEN: Weights = [
+pub(crate) const TEKKEN: Weights = &[
     0.0000, // bytes
-    0.0000, // letters
-    0.6237, // words
-    0.6360, // joints
-    0.3427, // capitals
-    0.5397, // tails
-    0.7986, // digits
-    1.1945, // numbers
-    0.3599, // punctuation
-    0.2614, // marks
-    0.0678, // spaces
-    0.6483, // newlines
-    0.3243, // gaps
-    0.6455, // latin
-    0.2350, // two_byte
-    0.3433, // brahmic
-    0.9437, // symbols
-    0.6828, // kana
-    0.9807, // han
-    0.5780, // hangul
-    0.7328, // full_width
-    3.2123, // four_byte
+    0.0133, // letters
+    0.6210, // words
+    0.4703, // capitals
+    8.2294, // stretches
+    0.7970, // digits
+    1.2760, // numbers
+    0.5153, // punctuation
+    0.0577, // spaces
+    0.8150, // newlines
+    0.2823, // gaps
+    0.6351, // latin
+    0.2460, // two_byte
+    0.3557, // brahmic
+    0.7046, // symbols
+    0.6833, // kana
+    0.9842, // han
+    0.5993, // hangul
+    0.6819, // full_width
+    3.6461, // four_byte
 ];
 
 /// Family `default`.
-pub(crate) const DEFAULT: Weights = [
+pub(crate) const DEFAULT: Weights = &[
     0.0000, // bytes
-    0.0000, // letters
-    0.5967, // words
-    0.5869, // joints
-    0.3316, // capitals
-    0.5120, // tails
-    0.4712, // digits
-    1.3755, // numbers
-    0.3621, // punctuation
-    0.2341, // marks
-    0.0773, // spaces
-    0.5013, // newlines
-    0.3353, // gaps
-    1.1052, // latin
-    0.2461, // two_byte
-    0.5290, // brahmic
-    1.2434, // symbols
-    0.6974, // kana
-    0.7555, // han
-    0.6110, // hangul
-    1.3000, // full_width
-    1.5552, // four_byte
+    0.0111, // letters
+    0.5991, // words
+    0.4479, // capitals
+    7.8300, // stretches
+    0.4748, // digits
+    1.4271, // numbers
+    0.5018, // punctuation
+    0.0672, // spaces
+    0.6518, // newlines
+    0.3008, // gaps
+    1.0793, // latin
+    0.2555, // two_byte
+    0.5396, // brahmic
+    0.6823, // symbols
+    0.6983, // kana
+    0.7590, // han
+    0.6293, // hangul
+    1.2490, // full_width
+    2.3124, // four_byte
 ];

@@ -7,10 +7,13 @@
 use std::ops::AddAssign;
 
 /// Bytes counted at a time.
-const CHUNK: usize = 192;
+const CHUNK: usize = 128;
 
 /// Bytes before a chunk that its classes may depend on.
-const LEAD: usize = 16;
+const LEAD: usize = 1;
+
+/// Bytes of a stretch.
+const STRETCH: usize = 16;
 
 /// A chunk with what leads to it.
 type Window = [u8; LEAD + CHUNK];
@@ -50,20 +53,16 @@ features! {
     letters,
     /// Starts of runs of ASCII letters.
     words,
-    /// Capitals after a small letter, as in `camelCase`.
-    joints,
     /// ASCII capitals.
     capitals,
-    /// ASCII letters with fifteen letters before them: encoded data, and scripts without spaces.
-    tails,
+    /// Aligned stretches of sixteen bytes that are all letters: encoded data, or no spaces.
+    stretches,
     /// ASCII digits.
     digits,
     /// Starts of runs of ASCII digits.
     numbers,
-    /// ASCII punctuation.
+    /// ASCII punctuation; the delete character counts among it.
     punctuation,
-    /// Starts of runs of ASCII punctuation.
-    marks,
     /// ASCII white space and control characters, line feeds excepted.
     spaces,
     /// Line feeds.
@@ -133,79 +132,42 @@ impl Features {
     #[inline]
     fn count(&mut self, window: &Window) {
         const END: usize = LEAD + CHUNK;
-        let mut letters = [0u8; END];
+        let mut is_letter = [0u8; END];
         for i in 0..END {
-            letters[i] = letter(window[i]);
-        }
-        let mut known = [0u8; END];
-        for i in 0..END {
-            let byte = window[i];
-            known[i] = letters[i] | digit(byte) | blank(byte) | (byte >> 7);
+            is_letter[i] = letter(window[i]);
         }
 
-        let (mut sum, mut starts, mut capitals, mut joints) = (0u8, 0u8, 0u8, 0u8);
+        let (mut letters, mut words, mut capitals) = (0u8, 0u8, 0u8);
         for i in LEAD..END {
-            let capital = capital(window[i]);
-            let small_before = letters[i - 1] & !self::capital(window[i - 1]);
-            sum = sum.wrapping_add(letters[i]);
-            starts = starts.wrapping_add(letters[i] & !letters[i - 1]);
-            capitals = capitals.wrapping_add(capital);
-            joints = joints.wrapping_add(capital & small_before);
+            letters = letters.wrapping_add(is_letter[i]);
+            words = words.wrapping_add(is_letter[i] & !is_letter[i - 1]);
+            capitals = capitals.wrapping_add(capital(window[i]));
         }
-        self.letters += u64::from(sum);
-        self.words += u64::from(starts);
-        self.capitals += u64::from(capitals);
-        self.joints += u64::from(joints);
-
-        let (mut sum, mut starts) = (0u8, 0u8);
+        let (mut digits, mut numbers, mut blanks, mut gaps) = (0u8, 0u8, 0u8, 0u8);
         for i in LEAD..END {
-            let digit = digit(window[i]);
-            sum = sum.wrapping_add(digit);
-            starts = starts.wrapping_add(digit & !self::digit(window[i - 1]));
+            let (digit, blank) = (digit(window[i]), blank(window[i]));
+            digits = digits.wrapping_add(digit);
+            numbers = numbers.wrapping_add(digit & !self::digit(window[i - 1]));
+            blanks = blanks.wrapping_add(blank);
+            gaps = gaps.wrapping_add(blank & !self::blank(window[i - 1]));
         }
-        self.digits += u64::from(sum);
-        self.numbers += u64::from(starts);
-
-        let (mut sum, mut starts, mut newlines) = (0u8, 0u8, 0u8);
+        let (mut newlines, mut beyond) = (0u8, 0u8);
         for i in LEAD..END {
-            let blank = blank(window[i]);
-            sum = sum.wrapping_add(blank);
-            starts = starts.wrapping_add(blank & !self::blank(window[i - 1]));
             newlines = newlines.wrapping_add(u8::from(window[i] == b'\n'));
+            beyond = beyond.wrapping_add(window[i] >> 7);
         }
-        self.spaces += u64::from(sum - newlines);
-        self.gaps += u64::from(starts);
+
+        self.letters += u64::from(letters);
+        self.words += u64::from(words);
+        self.capitals += u64::from(capitals);
+        self.digits += u64::from(digits);
+        self.numbers += u64::from(numbers);
+        self.spaces += u64::from(blanks - newlines);
+        self.gaps += u64::from(gaps);
         self.newlines += u64::from(newlines);
-
-        let (mut sum, mut starts, mut multibyte) = (0u8, 0u8, 0u8);
-        for i in LEAD..END {
-            sum = sum.wrapping_add(1 & !known[i]);
-            starts = starts.wrapping_add(known[i - 1] & !known[i]);
-            multibyte = multibyte.wrapping_add(u8::from(window[i] >= 0xC0));
-        }
-        self.punctuation += u64::from(sum);
-        self.marks += u64::from(starts);
-
-        // Runs of 2, then 4, 8 and 16 letters that end here.
-        let mut two = [0u8; END];
-        for i in 1..END {
-            two[i] = letters[i] & letters[i - 1];
-        }
-        let mut four = [0u8; END];
-        for i in 3..END {
-            four[i] = two[i] & two[i - 2];
-        }
-        let mut eight = [0u8; END];
-        for i in 7..END {
-            eight[i] = four[i] & four[i - 4];
-        }
-        let mut tails = 0u8;
-        for i in LEAD..END {
-            tails = tails.wrapping_add(eight[i] & eight[i - 8]);
-        }
-        self.tails += u64::from(tails);
-
-        if multibyte > 0 {
+        self.punctuation += u64::from(CHUNK as u8 - letters - digits - blanks - beyond);
+        self.stretches += stretches(&is_letter);
+        if beyond > 0 {
             self.count_multibyte(window);
         }
     }
@@ -229,6 +191,15 @@ impl Features {
         self.full_width += count(0xEE, 0xEF);
         self.four_byte += count(0xF0, 0xF4);
     }
+}
+
+/// Stretches of a chunk that are all letters.
+fn stretches(is_letter: &Window) -> u64 {
+    let (_, chunk) = is_letter.split_at(LEAD);
+    chunk
+        .chunks_exact(STRETCH)
+        .map(|stretch| u64::from(stretch == [1; STRETCH]))
+        .sum()
 }
 
 fn letter(byte: u8) -> u8 {
@@ -277,12 +248,11 @@ mod tests {
             features.letters += u64::from(byte.is_ascii_alphabetic());
             features.words += starts(u8::is_ascii_alphabetic);
             features.capitals += u64::from(byte.is_ascii_uppercase());
-            features.joints += u64::from(byte.is_ascii_uppercase() && before.is_ascii_lowercase());
-            features.tails += u64::from(run >= 16);
+            let stretch_ends = i % STRETCH == STRETCH - 1;
+            features.stretches += u64::from(stretch_ends && run >= STRETCH);
             features.digits += u64::from(byte.is_ascii_digit());
             features.numbers += starts(u8::is_ascii_digit);
             features.punctuation += u64::from(mark(&byte));
-            features.marks += starts(mark);
             features.newlines += u64::from(byte == b'\n');
             features.spaces += u64::from(blank(&byte) && byte != b'\n');
             features.gaps += starts(blank);
@@ -326,12 +296,12 @@ mod tests {
     fn classes_at_a_glance() {
         let features = Features::of("getUserName(42, 你好) é — intercontinentalities\n".as_bytes());
         assert_eq!(features.words, 2);
-        assert_eq!(features.joints, 2);
         assert_eq!(features.capitals, 2);
-        assert_eq!(features.tails, 6);
+        assert_eq!(features.stretches, 0);
         assert_eq!((features.digits, features.numbers), (2, 1));
-        assert_eq!((features.punctuation, features.marks), (3, 3));
+        assert_eq!(features.punctuation, 3);
         assert_eq!((features.han, features.latin, features.symbols), (2, 1, 1));
         assert_eq!((features.spaces, features.newlines), (4, 1));
+        assert_eq!(Features::of(&[b'x'; 100]).stretches, 6);
     }
 }

@@ -32,13 +32,13 @@ impl Family {
         Self::Tekken,
     ];
 
-    fn weights(self) -> &'static families::Weights {
+    fn weights(self) -> families::Weights {
         match self {
-            Self::Default => &families::DEFAULT,
-            Self::Llama3 => &families::LLAMA3,
-            Self::Qwen => &families::QWEN,
-            Self::O200k => &families::O200K,
-            Self::Tekken => &families::TEKKEN,
+            Self::Default => families::DEFAULT,
+            Self::Llama3 => families::LLAMA3,
+            Self::Qwen => families::QWEN,
+            Self::O200k => families::O200K,
+            Self::Tekken => families::TEKKEN,
         }
     }
 
@@ -96,5 +96,23 @@ impl PromptTokens {
     #[must_use]
     pub fn text(&self) -> f64 {
         self.system + self.user + self.assistant + self.tool + self.tools + self.prompt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_has_a_weight() {
+        for family in Family::ALL {
+            assert_eq!(family.weights().len(), Features::NAMES.len(), "{family:?}");
+            assert!(
+                family
+                    .weights()
+                    .iter()
+                    .all(|&weight| (0.0..20.0).contains(&weight))
+            );
+        }
     }
 }
