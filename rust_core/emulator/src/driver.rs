@@ -184,3 +184,79 @@ fn note(ends: &mut Ends, at: usize, lane: &Lane) {
         ends.push(Reverse((due.to_bits(), at)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+    use weighbridge_engine::{EngineProfile, RequestSpec};
+
+    use super::{Clock, Command, Driver, Message, run};
+    use crate::fault::Health;
+    use crate::lane::{Job, Lane};
+    use crate::progress::Progress;
+    use crate::replica::{Keep, Parts, Replica};
+
+    fn replica(driver: Driver) -> Arc<Replica> {
+        let (orders, _) = mpsc::unbounded_channel();
+        Arc::new(Replica::new(Parts {
+            index: 0,
+            address: ([127, 0, 0, 1], 1).into(),
+            model: "m".to_owned(),
+            profile: EngineProfile::default(),
+            health: Health::new(0, true),
+            driver,
+            orders,
+            keep: Keep {
+                iterations: 0,
+                requests: 10,
+                events: 0,
+            },
+        }))
+    }
+
+    fn job(id: u64, progress: &Arc<Progress>) -> Command {
+        Command::Submit(Box::new(Job {
+            spec: RequestSpec {
+                id,
+                block_hashes: Arc::from([]),
+                prompt_tokens: 10,
+                output_tokens: 3,
+                max_tokens: 3,
+                image_tiles: 0,
+            },
+            tokens: None,
+            stops: false,
+            progress: Arc::clone(progress),
+        }))
+    }
+
+    /// Messages pile up while the thread is late; what they hand in must still come after the
+    /// iterations that ended before they were sent.
+    #[test]
+    fn nothing_is_scheduled_before_it_was_handed_in() {
+        let clock = Clock::new(1000.0);
+        let (driver, inbox) = Driver::new(clock);
+        let replica = replica(driver.clone());
+        let last = Arc::new(Progress::default());
+        for (id, at_ms) in [(1, 0.0), (2, 7.0), (3, 100.0)] {
+            let message = Message::Command {
+                lane: 0,
+                at_ms,
+                command: job(id, &last),
+            };
+            driver.sender.send(message).unwrap();
+        }
+        let mut lanes = [Lane::new(Arc::clone(&replica), 0, false).unwrap()];
+        let thread = std::thread::spawn(move || run(&inbox, &mut lanes, clock));
+        while replica.books().counters.completed < 3 {
+            std::thread::yield_now();
+        }
+        driver.stop();
+        thread.join().unwrap();
+        for record in replica.books().requests.drain() {
+            assert!(record.arrival <= record.first_scheduled, "{record:?}");
+        }
+    }
+}
