@@ -11,6 +11,10 @@ use weighbridge_weigh::{Body, Endpoint};
 const IN_FLIGHT: usize = 4;
 /// Bytes of the bodies that fill the index: long conversations, as a busy cache holds.
 const FILL_BYTES: usize = 8 << 10;
+/// Tenants: enough to spread over all replicas.
+const TENANTS: u64 = 1009;
+/// Sessions between two looks at the index.
+const FILL_BATCH: u64 = 512;
 /// First session of those that fill the index; the measured ones come before.
 const FILL_SESSIONS: u64 = 1 << 32;
 /// Fewest and most distinct bodies measured, and their bytes in all.
@@ -60,8 +64,21 @@ pub struct Scene {
 /// A request that is measured.
 struct Request {
     id: String,
+    tenant: String,
     session: Option<String>,
     body: Vec<u8>,
+}
+
+impl Request {
+    /// The request of one session, which names itself if `named`.
+    fn new(model: &str, session: u64, named: bool, bytes: usize) -> Self {
+        Self {
+            id: format!("6f1c0d2e-0000-4000-8000-{session:012x}"),
+            tenant: format!("tenant-{}", session % TENANTS),
+            session: named.then(|| format!("session-{session}")),
+            body: Conversation::new(session).body(model, bytes),
+        }
+    }
 }
 
 impl Scene {
@@ -76,11 +93,7 @@ impl Scene {
         let count = (BODIES_BYTES / case.body_bytes.max(1)).clamp(*BODIES.start(), *BODIES.end());
         scene.bodies = (0u64..)
             .take(count)
-            .map(|session| Request {
-                id: format!("6f1c0d2e-0000-4000-8000-{session:012x}"),
-                session: (session % 2 == 0).then(|| format!("session-{session}")),
-                body: Conversation::new(session).body(&scene.model, case.body_bytes),
-            })
+            .map(|session| Request::new(&scene.model, session, session % 2 == 0, case.body_bytes))
             .collect();
         for _ in 0..scene.most_in_flight.max(count) {
             scene.step()?;
@@ -128,19 +141,24 @@ impl Scene {
         })
     }
 
-    /// Decides on new sessions until the index holds about `blocks` blocks, each charge released
-    /// at once. How many sessions it took.
+    /// Decides on new sessions until the index holds about `blocks` blocks, or as many as the
+    /// replicas have room for; each charge is released at once. How many sessions it took.
     ///
     /// # Errors
     /// When a body is refused.
     pub fn fill(&mut self, blocks: usize) -> Result<u64, SceneError> {
         let mut sessions = 0;
-        while sessions % 256 != 0 || self.index_blocks() < blocks {
-            if blocks == 0 {
+        let mut held = 0;
+        while held < blocks {
+            for _ in 0..FILL_BATCH {
+                self.visit(FILL_SESSIONS + sessions, FILL_BYTES)?;
+                sessions += 1;
+            }
+            let before = held;
+            held = self.index_blocks();
+            if held <= before {
                 break;
             }
-            self.visit(FILL_SESSIONS + sessions, FILL_BYTES)?;
-            sessions += 1;
         }
         Ok(sessions)
     }
@@ -150,11 +168,7 @@ impl Scene {
     /// # Errors
     /// When the body is refused.
     pub fn visit(&mut self, session: u64, bytes: usize) -> Result<(), SceneError> {
-        let request = Request {
-            id: String::new(),
-            session: Some(format!("session-{session}")),
-            body: Conversation::new(session).body(&self.model, bytes),
-        };
+        let request = Request::new(&self.model, session, true, bytes);
         self.now_us += 10;
         let ticket =
             decide(&self.core, &request, self.now_us).map_err(|refusal| refused(&refusal))?;
@@ -207,7 +221,7 @@ fn decide(core: &Core, request: &Request, now_us: u64) -> Result<Ticket, Refusal
             request_id: &request.id,
             endpoint: Endpoint::ChatCompletions,
             session: request.session.as_deref(),
-            tenant: Some("acme"),
+            tenant: Some(&request.tenant),
             subset: None,
             content_encoding: None,
             body: Body::whole(&request.body),
