@@ -12,7 +12,7 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help build demo arena test lint lint-rust lint-python test-rust test-python clean
+.PHONY: help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
@@ -20,6 +20,8 @@ help:
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (half an hour)"
+	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
+	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
 	@echo "make clean   removes .venv and what Rust has built"
 
 build: $(STAMPS)/extension
@@ -66,6 +68,17 @@ PEERS := smg==1.13.0 sglang-router==0.3.2 vllm-router==0.1.17
 arena: build .peers/stamp
 	$(call say,Arena (half an hour; python -m tests.arena.run --help for less))
 	$(BIN)/python -m tests.arena.run --peers .peers --json out/arena.json
+
+bench: build
+	$(call say,Benchmarks (criterion$(comma) then weighbridge bench; JSON in out/))
+	@mkdir -p out
+	cargo bench --quiet --package weighbridge-bench
+	$(BIN)/weighbridge bench decision --json out/decision.json
+	$(BIN)/weighbridge bench transport --json out/transport.json
+
+fuzz:
+	$(call say,Fuzzing)
+	rust_core/fuzz/run.sh
 
 lint: lint-python lint-rust
 
