@@ -10,6 +10,7 @@ import typer
 
 from weighbridge import __version__
 from weighbridge.bench.commands import bench_app
+from weighbridge.calibrate.cli import calibrate, doctor
 from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
 
 EXIT_INTERRUPTED = 130
@@ -280,6 +281,10 @@ def envoy_validate(
     elif file is not None:
         binary.validate(found, file)
     typer.echo(f"{file or config}: ok")
+
+
+app.command()(calibrate)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from weighbridge.calibrate import drift, report, silicon
 from weighbridge.calibrate import profile as profiles
-from weighbridge.calibrate import report
 from weighbridge.calibrate.design import Domain
 from weighbridge.calibrate.experiment import Budget, Experiment
 from weighbridge.calibrate.http import Connection, HttpTarget
@@ -75,6 +76,41 @@ async def run(options: Options, console: Console) -> int:
         write_json(options.json_file, outcome.json())
     show(outcome, options, console)
     return EXIT_FAILED if outcome.judgement.trust == "not trusted" else 0
+
+
+def calibrate(options: Options, console: Console) -> int:
+    """Runs a calibration; an interruption says how to go on."""
+    try:
+        return asyncio.run(run(options, console))
+    except KeyboardInterrupt:
+        console.print("interrupted: the same command goes on from here")
+        raise
+
+
+def check(reference: str, logs: Sequence[Path], json_file: Path | None, console: Console) -> int:
+    """Holds a profile against usage logs; 1 when it should be measured again."""
+    if not logs:
+        raise RefusedError("--check needs at least one --usage FILE")
+    profile = load_profile(locate(reference, Path()))
+    finding = drift.check(profile, drift.read(logs, str(profile["name"])))
+    if json_file is not None:
+        write_json(json_file, finding.json())
+    console.print(f"{finding.profile}: {finding.verdict}")
+    for what, factor in (("steps", finding.decode), ("prompts", finding.prefill)):
+        console.print(
+            f"  {what}: {factor.value:.2f} of the profile's time"
+            f" ({factor.low:.2f} to {factor.high:.2f}, {factor.requests} requests)"
+        )
+    return EXIT_FAILED if finding.recalibrate else 0
+
+
+def from_tables(out: Path, tables: Path | None, console: Console) -> int:
+    """Makes the shipped profiles from NVIDIA's tables, asked now or as kept in a file."""
+    today = datetime.now(UTC).date()
+    found = silicon.read(tables) if tables is not None else silicon.query(today)
+    for path in silicon.write_all(out, found):
+        console.print(str(path))
+    return 0
 
 
 async def measure(target: HttpTarget, options: Options, console: Console) -> Outcome:

@@ -79,6 +79,11 @@ class HttpTarget:
         # Fields beyond OpenAI's that fix an answer's length; dropped if the replica refuses them.
         self._fixes_length = True
 
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """For other routes of the same replica."""
+        return self._session
+
     def now(self) -> float:
         """The replica's clock, ms."""
         return time.perf_counter() * 1000 * self._scale
