@@ -264,8 +264,7 @@ async def drain(patient: Patient) -> int:
 async def perf_metrics(patient: Patient) -> Check:
     """Whether it keeps timings by request."""
     status = await get_status(patient, "GET", "/perf_metrics")
-    text = await get_text(patient, "/perf_metrics") if status == 200 else ""
-    good = status == 200 and text.lstrip().startswith("[")
+    good = (await get_text(patient, "/perf_metrics")).lstrip().startswith("[")
     return Check(
         "request timings",
         "ok" if good else "advised",
@@ -276,14 +275,20 @@ async def perf_metrics(patient: Patient) -> Check:
 
 
 async def cache_events(patient: Patient) -> Check:
-    """Whether it tells what its cache holds."""
-    status = await get_status(patient, "POST", "/kv_cache_events")
+    """Whether it tells what its cache holds: a new prompt must have left events."""
+    await patient.target.ask(Ask(own=patient.words.text(PREFIX_TOKENS), output=1))
+    text = await get_text(patient, "/kv_cache_events", method="POST")
+    try:
+        events = json.loads(text) if text else []
+    except ValueError:
+        events = []
+    good = isinstance(events, list) and bool(events)
     return Check(
         "cache events",
-        "ok" if status == 200 else "advised",
-        f"/kv_cache_events: {status or 'no answer'}",
+        "ok" if good else "advised",
+        f"{len(events)} of them" if good else "/kv_cache_events tells nothing",
         "an exact prefix index instead of a likely one",
-        "" if status == 200 else "LLM API YAML: kv_cache_config: {event_buffer_max_size: 16384}",
+        "" if good else "LLM API YAML: kv_cache_config: {event_buffer_max_size: 16384}",
     )
 
 
@@ -297,13 +302,13 @@ async def get_status(patient: Patient, method: str, path: str) -> int:
         return 0
 
 
-async def get_text(patient: Patient, path: str) -> str:
-    """The body of a route; nothing if it does not answer."""
+async def get_text(patient: Patient, path: str, method: str = "GET") -> str:
+    """The body of a route; nothing if it does not answer with 200."""
     try:
-        async with patient.session.get(
-            patient.url + path, timeout=aiohttp.ClientTimeout(total=5)
+        async with patient.session.request(
+            method, patient.url + path, timeout=aiohttp.ClientTimeout(total=5)
         ) as response:
-            return await response.text()
+            return await response.text() if response.status == 200 else ""
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return ""
 

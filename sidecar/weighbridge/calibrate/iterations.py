@@ -58,6 +58,12 @@ def lone_step(records: Sequence[Iteration]) -> float | None:
     return median(times) if len(times) >= NEAR else None
 
 
+def lone_prompt(records: Sequence[Iteration]) -> float | None:
+    """The time of the iteration that computed a whole prompt with nothing beside it, ms."""
+    times = [one.latency_ms for one in records if one.context_requests and not one.generating]
+    return median(times) if times else None
+
+
 def nearby(records: Sequence[Iteration], plain: Sequence[int], at: int) -> float:
     """The time of an iteration without context about there, ms."""
     before = [index for index in plain if index < at][-NEAR:]

@@ -320,9 +320,16 @@ class Bench:
             values=(min(firsts),),
             prompt_tokens=mean([answer.prompt_tokens for answer in answers]),
             cached_tokens=mean([answer.cached_tokens or 0 for answer in answers]),
+            engine_first_ms=self._lone_prompt(answers),
             total_ms=min(totals),
             output_tokens=mean([answer.output_tokens for answer in answers]),
         )
+
+    def _lone_prompt(self, answers: list[Answer]) -> float | None:
+        # An iteration that computed only a part of a prompt says nothing.
+        uncached = {answer.prompt_tokens - (answer.cached_tokens or 0) for answer in answers}
+        whole = [one for one in self._in_order() if one.context_tokens in uncached]
+        return iterations.lone_prompt(whole)
 
     async def _loop(self, point: Point) -> Measurement:
         """`output` rounds for each of `batch` clients; the mix's shapes, or spread around them."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from statistics import median
 from typing import Any
 
 from weighbridge.calibrate import judge as judging
@@ -14,7 +15,7 @@ from weighbridge.calibrate.points import Measurement
 from weighbridge.calibrate.regress import Coefficient
 from weighbridge.calibrate.replay import Limits
 from weighbridge.calibrate.saturate import capacity_mu_per_min
-from weighbridge.calibrate.steps import Costs, mix_mu, reference_batch
+from weighbridge.calibrate.steps import Costs, StepModel, mix_mu, reference_batch
 from weighbridge.errors import RefusedError
 
 SEED = 7
@@ -109,7 +110,7 @@ def conclude(everything: Sequence[Measurement], about: About, notes: Sequence[st
         name=about.name,
         models=list(about.models),
         step=step,
-        prefill_base=step.decode_base + step.request,
+        prefill_base=prefill_base(used, step),
         costs=costs,
         capacity_mu_per_min=capacity,
         reference_batch=batch,
@@ -130,6 +131,20 @@ def conclude(everything: Sequence[Measurement], about: About, notes: Sequence[st
         profile=built,
         measured=list(used),
     )
+
+
+def prefill_base(used: Sequence[Measurement], step: StepModel) -> float:
+    """A step that computes a prompt alone, before the prompt's own weight, ms.
+
+    Where the engine does not tell, it is taken to be what is seen beside others.
+    """
+    own = step.context_ms(0, 0)
+    alone = [
+        one.engine_first_ms - (step.context_ms(one.prompt_tokens, one.cached_tokens) - own)
+        for one in used
+        if one.point.kind == "single" and one.engine_first_ms is not None
+    ]
+    return max(0.0, median(alone)) if alone else step.decode_base + step.request
 
 
 def capacity_of(used: Sequence[Measurement], costs: Costs) -> float:

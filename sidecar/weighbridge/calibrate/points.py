@@ -83,6 +83,8 @@ class Measurement(Data):
     """Time of one step of a lone short stream in the same minute: what notices drift."""
     engine_control_ms: float | None = None
     """The same by the engine's own clock."""
+    engine_first_ms: float | None = None
+    """Of lone requests: the iteration that computed the prompt, by the engine's clock."""
     total_ms: float | None = None
     """Of a lone request: to its end."""
     output_tokens: float = 0.0
