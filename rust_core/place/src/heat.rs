@@ -158,7 +158,11 @@ impl Heat {
     /// MU per second of all slices.
     #[must_use]
     pub fn mu_per_s(&self) -> f64 {
-        self.rates().map(|warmth| warmth.mu_per_s()).sum()
+        let sum = |memory: &Memory| match memory.rates.filled {
+            filled if filled > 0.0 => memory.sum / filled,
+            _ => 0.0,
+        };
+        self.slices.iter().map(sum).sum()
     }
 
     /// The rates of the slice at a place.

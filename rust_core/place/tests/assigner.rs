@@ -439,7 +439,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn a_long_history_keeps_every_promise(
         start in 1u32..24,
@@ -514,7 +514,7 @@ fn a_lost_domain_is_levelled_over_the_rest() {
     assert!(
         next.moves
             .iter()
-            .all(|moved| matches!(moved.why, Why::Lost | Why::Hot))
+            .all(|moved| matches!(moved.why, Why::Lost | Why::Hot | Why::Merge))
     );
     assert!(world.imbalance() <= 1.15, "{}", world.imbalance());
     world.steps(4);
@@ -609,7 +609,14 @@ fn a_workload_grows_and_shrinks_with_its_load() {
     world.steps(10);
     assert!(world.replicas_of(99).len() <= 2);
     world.sessions(99, 500, 0.2, 3_000.0);
-    world.steps(15);
+    for r in 0..40 {
+        world.step();
+        println!(
+            "{r} {} {:.3}",
+            world.replicas_of(99).len(),
+            world.imbalance()
+        );
+    }
     let grown = world.replicas_of(99).len();
     assert!((5..=9).contains(&grown), "{grown}");
     world.sessions(99, 500, 0.2, 60.0);
@@ -647,7 +654,7 @@ fn with_nobody_left_slices_wait_for_their_return() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
     #[test]
     fn any_steady_load_becomes_level_in_bounded_rounds(
         capacities in prop::collection::vec(0.7..1.5f64, 2..32),

@@ -1,14 +1,12 @@
 //! Moving that pays: levelling, replicating what is too hot, drawing together what is too spread.
 
-use std::collections::HashMap;
-
 use super::Why;
 use super::board::{Board, FEW, Need};
 use super::place::{clear_seat, least_used_by, roomiest};
 use super::swap::best_swap;
 
 /// Slices of one replica that are tried for one move.
-const TRIES: usize = 256;
+const TRIES: usize = 96;
 
 /// A replicated slice loses a replica when the others would still be below this part of what made
 /// it replicate.
@@ -63,17 +61,15 @@ fn may_leave(board: &Board<'_>, at: u32, from: u32) -> bool {
     let Some(footprint) = board.footprint(at) else {
         return true;
     };
-    if footprint.seats.get(&from) != Some(&1) {
+    let after = footprint.seats.len().saturating_sub(1);
+    if footprint.seats.get(from) != 1 {
         return true;
     }
-    let workload = board.piece(at).and_then(super::shape::Piece::workload);
-    let hint = workload.and_then(|workload| board.hint(workload));
-    let after = footprint.seats.len().saturating_sub(1);
-    if hint.is_some_and(|hint| after < hint.least as usize) {
+    if after < footprint.least() {
         return false;
     }
     let domain = board.seats.get(from as usize).map(|seat| seat.domain);
-    let last = domain.is_some_and(|domain| footprint.domains.get(&domain) == Some(&1));
+    let last = domain.is_some_and(|domain| footprint.domains.get(domain) == 1);
     after < 2 || footprint.domains.len() > 2 || !last
 }
 
@@ -90,7 +86,7 @@ struct Found {
 pub(super) fn level(board: &mut Board<'_>) {
     let mut stuck = vec![false; board.seats.len()];
     let free = |stuck: &[bool], seat: u32| !stuck.get(seat as usize).copied().unwrap_or(true);
-    for step in 0..64 + 16 * board.seats.len() {
+    for step in 0..512 + 4 * board.seats.len() {
         let hottest = board
             .order
             .iter()
@@ -149,7 +145,8 @@ fn best_from(board: &Board<'_>, from: u32, step: usize) -> Option<Found> {
 
 fn best_from_with(board: &Board<'_>, from: u32, step: usize, need: Need) -> Option<Found> {
     let coldest: Vec<u32> = board.coldest(&[from]).take(4).collect();
-    let mut near: HashMap<u32, Option<u32>> = HashMap::new();
+    // Slices of one workload often follow one another: what was found for the last is kept.
+    let mut near: (Option<u32>, Option<u32>) = (None, None);
     let mut best: Option<Found> = None;
     for at in tries(board, from, step) {
         let Some(piece) = board.piece(at) else {
@@ -158,11 +155,11 @@ fn best_from_with(board: &Board<'_>, from: u32, step: usize, need: Need) -> Opti
         if !board.affords(piece.price / piece.count()) {
             continue;
         }
-        let own = piece.workload().and_then(|workload| {
-            *near
-                .entry(workload)
-                .or_insert_with(|| coldest_of(board, workload, from))
-        });
+        let workload = piece.workload();
+        if workload != near.0 {
+            near = (workload, coldest_of(board, at, from));
+        }
+        let own = near.1.filter(|_| workload.is_some());
         for to in coldest.iter().copied().chain(own) {
             keep_better(board, &mut best, (at, from, to), need);
         }
@@ -170,23 +167,18 @@ fn best_from_with(board: &Board<'_>, from: u32, step: usize, need: Need) -> Opti
     best
 }
 
-/// The coldest other seat of a workload, where those are few.
-fn coldest_of(board: &Board<'_>, workload: u32, from: u32) -> Option<u32> {
-    let footprint = board.workloads.get(&workload)?;
-    if footprint.seats.len() > FEW {
-        return None;
-    }
-    footprint
-        .seats
-        .keys()
-        .copied()
-        .filter(|seat| *seat != from)
-        .min_by(|a, b| {
-            board
-                .used(*a, 0.0, 0.0)
-                .total_cmp(&board.used(*b, 0.0, 0.0))
-                .then(a.cmp(b))
-        })
+/// The coldest other seat of a slice's workload, where those are few.
+fn coldest_of(board: &Board<'_>, at: u32, from: u32) -> Option<u32> {
+    let footprint = board
+        .footprint(at)
+        .filter(|footprint| footprint.seats.len() <= FEW)?;
+    let others = footprint.seats.keys().filter(|seat| *seat != from);
+    others.min_by(|a, b| {
+        board
+            .used(*a, 0.0, 0.0)
+            .total_cmp(&board.used(*b, 0.0, 0.0))
+            .then(a.cmp(b))
+    })
 }
 
 /// The best move to a seat from the hottest ones.
@@ -249,42 +241,48 @@ fn tries<'b>(board: &'b Board<'_>, seat: u32, step: usize) -> impl Iterator<Item
         .copied()
 }
 
-/// Takes workloads off replicas that their load does not need, one replica a round: only where
-/// their others have room below the mean.
+/// How far above the mean a replica may get for the while when a workload is drawn together: among
+/// level replicas none has room, so others' slices have to make way, by levelling.
+const DRAWN: f64 = 1.12;
+
+/// Takes workloads off replicas that their load does not need, one replica a round.
 pub(super) fn draw_together(board: &mut Board<'_>) {
-    let mean = board.mean;
-    for workload in board.workload_names() {
-        let Some(footprint) = board.workloads.get(&workload) else {
+    let ceiling = board.mean * DRAWN;
+    for place in 0..board.workloads.len() {
+        let Some(footprint) = board.workloads.get(place) else {
             continue;
         };
-        if footprint.seats.len() <= board.needed(workload, footprint.load) {
+        if footprint.seats.len() <= footprint.needed(board.mean_load) {
             continue;
         }
-        let Some(seat) = least_used_by(board, workload) else {
+        let Some(seat) = least_used_by(board, place) else {
             continue;
         };
         let domain = board.seats.get(seat as usize).map(|seat| seat.domain);
-        let last = domain.is_some_and(|domain| footprint.domains.get(&domain) == Some(&1));
+        let last = domain.is_some_and(|domain| footprint.domains.get(domain) == 1);
         if last && footprint.domains.len() == 2 {
             continue;
         }
-        if has_room(board, workload, seat) {
-            clear_seat(board, workload, seat, Why::Footprint, mean);
+        if has_room(board, place, seat, ceiling) {
+            clear_seat(board, place, seat, Why::Footprint, ceiling);
         }
     }
 }
 
 /// Whether a workload's other seats can take all it has on this one, and the budget its price.
-fn has_room(board: &Board<'_>, workload: u32, seat: u32) -> bool {
-    let Some(footprint) = board.workloads.get(&workload) else {
+fn has_room(board: &Board<'_>, place: usize, seat: u32, ceiling: f64) -> bool {
+    let Some(footprint) = board.workloads.get(place) else {
         return false;
     };
     let here = footprint.pieces.iter().filter_map(|at| board.piece(*at));
-    let here = here.filter(|piece| piece.homes.contains(&seat));
-    let (load, price) = here.fold((0.0, 0.0), |(load, price), piece| {
-        (load + piece.share(), price + piece.price / piece.count())
+    let here = || here.clone().filter(|piece| piece.homes.contains(&seat));
+    if here().any(|piece| piece.homes.len() > 1) {
+        return false; // It is here because it is too hot to be elsewhere alone.
+    }
+    let (load, price) = here().fold((0.0, 0.0), |(load, price), piece| {
+        (load + piece.share(), price + piece.price)
     });
-    let others = footprint.seats.keys().filter(|other| **other != seat);
-    let room: f64 = others.map(|other| board.room(*other)).sum();
+    let others = footprint.seats.keys().filter(|other| *other != seat);
+    let room: f64 = others.map(|other| board.room(other, ceiling)).sum();
     load < 0.8 * room && board.affords(price)
 }

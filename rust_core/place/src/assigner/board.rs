@@ -1,9 +1,10 @@
 //! The board: slices on replicas, their sums, and what a change would gain.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use smallvec::SmallVec;
 
+use super::footprint::Footprint;
 use super::shape::Piece;
 use super::{AssignerSettings, Member, Move, Why, WorkloadHint};
 use crate::key::{Key, mix};
@@ -44,24 +45,15 @@ pub(super) struct Seat {
     tie: u32,
 }
 
-/// Where one workload is.
-#[derive(Debug, Default)]
-pub(super) struct Footprint {
-    pub(super) load: f64,
-    /// Slices on each seat.
-    pub(super) seats: BTreeMap<u32, u32>,
-    /// Seats in each domain.
-    pub(super) domains: BTreeMap<u32, u32>,
-    pub(super) pieces: Vec<u32>,
-}
-
 /// Everything a round decides on.
 pub(super) struct Board<'a> {
     pub(super) settings: &'a AssignerSettings,
-    pub(super) hints: &'a [WorkloadHint],
     pub(super) seats: Vec<Seat>,
     pub(super) pieces: Vec<Piece>,
-    pub(super) workloads: HashMap<u32, Footprint>,
+    /// Where each workload is, in the order of their keys.
+    pub(super) workloads: Vec<Footprint>,
+    /// The place among these of each slice's workload.
+    workload_of: Vec<Option<u32>>,
     /// Seats by utilisation, coldest first.
     pub(super) order: BTreeSet<(u64, u32, u32)>,
     pub(super) domains: usize,
@@ -80,8 +72,8 @@ pub(super) struct Board<'a> {
 impl<'a> Board<'a> {
     pub(super) fn new(
         members: &[&Member],
-        mut pieces: Vec<Piece>,
-        hints: &'a [WorkloadHint],
+        pieces: Vec<Piece>,
+        hints: &[WorkloadHint],
         settings: &'a AssignerSettings,
         elapsed_s: f64,
     ) -> Self {
@@ -92,22 +84,16 @@ impl<'a> Board<'a> {
         let held: f64 = pieces.iter().map(|piece| piece.warmth.kv_tokens).sum();
         let mean = (load / capacity).max(held / memory);
         let (tolerance, slack) = (settings.tolerance, settings.slack);
-        let homes: Vec<SmallVec<[u32; 2]>> = pieces
-            .iter_mut()
-            .map(|piece| std::mem::take(&mut piece.homes))
-            .collect();
+        let (workloads, workload_of) = workloads(&pieces, hints);
         #[allow(clippy::cast_precision_loss)]
         let mean_load = load / seats.len().max(1) as f64;
         let mut board = Self {
             settings,
-            hints,
-            order: (0u32..)
-                .zip(&seats)
-                .map(|(at, seat)| (0, seat.tie, at))
-                .collect(),
+            order: BTreeSet::new(),
             seats,
             pieces,
-            workloads: HashMap::new(),
+            workloads,
+            workload_of,
             domains,
             mean,
             hi: (mean * (1.0 + tolerance)).max(mean + slack),
@@ -118,24 +104,16 @@ impl<'a> Board<'a> {
             voluntary: 0,
             moves: Vec::new(),
         };
-        for (at, homes) in (0u32..).zip(homes) {
-            board.count_workload(at);
-            board.put(at, homes);
+        for at in 0..u32::try_from(board.pieces.len()).unwrap_or(u32::MAX) {
+            board.account(at, 1.0);
         }
+        board.order = (0u32..)
+            .zip(&board.seats)
+            .map(|(at, seat)| (seat.rank(), seat.tie, at))
+            .collect();
         let beyond = |seat: &Seat| (seat.load - seat.mu_per_s).max(0.0);
         board.budget += settings.horizon_s * board.seats.iter().map(beyond).sum::<f64>();
         board
-    }
-
-    fn count_workload(&mut self, at: u32) {
-        let Some(piece) = self.pieces.get(at as usize) else {
-            return;
-        };
-        if let Some(workload) = piece.workload() {
-            let footprint = self.workloads.entry(workload).or_default();
-            footprint.load += piece.load;
-            footprint.pieces.push(at);
-        }
     }
 
     pub(super) fn piece(&self, at: u32) -> Option<&Piece> {
@@ -147,21 +125,18 @@ impl<'a> Board<'a> {
     }
 
     pub(super) fn footprint(&self, at: u32) -> Option<&Footprint> {
-        self.workloads.get(&self.piece(at)?.workload()?)
+        let place = (*self.workload_of.get(at as usize)?)?;
+        self.workloads.get(place as usize)
     }
 
-    pub(super) fn hint(&self, workload: u32) -> Option<&WorkloadHint> {
-        self.hints
+    /// Places among the workloads of those with a hint.
+    pub(super) fn hinted(&self) -> Vec<usize> {
+        let hinted = self
+            .workloads
             .iter()
-            .rev()
-            .find(|hint| hint.workload == workload)
-    }
-
-    /// Workloads in the order of their keys.
-    pub(super) fn workload_names(&self) -> Vec<u32> {
-        let mut names: Vec<u32> = self.workloads.keys().copied().collect();
-        names.sort_unstable();
-        names
+            .enumerate()
+            .filter(|(_, f)| f.hint.is_some());
+        hinted.map(|(place, _)| place).collect()
     }
 
     /// Utilisation of a seat, with so much more.
@@ -179,12 +154,12 @@ impl<'a> Board<'a> {
         self.lo = self.lo.min(self.mean * 0.85);
     }
 
-    /// MU per second that a seat has below the mean.
-    pub(super) fn room(&self, seat: u32) -> f64 {
+    /// MU per second that a seat has below a utilisation.
+    pub(super) fn room(&self, seat: u32, ceiling: f64) -> f64 {
         let used = self.used(seat, 0.0, 0.0);
         self.seats
             .get(seat as usize)
-            .map_or(0.0, |s| (self.mean - used).max(0.0) * s.mu_per_s)
+            .map_or(0.0, |s| (ceiling - used).max(0.0) * s.mu_per_s)
     }
 
     pub(super) fn highest(&self) -> f64 {
@@ -233,16 +208,6 @@ impl<'a> Board<'a> {
         capacity * (above + below)
     }
 
-    /// Replicas that a workload's load needs, within its hint.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    pub(super) fn needed(&self, workload: u32, load: f64) -> usize {
-        let needed = (load / self.mean_load.max(1e-9)).ceil().clamp(1.0, 1e6) as usize + 1;
-        self.hint(workload).map_or(needed, |hint| {
-            let most = hint.most.max(1) as usize;
-            needed.max(hint.least as usize).min(most)
-        })
-    }
-
     /// What it costs that a slice's workload comes to this seat, in MU per second; `None` where its
     /// hint or the spread over domains forbids it.
     pub(super) fn footprint_cost(
@@ -253,22 +218,15 @@ impl<'a> Board<'a> {
         need: Need,
     ) -> Option<f64> {
         let piece = self.piece(at)?;
-        let Some(workload) = piece.workload() else {
+        let Some(footprint) = self.footprint(at) else {
             return Some(0.0);
         };
-        let Some(footprint) = self.workloads.get(&workload) else {
-            return Some(0.0);
-        };
-        let leaves = from.is_some_and(|from| footprint.seats.get(&from) == Some(&1));
-        let comes = !footprint.seats.contains_key(&to);
+        let leaves = from.is_some_and(|from| footprint.seats.get(from) == 1);
+        let comes = footprint.seats.get(to) == 0;
         let after = footprint.seats.len() + usize::from(comes) - usize::from(leaves);
-        let most = self
-            .hint(workload)
-            .map_or(usize::MAX, |hint| hint.most.max(1) as usize);
-        let least = self.hint(workload).map_or(0, |hint| hint.least as usize);
         let grows = comes && !leaves;
         let shrinks = leaves && !comes;
-        if (grows && after > most) || (shrinks && after < least) {
+        if (grows && after > footprint.most()) || (shrinks && after < footprint.least()) {
             return None;
         }
         if after > 1
@@ -283,7 +241,7 @@ impl<'a> Board<'a> {
         if !grows {
             return Some(0.0);
         }
-        let needed = after <= self.needed(workload, footprint.load);
+        let needed = after <= footprint.needed(self.mean_load);
         match (needed, need) {
             (true, _) => Some(NEEDED_COST * piece.share()),
             (false, Need::Beyond) => Some(SPREAD_COST * piece.share()),
@@ -301,8 +259,8 @@ impl<'a> Board<'a> {
         let domain = |seat: u32| self.seats.get(seat as usize).map(|seat| seat.domain);
         let (left, joined) = (left.and_then(domain), joined.and_then(domain));
         let emptied =
-            left.filter(|left| footprint.domains.get(left) == Some(&1) && joined != Some(*left));
-        let new = joined.filter(|joined| !footprint.domains.contains_key(joined));
+            left.filter(|left| footprint.domains.get(*left) == 1 && joined != Some(*left));
+        let new = joined.filter(|joined| footprint.domains.get(*joined) == 0);
         let after = footprint.domains.len() + usize::from(new.is_some());
         after - usize::from(emptied.is_some()) == 1
     }
@@ -406,14 +364,34 @@ impl<'a> Board<'a> {
 
     /// Sets a slice's homes, and all sums with them.
     fn put(&mut self, at: u32, homes: SmallVec<[u32; 2]>) {
+        let Some(piece) = self.pieces.get_mut(at as usize) else {
+            return;
+        };
+        let mut touched = piece.homes.clone();
+        touched.extend(
+            homes
+                .iter()
+                .copied()
+                .filter(|home| !piece.homes.contains(home)),
+        );
+        for home in &touched {
+            if let Some(seat) = self.seats.get(*home as usize) {
+                self.order.remove(&(seat.rank(), seat.tie, *home));
+            }
+        }
         self.account(at, -1.0);
         if let Some(piece) = self.pieces.get_mut(at as usize) {
             piece.homes = homes;
         }
         self.account(at, 1.0);
+        for home in touched {
+            if let Some(seat) = self.seats.get(home as usize) {
+                self.order.insert((seat.rank(), seat.tie, home));
+            }
+        }
     }
 
-    /// Adds or takes away a slice's part of its homes' sums.
+    /// Adds a slice's part to its homes' sums, or takes it away.
     fn account(&mut self, at: u32, sign: f64) {
         let Some(piece) = self.pieces.get(at as usize) else {
             return;
@@ -422,12 +400,12 @@ impl<'a> Board<'a> {
             piece.share() * sign,
             piece.warmth.kv_tokens / piece.count() * sign,
         );
-        let workload = piece.workload();
-        for home in piece.homes.clone() {
-            let Some(seat) = self.seats.get_mut(home as usize) else {
+        let place = self.workload_of.get(at as usize).copied().flatten();
+        let mut footprint = place.and_then(|place| self.workloads.get_mut(place as usize));
+        for home in &piece.homes {
+            let Some(seat) = self.seats.get_mut(*home as usize) else {
                 continue;
             };
-            self.order.remove(&(seat.rank(), seat.tie, home));
             seat.load += load;
             seat.kv += kv;
             if sign > 0.0 {
@@ -439,13 +417,37 @@ impl<'a> Board<'a> {
                 // Rounding must not make an empty seat look used.
                 (seat.load, seat.kv) = (0.0, 0.0);
             }
-            self.order.insert((seat.rank(), seat.tie, home));
-            let domain = seat.domain;
-            if let Some(footprint) = workload.and_then(|name| self.workloads.get_mut(&name)) {
-                footprint.count(home, domain, sign > 0.0);
+            if let Some(footprint) = footprint.as_deref_mut() {
+                footprint.count(*home, seat.domain, sign > 0.0);
             }
         }
     }
+}
+
+/// The workloads of slices in the order of their keys, and each slice's place among them.
+fn workloads(pieces: &[Piece], hints: &[WorkloadHint]) -> (Vec<Footprint>, Vec<Option<u32>>) {
+    let hints: HashMap<u32, WorkloadHint> =
+        hints.iter().map(|hint| (hint.workload, *hint)).collect();
+    let mut workloads: Vec<Footprint> = Vec::new();
+    let mut places = Vec::with_capacity(pieces.len());
+    for (at, piece) in (0u32..).zip(pieces) {
+        let Some(workload) = piece.workload() else {
+            places.push(None);
+            continue;
+        };
+        if workloads
+            .last()
+            .is_none_or(|last| last.workload != workload)
+        {
+            workloads.push(Footprint::new(workload, hints.get(&workload).copied()));
+        }
+        if let Some(footprint) = workloads.last_mut() {
+            footprint.load += piece.load;
+            footprint.pieces.push(at);
+        }
+        places.push(u32::try_from(workloads.len() - 1).ok());
+    }
+    (workloads, places)
 }
 
 impl Seat {
@@ -454,32 +456,6 @@ impl Seat {
             .max(self.kv / self.kv_capacity)
             .max(0.0)
             .to_bits()
-    }
-}
-
-impl Footprint {
-    fn count(&mut self, seat: u32, domain: u32, up: bool) {
-        let slices = self.seats.entry(seat).or_default();
-        *slices = if up {
-            *slices + 1
-        } else {
-            slices.saturating_sub(1)
-        };
-        let (first, none) = (up && *slices == 1, *slices == 0);
-        if none {
-            self.seats.remove(&seat);
-        }
-        if first || none {
-            let seats = self.domains.entry(domain).or_default();
-            *seats = if first {
-                *seats + 1
-            } else {
-                seats.saturating_sub(1)
-            };
-            if *seats == 0 {
-                self.domains.remove(&domain);
-            }
-        }
     }
 }
 

@@ -9,12 +9,13 @@
 //! 3. gives a home to slices without one, keeps workloads within their hints and, where they have
 //!    two replicas or more, in more than one failure domain,
 //! 4. replicates what is too hot for one replica and cannot be split, and takes that back when cold,
-//! 5. moves slices from the hottest replicas, and to replicas with too little, one by one, as long
+//! 5. draws together workloads that sit on more replicas than their load needs,
+//! 6. moves slices from the hottest replicas, and to replicas with too little, one by one, as long
 //!    as each move gains more than it costs and the round's churn budget lasts; where no single move
-//!    gains, two slices change places,
-//!    In a round that had to house lost slices, replicas up to 15 % above the mean are left in peace:
-//!    on the loss of a replica its slices move, and no others,
-//! 6. draws together workloads that sit on more replicas than their load needs.
+//!    gains, two slices change places.
+//!
+//! In a round that had to house lost slices, replicas up to 15 % above the mean are left in peace and
+//! nothing is drawn together: on the loss of a replica its slices move, and no others.
 //!
 //! # Objective
 //!
@@ -63,6 +64,7 @@
 
 mod balance;
 mod board;
+mod footprint;
 mod place;
 mod shape;
 mod swap;
@@ -184,6 +186,8 @@ pub enum Why {
     Dereplicate,
     /// Its workload was on more replicas than its load needs.
     Footprint,
+    /// It was idle, and merged into its neighbour to make room for others.
+    Merge,
 }
 
 impl Why {
@@ -200,6 +204,7 @@ impl Why {
             Self::Replicate => "replicate",
             Self::Dereplicate => "dereplicate",
             Self::Footprint => "footprint",
+            Self::Merge => "merge",
         }
     }
 
@@ -273,7 +278,7 @@ pub fn round(
         return unchanged(previous, heat);
     }
     let shaped = shape::shape(previous, heat, &seats, hints, settings);
-    let (splits, merges) = (shaped.splits, shaped.merges);
+    let (splits, merges, mut moves) = (shaped.splits, shaped.merges, shaped.moves);
     let mut board = Board::new(&seats, shaped.pieces, hints, settings, elapsed_s);
     let lost = place::house(&mut board);
     if lost {
@@ -282,11 +287,12 @@ pub fn round(
     place::keep_hints(&mut board);
     place::keep_domains(&mut board);
     balance::replicate(&mut board);
-    balance::level(&mut board);
     if !lost {
         balance::draw_together(&mut board);
     }
+    balance::level(&mut board);
     let (highest, mean) = (board.highest(), board.mean);
+    moves.append(&mut board.moves);
     let slices = board.pieces.iter().map(|piece| SliceSpec {
         start: Key::from_bits(piece.start),
         homes: piece
@@ -298,7 +304,7 @@ pub fn round(
     Round {
         slices: slices.collect(),
         heat: heat.over(board.pieces.iter().map(|piece| piece.warmth)),
-        moves: std::mem::take(&mut board.moves),
+        moves,
         splits,
         merges,
         budget: board.budget,

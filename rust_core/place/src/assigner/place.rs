@@ -36,9 +36,8 @@ pub(super) fn roomiest(board: &Board<'_>, at: u32) -> Option<u32> {
                     .filter(|seat| !piece.homes.contains(seat)),
             );
         }
-        if footprint.domains.len() == 1 {
-            let alone = footprint.domains.keys().next().copied();
-            let elsewhere = |seat: &u32| domain(board, *seat) != alone;
+        if let Some(alone) = footprint.alone() {
+            let elsewhere = |seat: &u32| domain(board, *seat) != Some(alone);
             near.extend(board.coldest(&piece.homes).find(elsewhere));
         }
     }
@@ -76,24 +75,21 @@ fn domain(board: &Board<'_>, seat: u32) -> Option<u32> {
 
 /// Brings workloads within their hints.
 pub(super) fn keep_hints(board: &mut Board<'_>) {
-    let mut hinted: Vec<u32> = board.hints.iter().map(|hint| hint.workload).collect();
-    hinted.sort_unstable();
-    hinted.dedup();
-    for workload in hinted {
-        let Some(hint) = board.hint(workload).copied() else {
-            continue;
-        };
-        let most = hint.most.max(1) as usize;
-        let least = (hint.least as usize).min(most).min(board.seats.len());
+    for place in board.hinted() {
         for _ in 0..board.seats.len() {
-            let count = board.workloads.get(&workload).map_or(0, |f| f.seats.len());
-            let done = match count {
-                0 => true,
-                count if count > most => !leave_one(board, workload),
-                count if count < least => !take_one(board, workload),
-                _ => true,
+            let Some(footprint) = board.workloads.get(place) else {
+                break;
             };
-            if done {
+            let (count, least) = (
+                footprint.seats.len(),
+                footprint.least().min(board.seats.len()),
+            );
+            let changed = if count > footprint.most() {
+                leave_one(board, place)
+            } else {
+                count > 0 && count < least && take_one(board, place)
+            };
+            if !changed {
                 break;
             }
         }
@@ -101,17 +97,17 @@ pub(super) fn keep_hints(board: &mut Board<'_>) {
 }
 
 /// Takes a workload off the seat where it has least.
-fn leave_one(board: &mut Board<'_>, workload: u32) -> bool {
-    let Some(seat) = least_used_by(board, workload) else {
+fn leave_one(board: &mut Board<'_>, place: usize) -> bool {
+    let Some(seat) = least_used_by(board, place) else {
         return false;
     };
-    clear_seat(board, workload, seat, Why::Hint, f64::INFINITY)
+    clear_seat(board, place, seat, Why::Hint, f64::INFINITY)
 }
 
 /// The seat that carries least of a workload.
-pub(super) fn least_used_by(board: &Board<'_>, workload: u32) -> Option<u32> {
-    let footprint = board.workloads.get(&workload)?;
-    let mut loads: Vec<(u32, f64)> = footprint.seats.keys().map(|seat| (*seat, 0.0)).collect();
+pub(super) fn least_used_by(board: &Board<'_>, place: usize) -> Option<u32> {
+    let footprint = board.workloads.get(place)?;
+    let mut loads: Vec<(u32, f64)> = footprint.seats.keys().map(|seat| (seat, 0.0)).collect();
     for piece in footprint.pieces.iter().filter_map(|at| board.piece(*at)) {
         for home in &piece.homes {
             if let Ok(at) = loads.binary_search_by_key(home, |(seat, _)| *seat) {
@@ -131,18 +127,17 @@ pub(super) fn least_used_by(board: &Board<'_>, workload: u32) -> Option<u32> {
 /// these gets above `ceiling`. Returns whether the seat is clear.
 pub(super) fn clear_seat(
     board: &mut Board<'_>,
-    workload: u32,
+    place: usize,
     seat: u32,
     why: Why,
     ceiling: f64,
 ) -> bool {
-    let Some(footprint) = board.workloads.get(&workload) else {
+    let Some(footprint) = board.workloads.get(place) else {
         return false;
     };
     let others: Vec<u32> = footprint
         .seats
         .keys()
-        .copied()
         .filter(|other| *other != seat)
         .collect();
     let here: Vec<u32> = footprint
@@ -183,13 +178,13 @@ pub(super) fn clear_seat(
 }
 
 /// Gives a workload one seat more: its hottest slice among those that share a seat goes.
-fn take_one(board: &mut Board<'_>, workload: u32) -> bool {
-    let Some(footprint) = board.workloads.get(&workload) else {
+fn take_one(board: &mut Board<'_>, place: usize) -> bool {
+    let Some(footprint) = board.workloads.get(place) else {
         return false;
     };
     let shared = |at: &&u32| {
         board.piece(**at).is_some_and(|piece| {
-            let seats = |home: &u32| footprint.seats.get(home).is_some_and(|count| *count > 1);
+            let seats = |home: &u32| footprint.seats.get(*home) > 1;
             piece.homes.iter().all(seats)
         })
     };
@@ -203,12 +198,8 @@ fn take_one(board: &mut Board<'_>, workload: u32) -> bool {
     else {
         return false;
     };
-    let alone = if footprint.domains.len() == 1 {
-        footprint.domains.keys().next().copied()
-    } else {
-        None
-    };
-    let taken: Vec<u32> = footprint.seats.keys().copied().collect();
+    let alone = footprint.alone();
+    let taken: Vec<u32> = footprint.seats.keys().collect();
     let elsewhere = board
         .coldest(&taken)
         .find(|seat| alone.is_none_or(|a| domain(board, *seat) != Some(a)));
@@ -230,20 +221,17 @@ pub(super) fn keep_domains(board: &mut Board<'_>) {
     if board.domains < 2 {
         return;
     }
-    for workload in board.workload_names() {
-        let Some(footprint) = board.workloads.get(&workload) else {
+    for place in 0..board.workloads.len() {
+        let Some(footprint) = board.workloads.get(place) else {
             continue;
         };
-        if footprint.seats.len() < 2 || footprint.domains.len() != 1 {
-            continue;
-        }
-        let Some(alone) = footprint.domains.keys().next().copied() else {
+        let Some(alone) = footprint.alone().filter(|_| footprint.seats.len() > 1) else {
             continue;
         };
         // The cheapest slice of a seat where it is the only one: the footprint stays as it is.
         let single = |at: &u32| {
             let home = board.piece(*at).and_then(|piece| piece.homes.first());
-            home.and_then(|home| footprint.seats.get(home)) != Some(&1)
+            home.is_some_and(|home| footprint.seats.get(*home) != 1)
         };
         let price = |at: &u32| {
             board
@@ -263,12 +251,10 @@ pub(super) fn keep_domains(board: &mut Board<'_>) {
         else {
             continue;
         };
-        let full = board
-            .hint(workload)
-            .is_some_and(|h| footprint.seats.len() >= h.most as usize);
+        let full = footprint.seats.len() >= footprint.most();
         if full && single(&at) {
             // One seat more would break the hint: a whole seat has to go over.
-            swap_seat(board, workload, alone);
+            swap_seat(board, place, alone);
             continue;
         }
         let to = board
@@ -281,15 +267,15 @@ pub(super) fn keep_domains(board: &mut Board<'_>) {
 }
 
 /// Moves all of a workload's slices from its least used seat to one seat in another domain.
-fn swap_seat(board: &mut Board<'_>, workload: u32, alone: u32) {
-    let Some(seat) = least_used_by(board, workload) else {
+fn swap_seat(board: &mut Board<'_>, place: usize, alone: u32) {
+    let Some(seat) = least_used_by(board, place) else {
         return;
     };
     let other = board
         .coldest(&[])
         .find(|other| domain(board, *other) != Some(alone));
     let Some(other) = other else { return };
-    let Some(footprint) = board.workloads.get(&workload) else {
+    let Some(footprint) = board.workloads.get(place) else {
         return;
     };
     let here: Vec<u32> = footprint

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use smallvec::SmallVec;
 
-use super::{AssignerSettings, Member, WorkloadHint};
+use super::{AssignerSettings, Member, Move, Why, WorkloadHint};
 use crate::heat::Heat;
 use crate::key::Key;
 use crate::replica::ReplicaId;
@@ -18,6 +18,10 @@ const LEAST_KEYS: u64 = 1 << 12;
 
 /// A key with at least this share of its slice's load gets a slice of its own.
 const HOT_KEY: f64 = 0.6;
+
+/// Load below which a slice has nothing that a replica could have cached: a fading rate is never
+/// quite zero.
+const IDLE_MU_PER_S: f64 = 1e-3;
 
 /// A slice on its way through a round.
 #[derive(Clone, Debug)]
@@ -58,6 +62,11 @@ impl Piece {
         self.warmth.mu_per_s() / self.count()
     }
 
+    /// Whether nothing was placed in it within memory.
+    fn is_idle(&self) -> bool {
+        self.warmth.mu_per_s() < IDLE_MU_PER_S
+    }
+
     /// Homes, at least one.
     #[allow(clippy::cast_precision_loss)]
     pub(super) fn count(&self) -> f64 {
@@ -80,6 +89,15 @@ pub(super) struct Shaped {
     pub(super) pieces: Vec<Piece>,
     pub(super) splits: usize,
     pub(super) merges: usize,
+    /// Idle keys that a merge brought to other replicas.
+    pub(super) moves: Vec<Move>,
+}
+
+/// A stretch that makes its slice hot.
+struct Hot {
+    stretch: Keys,
+    load: f64,
+    measured: u64,
 }
 
 /// What does not change while a round's slices are shaped.
@@ -95,6 +113,8 @@ struct Shaper<'a> {
     walls: Vec<u64>,
     least: usize,
     most: usize,
+    /// Seats' replicas.
+    ids: Vec<ReplicaId>,
 }
 
 pub(super) fn shape(
@@ -121,19 +141,23 @@ pub(super) fn shape(
         walls: walls(hints),
         least: settings.least_slices.saturating_mul(seats.len()),
         most: settings.most_slices.saturating_mul(seats.len()),
+        ids: seats.iter().map(|seat| seat.id).collect(),
     };
     let pieces = shaper.pieces(previous, heat, seats);
     let before = pieces.len();
     let pieces = shaper.cut_at_walls(pieces);
-    let pieces = shaper.give_parts(pieces, hints);
-    let pieces = shaper.cut_hot_workloads(pieces);
-    let pieces = shaper.cut_hot_keys(pieces);
-    let pieces = shaper.split(pieces);
+    let mut pieces = shaper.give_parts(pieces, hints);
+    shaper.cut_hot(&mut pieces);
+    shaper.split(&mut pieces);
     let count = pieces.len();
-    let pieces = shaper.merge(pieces);
+    if count != before {
+        pieces.sort_unstable_by_key(|piece| piece.start);
+    }
+    let (pieces, moves) = shaper.merge(pieces);
     Shaped {
         splits: count.saturating_sub(before),
         merges: count - pieces.len(),
+        moves,
         pieces,
     }
 }
@@ -221,6 +245,9 @@ impl Shaper<'_> {
 
     /// A workload that must have several replicas has as many slices.
     fn give_parts(&self, pieces: Vec<Piece>, hints: &[WorkloadHint]) -> Vec<Piece> {
+        if hints.iter().all(|hint| hint.least < 2) {
+            return pieces;
+        }
         let mut parted = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let hint = hints
@@ -243,76 +270,76 @@ impl Shaper<'_> {
         parted
     }
 
-    /// A hot slice over many workloads is cut at the borders of the one that its leading key belongs
-    /// to. All load of that key's part is taken for that workload's, and for evenly spread in it:
-    /// sessions are hashed, so that is a good guess.
-    fn cut_hot_workloads(&self, pieces: Vec<Piece>) -> Vec<Piece> {
-        let mut cut = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let leader = piece
-                .warmth
-                .hot
-                .map(|hot| u64::from(hot.key.workload()) << 32);
-            let stretch = leader.map(|first| (first, first + u64::from(u32::MAX)));
-            let inside = stretch.filter(|stretch| {
-                let within = piece.start <= stretch.0 && stretch.1 <= piece.last;
-                within && piece.workload().is_none() && piece.warmth.mu_per_s() > self.hot
-            });
-            match inside {
-                Some(stretch) => self.carve(piece, stretch, f64::INFINITY, 0, &mut cut),
-                None => cut.push(piece),
+    /// Gives what makes a slice hot a slice of its own: a workload among many, then a key. No halving
+    /// would find them as fast.
+    fn cut_hot(&self, pieces: &mut Vec<Piece>) {
+        let mut at = 0;
+        while let Some(piece) = pieces.get_mut(at) {
+            let found = self.hot_workload(piece).or_else(|| self.hot_key(piece));
+            match found {
+                // The rest may hold another one, and a hot workload a hot key.
+                Some(hot) => self.carve(at, hot, pieces),
+                None => at += 1,
             }
         }
-        cut
     }
 
-    /// A key that makes a slice hot gets a slice of its own: no halving would find it as fast.
-    fn cut_hot_keys(&self, pieces: Vec<Piece>) -> Vec<Piece> {
-        let mut cut = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let load = piece.warmth.hot_mu_per_s();
-            let stands_out = load > self.hot && load > HOT_KEY * piece.warmth.mu_per_s();
-            match piece.warmth.hot {
-                Some(hot) if stands_out && piece.start < piece.last => {
-                    let key = hot.key.bits();
-                    let measured = piece.measured;
-                    self.carve(piece, (key, key), load, measured, &mut cut);
-                }
-                _ => cut.push(piece),
-            }
-        }
-        cut
+    /// In a hot slice over many workloads the one that its leading key belongs to. All load of that
+    /// key's part is taken for that workload's, and for evenly spread in it: sessions are hashed, so
+    /// that is a good guess.
+    fn hot_workload(&self, piece: &Piece) -> Option<Hot> {
+        let first = u64::from(piece.warmth.hot?.key.workload()) << 32;
+        let stretch = (first, first + u64::from(u32::MAX));
+        let within = piece.start <= stretch.0 && stretch.1 <= piece.last;
+        let hot = piece.workload().is_none() && piece.warmth.mu_per_s() > self.hot;
+        (within && hot).then_some(Hot {
+            stretch,
+            load: f64::INFINITY,
+            measured: 0,
+        })
     }
 
-    fn carve(
-        &self,
-        mut piece: Piece,
-        stretch: Keys,
-        load: f64,
-        measured: u64,
-        into: &mut Vec<Piece>,
-    ) {
-        let inner = piece.warmth.carve(piece.keys(), stretch, load);
-        let inner = self.piece(stretch, inner, measured);
-        if piece.start < stretch.0 {
-            into.push(self.child(&piece, (piece.start, stretch.0 - 1)));
-        }
-        into.push(Piece {
-            homes: piece.homes.clone(),
-            lost: piece.lost,
+    fn hot_key(&self, piece: &Piece) -> Option<Hot> {
+        let key = piece.warmth.hot?.key.bits();
+        let load = piece.warmth.hot_mu_per_s();
+        let stands_out = load > self.hot && load > HOT_KEY * piece.warmth.mu_per_s();
+        let hot = Hot {
+            stretch: (key, key),
+            load,
+            measured: piece.measured,
+        };
+        (stands_out && piece.start < piece.last).then_some(hot)
+    }
+
+    /// Carves a stretch out of a slice; what is around it goes on to the end.
+    fn carve(&self, at: usize, hot: Hot, pieces: &mut Vec<Piece>) {
+        let Some(piece) = pieces.get_mut(at) else {
+            return;
+        };
+        let mut whole = piece.clone();
+        let inner = whole.warmth.carve(whole.keys(), hot.stretch, hot.load);
+        let inner = self.piece(hot.stretch, inner, hot.measured);
+        *piece = Piece {
+            homes: whole.homes.clone(),
+            lost: whole.lost,
             ..inner
-        });
-        if stretch.1 < piece.last {
-            into.push(self.child(&piece, (stretch.1 + 1, piece.last)));
+        };
+        if whole.start < hot.stretch.0 {
+            pieces.push(self.child(&whole, (whole.start, hot.stretch.0 - 1)));
+        }
+        if hot.stretch.1 < whole.last {
+            pieces.push(self.child(&whole, (hot.stretch.1 + 1, whole.last)));
         }
     }
 
     /// Splits the hottest first, then the largest until there are enough.
-    fn split(&self, mut pieces: Vec<Piece>) -> Vec<Piece> {
+    fn split(&self, pieces: &mut Vec<Piece>) {
         let rank = |piece: &Piece| piece.share().max(0.0).to_bits();
+        let few = pieces.len() < self.least;
         let mut heap: BinaryHeap<(u64, Reverse<usize>)> = pieces
             .iter()
             .enumerate()
+            .filter(|(_, piece)| few || piece.measured_share() > self.hot)
             .map(|(at, piece)| (rank(piece), Reverse(at)))
             .collect();
         while let Some((_, Reverse(at))) = heap.pop() {
@@ -341,25 +368,28 @@ impl Shaper<'_> {
             heap.push((rank(&right), Reverse(pieces.len())));
             pieces.push(right);
         }
-        pieces.sort_unstable_by_key(|piece| piece.start);
-        pieces
     }
 
-    /// Merges neighbours with the same homes, coldest pairs first.
-    fn merge(&self, pieces: Vec<Piece>) -> Vec<Piece> {
+    /// Merges cold neighbours with the same homes, coldest pairs first; where slices are many, also
+    /// idle ones into neighbours that have other homes.
+    fn merge(&self, pieces: Vec<Piece>) -> (Vec<Piece>, Vec<Move>) {
         let crowded = pieces.len() > self.most - self.most / 8;
-        let share = if crowded {
-            self.settings.split_share / 2.0
+        let (share, target) = if crowded {
+            (self.settings.split_share / 2.0, self.most - self.most / 4)
         } else {
-            self.settings.merge_share
+            (self.settings.merge_share, self.least)
         };
         let cold = share * self.mean_load;
-        let mut spare = pieces.len().saturating_sub(self.least);
+        let mut spare = pieces.len().saturating_sub(target);
+        if spare == 0 {
+            return (pieces, Vec::new());
+        }
         let mut pairs: Vec<(u64, usize)> = (1..pieces.len())
             .filter_map(|at| {
                 let (left, right) = (pieces.get(at - 1)?, pieces.get(at)?);
                 let both = (left.load + right.load) / left.count();
-                (both < cold && self.may_merge(left, right)).then_some((both.to_bits(), at))
+                let may = both < cold && self.may_merge(left, right, crowded);
+                may.then_some((both.to_bits(), at))
             })
             .collect();
         pairs.sort_unstable();
@@ -385,31 +415,55 @@ impl Shaper<'_> {
                 .take(1)
                 .for_each(|join| *join = true);
         }
+        let mut moves = Vec::new();
         let mut merged: Vec<Piece> = Vec::with_capacity(pieces.len());
         for (right, join) in pieces.into_iter().zip(joins) {
             match merged.last_mut() {
-                Some(left) if join => *left = self.join(left, &right),
+                Some(left) if join => *left = self.join(left, &right, &mut moves),
                 _ => merged.push(right),
             }
         }
-        merged
+        (merged, moves)
     }
 
-    fn may_merge(&self, left: &Piece, right: &Piece) -> bool {
-        left.homes == right.homes
-            && !left.homes.is_empty()
-            && self.walls.binary_search(&right.start).is_err()
+    fn may_merge(&self, left: &Piece, right: &Piece, crowded: bool) -> bool {
+        let housed = !left.homes.is_empty() && !right.homes.is_empty();
+        let same = left.homes == right.homes;
+        let idle = crowded && (left.is_idle() || right.is_idle());
+        housed && (same || idle) && self.walls.binary_search(&right.start).is_err()
     }
 
-    fn join(&self, left: &Piece, right: &Piece) -> Piece {
+    fn join(&self, left: &Piece, right: &Piece, moves: &mut Vec<Move>) -> Piece {
         let warmth = left.warmth.join(left.keys(), &right.warmth, right.keys());
         let measured = left.measured.max(right.measured);
         let joined = self.piece((left.start, right.last), warmth, measured);
+        let (stays, goes) = if left.is_idle() {
+            (right, left)
+        } else {
+            (left, right)
+        };
+        self.note_moves(stays, goes, moves);
         Piece {
-            homes: left.homes.clone(),
+            homes: stays.homes.clone(),
             lost: left.lost.or(right.lost),
             ..joined
         }
+    }
+
+    fn note_moves(&self, stays: &Piece, goes: &Piece, moves: &mut Vec<Move>) {
+        let moved = |from: Option<u32>, to: Option<u32>| Move {
+            start: Key::from_bits(goes.start),
+            last: Key::from_bits(goes.last),
+            from: from.and_then(|seat| self.ids.get(seat as usize).copied()),
+            to: to.and_then(|seat| self.ids.get(seat as usize).copied()),
+            why: Why::Merge,
+            load: 0.0,
+            price: 0.0,
+        };
+        let left = goes.homes.iter().filter(|home| !stays.homes.contains(home));
+        moves.extend(left.map(|home| moved(Some(*home), None)));
+        let joined = stays.homes.iter().filter(|home| !goes.homes.contains(home));
+        moves.extend(joined.map(|home| moved(None, Some(*home))));
     }
 }
 
