@@ -1,0 +1,184 @@
+//! Weighbridge itself: the live core, which reads the bytes that a client would send.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value, json};
+use weighbridge_decide::{Core, Incoming, ReplicaSetting, Settings, Ticket};
+use weighbridge_traces::{BodyOptions, TextPool};
+use weighbridge_weigh::{Body, Endpoint, Profile};
+
+use super::{Ask, Member, Policy, Standing, View};
+use crate::error::SimulateError;
+use crate::scenario::Scenario;
+
+/// From one round of the assigner to the next, ms.
+const ROUND_MS: f64 = 2000.0;
+
+/// The live core.
+pub(super) struct Live {
+    core: Core,
+    profiles: Vec<String>,
+    body: BodyOptions,
+    pool: TextPool,
+    bytes: Vec<u8>,
+    tickets: HashMap<usize, Ticket>,
+    numbers: HashMap<String, usize>,
+    endpoints: Vec<String>,
+    reasons: BTreeMap<String, u64>,
+}
+
+impl Live {
+    pub(super) fn new(scenario: &Scenario, profiles: &[Profile]) -> Result<Self, SimulateError> {
+        let model = profiles.first().and_then(|profile| profile.models.first());
+        let mut settings: Map<String, Value> = scenario.core.clone();
+        settings.insert("profiles".to_owned(), json!([]));
+        settings.insert("decision_log".to_owned(), json!(0));
+        let mut settings: Settings =
+            serde_json::from_value(Value::Object(settings)).map_err(refused)?;
+        settings.profiles = profiles.to_vec();
+        Ok(Self {
+            core: Core::new(settings).map_err(refused)?,
+            profiles: profiles
+                .iter()
+                .map(|profile| profile.name.clone())
+                .collect(),
+            body: BodyOptions::streamed(model.map_or("", String::as_str)),
+            pool: TextPool::new(),
+            bytes: Vec::new(),
+            tickets: HashMap::new(),
+            numbers: HashMap::new(),
+            endpoints: Vec::new(),
+            reasons: BTreeMap::new(),
+        })
+    }
+
+    /// The next of the endpoints that were named when the request was placed, as Envoy retries.
+    fn fallback(&self, ask: &Ask<'_>) -> Option<usize> {
+        let endpoints = self.tickets.get(&ask.number)?.endpoints().split(',');
+        let mut numbers = endpoints.filter_map(|endpoint| self.numbers.get(endpoint));
+        numbers.find(|number| !ask.tried.contains(number)).copied()
+    }
+
+    fn decide(&mut self, ask: &Ask<'_>) -> Option<usize> {
+        let arrival = ask.workload.arrivals().get(ask.number)?;
+        let replay = ask.workload.replay();
+        self.bytes.clear();
+        replay.write_body(arrival, &self.pool, &self.body, &mut self.bytes);
+        let tenant = replay.tenant(arrival);
+        let session = ask.session.map(|_| replay.session(arrival));
+        let incoming = Incoming {
+            request_id: "",
+            endpoint: Endpoint::ChatCompletions,
+            session: session.as_deref(),
+            tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
+            subset: None,
+            content_encoding: None,
+            body: Body::whole(&self.bytes),
+        };
+        match self.core.decide(&incoming, micros(ask.now_ms)) {
+            Ok(ticket) => {
+                let replica = self.numbers.get(ticket.endpoint()).copied();
+                self.tickets.insert(ask.number, ticket);
+                replica
+            }
+            Err(refusal) => {
+                *self.reasons.entry(refusal.code.to_owned()).or_default() += 1;
+                None
+            }
+        }
+    }
+}
+
+impl Policy for Live {
+    fn choose(&mut self, ask: &Ask<'_>, _view: &mut View<'_>) -> Option<usize> {
+        if ask.tried.is_empty() {
+            self.decide(ask)
+        } else {
+            self.fallback(ask)
+        }
+    }
+
+    fn first_token(&mut self, number: usize, replica: usize, now_ms: f64) {
+        let served = self.endpoints.get(replica).map(String::as_str);
+        if let Some(ticket) = self.tickets.get_mut(&number) {
+            self.core.first_byte(ticket, 200, served, micros(now_ms));
+        }
+    }
+
+    fn finished(&mut self, number: usize, now_ms: f64) {
+        if let Some(ticket) = self.tickets.remove(&number) {
+            self.core.end(ticket, micros(now_ms));
+        }
+    }
+
+    fn dropped(&mut self, number: usize, _now_ms: f64) {
+        self.tickets.remove(&number);
+    }
+
+    fn members(&mut self, members: &[Member], _now_ms: f64) -> Result<(), SimulateError> {
+        let settings = members
+            .iter()
+            .filter(|member| member.standing != Standing::Gone)
+            .map(|member| {
+                serde_json::from_value::<ReplicaSetting>(json!({
+                    "endpoint": member.endpoint,
+                    "profile": self.profiles.get(member.group),
+                    "domain": member.domain,
+                    "state": match member.standing {
+                        Standing::Draining => "draining",
+                        _ => "healthy",
+                    },
+                }))
+                .map_err(refused)
+            })
+            .collect::<Result<_, _>>()?;
+        self.core.set_replicas(settings).map_err(refused)?;
+        self.endpoints = members
+            .iter()
+            .map(|member| member.endpoint.clone())
+            .collect();
+        self.numbers = self.endpoints.iter().cloned().zip(0..).collect();
+        Ok(())
+    }
+
+    fn tick(&mut self, now_ms: f64) {
+        self.core.assign(micros(now_ms));
+    }
+
+    fn tick_ms(&self) -> Option<f64> {
+        Some(ROUND_MS)
+    }
+
+    fn spills(&self) -> u64 {
+        let reasons = self.core.tallies().reasons();
+        let spilt = reasons
+            .iter()
+            .filter(|(reason, _)| reason.starts_with("spill"));
+        spilt.map(|(_, count)| count).sum()
+    }
+
+    fn slices_moved(&self) -> u64 {
+        self.core.assignment().moves.values().sum()
+    }
+
+    fn reasons(&self) -> Vec<(String, u64)> {
+        let reasons = self.core.tallies().reasons();
+        let placed = reasons
+            .iter()
+            .map(|(reason, count)| ((*reason).to_owned(), *count));
+        let refused = self
+            .reasons
+            .iter()
+            .map(|(code, count)| (code.clone(), *count));
+        placed.chain(refused).collect()
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> SimulateError {
+    SimulateError::Core(error.to_string())
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn micros(now_ms: f64) -> u64 {
+    (now_ms.max(0.0) * 1000.0) as u64
+}

@@ -1,0 +1,220 @@
+//! A simulation: a trace before a cluster, run with any policy at any rate.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use weighbridge_traces::{Replay, Scaling, Trace};
+use weighbridge_weigh::Profile;
+
+use crate::bounds::Bounds;
+use crate::error::SimulateError;
+use crate::goodput::{Found, Search, search};
+use crate::policy::named;
+use crate::progress::Progress;
+use crate::report::Outcome;
+use crate::scenario::Scenario;
+use crate::workload::Workload;
+use crate::world::World;
+
+/// Replays of different rates or seeds that are kept ready.
+const KEPT: usize = 2;
+
+/// A trace before a cluster.
+#[derive(Debug)]
+pub struct Simulation {
+    scenario: Scenario,
+    profiles: Vec<Profile>,
+    trace: Arc<Trace>,
+    scaling: Scaling,
+    ready: Mutex<VecDeque<(Scaling, Arc<Ready>)>>,
+}
+
+/// One run to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run<'a> {
+    /// The policy.
+    pub policy: &'a str,
+    /// Requests a second; `None`: as the trace is scaled.
+    pub rate: Option<f64>,
+    /// Added to the scenario's seed.
+    pub seed: u64,
+    /// Whether to break off when too many requests have missed their objectives.
+    pub until_hopeless: bool,
+    /// Whether to compute the hits that no router can beat.
+    pub with_bounds: bool,
+}
+
+/// A replay, and what no router can beat on it.
+#[derive(Debug)]
+struct Ready {
+    workload: Workload,
+    bounds: OnceLock<Bounds>,
+}
+
+impl Simulation {
+    /// A simulation of `scenario` with `trace`, scaled. Requests longer than every replica takes
+    /// are left out of the trace.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn new(
+        scenario: Scenario,
+        trace: Arc<Trace>,
+        scaling: Scaling,
+    ) -> Result<Self, SimulateError> {
+        scenario.validate()?;
+        let profiles = scenario.profiles()?;
+        let longest = scenario.longest_sequence();
+        let scaling = Scaling {
+            most_tokens: Some(scaling.most_tokens.unwrap_or(longest).min(longest)),
+            ..scaling
+        };
+        Ok(Self {
+            scenario,
+            profiles,
+            trace,
+            scaling,
+            ready: Mutex::new(VecDeque::new()),
+        })
+    }
+
+    /// The scenario.
+    #[must_use]
+    pub fn scenario(&self) -> &Scenario {
+        &self.scenario
+    }
+
+    /// Requests of a run at this rate with this seed.
+    ///
+    /// # Errors
+    /// The trace cannot be scaled so.
+    pub fn requests(&self, rate: Option<f64>, seed: u64) -> Result<usize, SimulateError> {
+        Ok(self.ready(rate, seed)?.workload.arrivals().len())
+    }
+
+    /// Does one run.
+    ///
+    /// # Errors
+    /// There is no such policy, or the trace cannot be scaled so.
+    pub fn run(&self, run: &Run<'_>, progress: &Progress) -> Result<Outcome, SimulateError> {
+        let seed = self.scenario.seed.wrapping_add(run.seed);
+        let ready = self.ready(run.rate, run.seed)?;
+        let workload = &ready.workload;
+        progress.expect(workload.arrivals().len() as u64);
+        let bounds = if run.with_bounds {
+            *ready.bounds.get_or_init(|| self.bounds(workload))
+        } else {
+            Bounds::default()
+        };
+        let policy = named(run.policy, &self.scenario, &self.profiles, seed)?;
+        let Some(reference) = self.profiles.first() else {
+            return Err(SimulateError::Setting("there is no replica".to_owned()));
+        };
+        let mut world = World::new(&self.scenario, workload, policy, reference, seed)?;
+        let (end_ms, broken_off) = world.run(run.until_hopeless, progress)?;
+        let capacities = world.capacities(&self.profiles);
+        let (spills, slices_moved, reasons) = {
+            let policy = world.policy();
+            (policy.spills(), policy.slices_moved(), policy.reasons())
+        };
+        let mut outcome = world
+            .measure
+            .outcome(run.policy, end_ms, &capacities, bounds);
+        outcome.row.replicas = self.scenario.replica_count();
+        outcome.row.spills = spills;
+        outcome.row.slices_moved = slices_moved;
+        outcome.detail.reasons = reasons;
+        outcome.detail.seed = seed;
+        outcome.detail.broken_off = broken_off;
+        Ok(outcome)
+    }
+
+    /// Searches for a policy's goodput with one seed.
+    ///
+    /// # Errors
+    /// As [`Simulation::run`].
+    pub fn goodput(
+        &self,
+        policy: &str,
+        seed: u64,
+        settings: &Search,
+        progress: &Progress,
+    ) -> Result<Found, SimulateError> {
+        let share = self.scenario.slo.share;
+        search(settings, |rate| {
+            let run = Run {
+                policy,
+                rate: Some(rate),
+                seed,
+                until_hopeless: true,
+                with_bounds: false,
+            };
+            let outcome = self.run(&run, progress)?;
+            Ok(!outcome.detail.broken_off && outcome.row.slo_attainment >= share)
+        })
+    }
+
+    /// A rate that the cluster would about sustain if it cached nothing, requests a second.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn capacity_rps(&self) -> f64 {
+        let Some(reference) = self.profiles.first() else {
+            return 1.0;
+        };
+        let cost = |request: &weighbridge_traces::Request| {
+            let work = weighbridge_weigh::Work {
+                prompt_tokens: u64::from(request.input_tokens),
+                output_tokens: u64::from(request.output_tokens),
+                ..weighbridge_weigh::Work::default()
+            };
+            reference.cost(&work).total()
+        };
+        let most = self.scaling.most_tokens.unwrap_or(u32::MAX);
+        let fits = |request: &&weighbridge_traces::Request| {
+            request.input_tokens.saturating_add(request.output_tokens) <= most
+        };
+        let costs: Vec<f64> = self
+            .trace
+            .requests()
+            .iter()
+            .filter(fits)
+            .map(cost)
+            .collect();
+        let mean = costs.iter().sum::<f64>() / costs.len().max(1) as f64;
+        let groups = self.scenario.replicas.iter().zip(&self.profiles);
+        let mu_per_s: f64 = groups
+            .map(|(group, profile)| group.count as f64 * profile.capacity_mu_per_min / 60.0)
+            .sum();
+        mu_per_s / mean.max(1e-9)
+    }
+
+    fn bounds(&self, workload: &Workload) -> Bounds {
+        let engines = self.scenario.replicas.iter();
+        let pool = Bounds::pool(engines.map(|group| (&group.engine.0, group.count)));
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let from_us = (self.scenario.warmup_s * 1e6) as u64;
+        Bounds::of(workload, pool, from_us)
+    }
+
+    fn ready(&self, rate: Option<f64>, seed: u64) -> Result<Arc<Ready>, SimulateError> {
+        let scaling = Scaling {
+            rate: rate.or(self.scaling.rate),
+            seed: self.scaling.seed.wrapping_add(seed),
+            ..self.scaling.clone()
+        };
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, found)) = ready.iter().find(|(known, _)| *known == scaling) {
+            return Ok(Arc::clone(found));
+        }
+        let replay = Replay::new(Arc::clone(&self.trace), &scaling)?;
+        let made = Arc::new(Ready {
+            workload: Workload::new(replay, self.scenario.tokens_per_block()),
+            bounds: OnceLock::new(),
+        });
+        ready.push_back((scaling, Arc::clone(&made)));
+        if ready.len() > KEPT {
+            ready.pop_front();
+        }
+        Ok(made)
+    }
+}

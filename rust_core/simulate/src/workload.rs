@@ -1,0 +1,112 @@
+//! A replay made ready for engines: each request's lengths and block hashes.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use weighbridge_engine::RequestSpec;
+use weighbridge_traces::{Arrival, Replay, Request};
+
+use crate::sequence::{Sequence, Sequencer};
+
+/// Block hashes that are kept for all runs, at most: 1.5 GB. Beyond, they are made anew each time.
+const KEPT_HASHES: u64 = 190_000_000;
+
+/// A replay made ready for engines of one block size.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    replay: Replay,
+    tokens_per_block: u32,
+    kept: Vec<OnceLock<Sequence>>,
+    /// For those who compute what is kept.
+    sequencers: Mutex<Vec<Sequencer>>,
+}
+
+impl Workload {
+    pub(crate) fn new(replay: Replay, tokens_per_block: u32) -> Self {
+        let block = u64::from(tokens_per_block.max(1));
+        let hashes: u64 = replay
+            .arrivals()
+            .iter()
+            .filter_map(|arrival| replay.request(arrival))
+            .map(|request| u64::from(request.input_tokens + request.output_tokens) / block)
+            .sum();
+        let kept = if hashes <= KEPT_HASHES {
+            replay.arrivals().len()
+        } else {
+            0
+        };
+        Self {
+            kept: std::iter::repeat_with(OnceLock::new).take(kept).collect(),
+            replay,
+            tokens_per_block,
+            sequencers: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn replay(&self) -> &Replay {
+        &self.replay
+    }
+
+    pub(crate) fn tokens_per_block(&self) -> u32 {
+        self.tokens_per_block
+    }
+
+    pub(crate) fn arrivals(&self) -> &[Arrival] {
+        self.replay.arrivals()
+    }
+
+    pub(crate) fn output_tokens(&self, number: usize) -> u32 {
+        self.request(number)
+            .map_or(1, |request| request.output_tokens)
+    }
+
+    pub(crate) fn max_tokens(&self, number: usize) -> u32 {
+        self.request(number).map_or(1, |request| request.max_tokens)
+    }
+
+    fn request(&self, number: usize) -> Option<&Request> {
+        self.replay.request(self.arrivals().get(number)?)
+    }
+
+    /// A request's sequence.
+    pub(crate) fn sequence(&self, number: usize) -> Sequence {
+        let make = || {
+            let Some(arrival) = self.arrivals().get(number) else {
+                return Sequence {
+                    prompt_tokens: 0,
+                    blocks: Arc::from([]),
+                };
+            };
+            let mut sequencer = self.borrow();
+            let sequence = sequencer.of(&self.replay, arrival);
+            self.lock().push(sequencer);
+            sequence
+        };
+        match self.kept.get(number) {
+            Some(kept) => kept.get_or_init(make).clone(),
+            None => make(),
+        }
+    }
+
+    /// What an engine is asked.
+    pub(crate) fn spec(&self, number: usize, sequence: &Sequence) -> RequestSpec {
+        RequestSpec {
+            id: number as u64,
+            block_hashes: Arc::clone(&sequence.blocks),
+            prompt_tokens: sequence.prompt_tokens,
+            output_tokens: self.output_tokens(number),
+            max_tokens: self.max_tokens(number),
+            image_tiles: 0,
+        }
+    }
+
+    fn borrow(&self) -> Sequencer {
+        let spare = self.lock().pop();
+        spare.unwrap_or_else(|| Sequencer::new(self.tokens_per_block))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sequencer>> {
+        self.sequencers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
