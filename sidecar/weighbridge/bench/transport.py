@@ -148,7 +148,7 @@ async def compare(
     """One row for each subject."""
     body_bytes, connections, count = case
     bodies = [bench_body(MODEL, session, body_bytes) for session in range(count)]
-    load = wrk.prepare(directory / f"load-{connections}", bodies, connections)
+    load = wrk.prepare(directory / f"load-{body_bytes}-{connections}", bodies, connections)
     found: dict[str, list[dict[str, float]]] = {subject.name: [] for subject in subjects}
     for subject in subjects:
         await wrk.run(subject.url, load, 1)
