@@ -16,7 +16,9 @@ pub mod mu;
 pub mod prefix;
 pub mod registry;
 pub mod replica;
+pub mod sharder;
 pub mod slices;
+pub mod warm_up;
 pub mod warmth;
 
 pub use bounded_hash::choose_bounded_hash;
@@ -29,4 +31,6 @@ pub use mu::MicroMu;
 pub use prefix::{Matches, PrefixIndex, ReplicaCache};
 pub use registry::{IndexLimits, Registry};
 pub use replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec, State};
+pub use sharder::{Sharder, SharderSettings};
 pub use slices::{Assignment, Slice, SliceSpec, Slices};
+pub use warm_up::WarmUp;

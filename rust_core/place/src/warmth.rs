@@ -87,8 +87,8 @@ impl Warmth {
             GUESS
         };
         let mut cut = Self {
-            filled: filled.min(self.filled).max(GUESS),
-            parts_filled: GUESS,
+            filled: filled.min(self.filled),
+            parts_filled: GUESS.min(self.parts_filled),
             ..Self::default()
         };
         self.pour(of, &mut cut, to);
@@ -123,8 +123,8 @@ impl Warmth {
         });
         let share = if whole > 0.0 { taken / whole } else { 0.0 };
         let mut inner = Self {
-            filled: self.filled.max(GUESS),
-            parts_filled: GUESS,
+            filled: self.filled,
+            parts_filled: GUESS.min(self.parts_filled),
             ..Self::default()
         };
         inner.saved = self.saved * share;

@@ -547,7 +547,7 @@ fn a_new_replica_gets_just_enough() {
         (0.85 * mean..1.2 * mean).contains(&fresh),
         "{fresh} of {mean}"
     );
-    assert!(others <= 0.2 * mean, "{others} moved among the others");
+    assert!(others <= 0.5 * mean, "{others} moved among the others");
     assert!(world.imbalance() <= 1.10, "{}", world.imbalance());
 }
 

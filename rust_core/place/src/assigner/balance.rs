@@ -245,14 +245,15 @@ fn tries<'b>(board: &'b Board<'_>, seat: u32, step: usize) -> impl Iterator<Item
 /// level replicas none has room, so others' slices have to make way, by levelling.
 const DRAWN: f64 = 1.12;
 
-/// Takes workloads off replicas that their load does not need, one replica a round.
+/// Takes workloads off replicas that their load does not need, one replica a round. One more than
+/// needed may stay, so that a load at the edge does not come and go.
 pub(super) fn draw_together(board: &mut Board<'_>) {
     let ceiling = board.mean * DRAWN;
     for place in 0..board.workloads.len() {
         let Some(footprint) = board.workloads.get(place) else {
             continue;
         };
-        if footprint.seats.len() <= footprint.needed(board.mean_load) {
+        if footprint.seats.len() <= footprint.needed(board.mean_load) + 1 {
             continue;
         }
         let Some(seat) = least_used_by(board, place) else {

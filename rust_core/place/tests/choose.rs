@@ -1,0 +1,456 @@
+//! The choice: home while it pays, elsewhere when that is clearly better, and always somewhere.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use weighbridge_place::{
+    Amount, Ask, Candidate, Charge, ChoiceSettings, Decision, Key, MicroMu, NoReplica, Pool,
+    Reason, Registry, ReplicaId, ReplicaSpec, Role, SliceSpec, Slices, State, Verdict, choose,
+};
+
+fn spec(at: usize) -> ReplicaSpec {
+    ReplicaSpec {
+        endpoint: endpoint(at),
+        model: "m".into(),
+        domain: format!("rack-{}", at % 4),
+        ..ReplicaSpec::default()
+    }
+}
+
+fn endpoint(at: usize) -> String {
+    format!("10.0.0.{at}:8000")
+}
+
+/// A fleet and slices that give every key the same homes.
+struct Fleet {
+    registry: Registry,
+    specs: Vec<ReplicaSpec>,
+    slices: Slices,
+    charges: Vec<Charge>,
+}
+
+impl Fleet {
+    fn new(count: usize, homes: &[usize]) -> Self {
+        let specs: Vec<ReplicaSpec> = (0..count).map(spec).collect();
+        let registry = Registry::default();
+        registry.replace(specs.clone());
+        let mut fleet = Self {
+            registry,
+            specs,
+            slices: Slices::default(),
+            charges: Vec::new(),
+        };
+        let homes = homes.iter().map(|at| fleet.id(*at)).collect();
+        fleet.slices = Slices::new(vec![SliceSpec {
+            start: Key::default(),
+            homes,
+        }]);
+        fleet
+    }
+
+    fn id(&self, at: usize) -> ReplicaId {
+        self.registry.pool().endpoint(&endpoint(at)).unwrap().id
+    }
+
+    fn change(&mut self, at: usize, change: impl FnOnce(&mut ReplicaSpec)) {
+        change(&mut self.specs[at]);
+        self.registry.replace(self.specs.clone());
+    }
+
+    /// Puts this much decode work on a replica, for as long as the fleet lives.
+    fn load(&mut self, at: usize, mu: f64) {
+        let amount = Amount {
+            decode: MicroMu::from_mu(mu),
+            ..Amount::default()
+        };
+        let pool = self.registry.pool_full();
+        self.charges
+            .push(pool.endpoint(&endpoint(at)).unwrap().load.charge(amount));
+    }
+
+    fn cache(&self, at: usize, chain: &[u64]) {
+        self.registry
+            .pool()
+            .endpoint(&endpoint(at))
+            .unwrap()
+            .cache
+            .record(chain);
+    }
+
+    fn choose(&self, ask: &Ask<'_>) -> Result<Decision, NoReplica> {
+        choose(
+            &self.registry.pool(),
+            Some(&self.slices),
+            ask,
+            &ChoiceSettings::default(),
+        )
+    }
+
+    fn chosen(&self, ask: &Ask<'_>) -> (ReplicaId, Reason) {
+        let decision = self.choose(ask).unwrap();
+        (decision.chosen, decision.reason)
+    }
+}
+
+const CHAIN: [u64; 10] = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20];
+
+/// 400 MU without, 40 less for each cached block.
+fn prefill(blocks: u32) -> MicroMu {
+    MicroMu::from_mu(400.0 - 40.0 * f64::from(blocks))
+}
+
+fn ask() -> Ask<'static> {
+    Ask {
+        model: "m",
+        adapter: None,
+        key: Key::new(5, 77),
+        chain: &CHAIN,
+        prefill: &prefill,
+        decode: MicroMu::from_mu(100.0),
+        kv_tokens: 1_000,
+        subset: None,
+        now_ms: 0,
+        seed: 42,
+    }
+}
+
+fn candidate(decision: &Decision, id: ReplicaId) -> &Candidate {
+    decision
+        .candidates
+        .iter()
+        .find(|candidate| candidate.replica == id)
+        .unwrap()
+}
+
+#[test]
+fn home_keeps_its_requests_until_another_is_better_by_the_margin() {
+    let mut fleet = Fleet::new(6, &[3]);
+    assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
+    // Home would have the prompt done 19 ms, then some 80 ms, later than an idle one.
+    fleet.load(3, 19.0);
+    assert_eq!(fleet.chosen(&ask()).1, Reason::Home);
+    fleet.load(3, 61.0);
+    let decision = fleet.choose(&ask()).unwrap();
+    assert_eq!(decision.reason, Reason::SpillLoad);
+    assert_ne!(decision.chosen, fleet.id(3));
+    let home = candidate(&decision, fleet.id(3));
+    assert_eq!(
+        (home.role, home.wait_ms, home.prefill_ms),
+        (Role::Home, 80.0, 400.0)
+    );
+}
+
+#[test]
+fn a_cached_prefix_is_worth_its_prefill_and_no_more() {
+    let mut fleet = Fleet::new(20, &[3]);
+    fleet.cache(9, &CHAIN[..8]);
+    let decision = fleet.choose(&ask()).unwrap();
+    assert_eq!(
+        (decision.chosen, decision.reason),
+        (fleet.id(9), Reason::Cached)
+    );
+    assert_eq!(
+        (decision.cached_blocks, decision.prefill),
+        (8, MicroMu::from_mu(80.0))
+    );
+    assert_eq!(decision.saved, MicroMu::from_mu(320.0));
+    fleet.load(9, 300.0);
+    assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
+}
+
+#[test]
+fn a_session_keeps_to_one_of_its_slices_replicas_while_they_are_equal() {
+    let fleet = Fleet::new(20, &[2, 5, 11]);
+    let mut homes: BTreeMap<ReplicaId, u32> = BTreeMap::new();
+    for session in 0..300 {
+        let ask = |seed| Ask {
+            key: Key::new(5, session * 1_000_003),
+            seed,
+            ..ask()
+        };
+        let first = fleet.chosen(&ask(1));
+        assert_eq!(first.1, Reason::Home);
+        assert!((2..9).all(|seed| fleet.chosen(&ask(seed)) == first));
+        *homes.entry(first.0).or_default() += 1;
+    }
+    assert_eq!(homes.len(), 3);
+    assert!(
+        homes.values().all(|count| (60..140).contains(count)),
+        "{homes:?}"
+    );
+}
+
+#[test]
+fn another_replica_of_the_slice_helps_out_first() {
+    let mut fleet = Fleet::new(20, &[2, 5]);
+    let home = fleet.chosen(&ask()).0;
+    let (at, other) = if home == fleet.id(2) {
+        (2, fleet.id(5))
+    } else {
+        (5, fleet.id(2))
+    };
+    let rest: Vec<usize> = (0..20).filter(|busy| fleet.id(*busy) != other).collect();
+    for busy in rest {
+        fleet.load(busy, if busy == at { 900.0 } else { 500.0 });
+    }
+    assert_eq!(fleet.chosen(&ask()), (other, Reason::ReplicaOfSlice));
+}
+
+#[test]
+fn health_and_memory_keep_requests_away_and_the_reason_says_so() {
+    let mut fleet = Fleet::new(12, &[3]);
+    for state in [State::Ejected, State::Draining] {
+        fleet.change(3, |spec| spec.state = state);
+        let decision = fleet.choose(&ask()).unwrap();
+        assert_eq!(decision.reason, Reason::SpillHealth);
+        assert!(!decision.fallbacks.contains(&fleet.id(3)));
+    }
+    fleet.change(3, |spec| {
+        *spec = ReplicaSpec {
+            kv_tokens: 900,
+            ..self::spec(3)
+        }
+    });
+    assert_eq!(fleet.choose(&ask()).unwrap().reason, Reason::SpillKv);
+    fleet.change(3, |spec| *spec = self::spec(3));
+    assert_eq!(fleet.choose(&ask()).unwrap().reason, Reason::Home);
+}
+
+#[test]
+fn a_degraded_replica_must_win_clearly() {
+    let mut fleet = Fleet::new(4, &[3]);
+    fleet.change(3, |spec| spec.state = State::Degraded);
+    assert_eq!(fleet.chosen(&ask()).1, Reason::SpillLoad);
+    fleet.cache(3, &CHAIN[..7]);
+    assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
+}
+
+#[test]
+fn a_probing_replica_gets_one_request_at_a_time() {
+    let mut fleet = Fleet::new(4, &[3]);
+    fleet.change(3, |spec| spec.state = State::Probing);
+    assert_eq!(fleet.chosen(&ask()).0, fleet.id(3));
+    fleet.load(3, 1.0);
+    assert_eq!(fleet.chosen(&ask()).1, Reason::SpillHealth);
+    fleet.charges.clear();
+    assert_eq!(fleet.chosen(&ask()).0, fleet.id(3));
+}
+
+#[test]
+fn a_draining_replica_serves_when_nobody_else_does() {
+    let mut fleet = Fleet::new(3, &[0]);
+    fleet.change(0, |spec| spec.state = State::Ejected);
+    fleet.change(1, |spec| spec.state = State::Draining);
+    fleet.change(2, |spec| spec.state = State::Ejected);
+    assert_eq!(fleet.chosen(&ask()), (fleet.id(1), Reason::Fallback));
+    fleet.change(1, |spec| spec.state = State::Ejected);
+    assert_eq!(fleet.choose(&ask()).unwrap_err(), NoReplica::NoneReady);
+}
+
+#[test]
+fn a_warming_replica_gets_its_share_of_load() {
+    let mut fleet = Fleet::new(2, &[0, 1]);
+    fleet.change(1, |spec| spec.share = 0.25);
+    let mut counts = [0, 0];
+    for session in 0..400u32 {
+        let ask = Ask {
+            key: Key::new(5, session.wrapping_mul(0x9e37_79b9)),
+            chain: &[],
+            ..ask()
+        };
+        let chosen = fleet.chosen(&ask).0;
+        let at = usize::from(chosen == fleet.id(1));
+        counts[at] += 1;
+        fleet.load(at, 500.0);
+    }
+    assert!((70..95).contains(&counts[1]), "{counts:?}");
+}
+
+#[test]
+fn a_subset_hint_is_kept_to_whatever_it_costs() {
+    let mut fleet = Fleet::new(40, &[3]);
+    fleet.load(17, 5_000.0);
+    fleet.load(18, 5_000.0);
+    let (a, b) = (endpoint(17), endpoint(18));
+    let subset = [a.as_str(), b.as_str(), "10.9.9.9:1"];
+    let hinted = Ask {
+        subset: Some(&subset),
+        ..ask()
+    };
+    let decision = fleet.choose(&hinted).unwrap();
+    assert_eq!(decision.reason, Reason::Subset);
+    let allowed = [fleet.id(17), fleet.id(18)];
+    assert!(allowed.contains(&decision.chosen));
+    assert!(decision.fallbacks.iter().all(|id| allowed.contains(id)));
+    let nobody = Ask {
+        subset: Some(&[]),
+        ..ask()
+    };
+    assert_eq!(fleet.choose(&nobody).unwrap_err(), NoReplica::EmptySubset);
+}
+
+#[test]
+fn an_adapters_requests_go_where_it_is_loaded() {
+    let mut fleet = Fleet::new(30, &[3]);
+    for at in [12, 25] {
+        fleet.change(at, |spec| spec.adapters.push("tuned".into()));
+    }
+    let tuned = Ask {
+        model: "tuned",
+        adapter: Some("tuned"),
+        ..ask()
+    };
+    let with = [fleet.id(12), fleet.id(25)];
+    assert!(with.contains(&fleet.chosen(&tuned).0));
+    // Not at any price: loading it elsewhere takes half a second.
+    fleet.load(12, 2_000.0);
+    fleet.load(25, 2_000.0);
+    assert_eq!(fleet.chosen(&tuned).0, fleet.id(3));
+}
+
+#[test]
+fn one_fallback_is_in_another_domain() {
+    let mut fleet = Fleet::new(8, &[0]);
+    for at in 0..8 {
+        let domain = if at < 6 { "here" } else { "there" };
+        fleet.change(at, |spec| spec.domain = domain.into());
+        fleet.load(at, if at < 6 { 10.0 } else { 200.0 });
+    }
+    let decision = fleet.choose(&ask()).unwrap();
+    assert_eq!(decision.fallbacks.len(), 3);
+    let pool = fleet.registry.pool();
+    let domain = |id: &ReplicaId| pool.replica(*id).unwrap().spec.domain.clone();
+    assert_eq!(domain(&decision.chosen), "here");
+    assert_eq!(domain(decision.fallbacks.last().unwrap()), "there");
+}
+
+#[test]
+fn equal_replicas_share_by_hash() {
+    let fleet = Fleet::new(6, &[]);
+    let mut counts: BTreeMap<ReplicaId, u32> = BTreeMap::new();
+    for session in 0..1_200u32 {
+        let ask = Ask {
+            key: Key::new(5, session.wrapping_mul(0x9e37_79b9)),
+            ..ask()
+        };
+        *counts.entry(fleet.chosen(&ask).0).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 6);
+    assert!(
+        counts.values().all(|count| (120..290).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn an_assignment_older_than_the_pool_does_no_harm() {
+    let mut fleet = Fleet::new(10, &[3]);
+    let gone = fleet.id(3);
+    fleet.specs.remove(3);
+    fleet.registry.replace(fleet.specs.clone());
+    assert_ne!(fleet.chosen(&ask()).0, gone);
+    // Its number may come to a replica of another model: that is nobody for this request.
+    for round in 0..60 {
+        let mut specs = fleet.specs.clone();
+        let other = format!("10.2.0.{round}:1");
+        specs.push(ReplicaSpec {
+            endpoint: other,
+            model: "other".into(),
+            ..spec(0)
+        });
+        fleet.registry.replace(specs);
+        let pool = fleet.registry.pool_full();
+        assert_eq!(
+            pool.replica(fleet.chosen(&ask()).0).unwrap().spec.model,
+            "m"
+        );
+    }
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop_oneof![
+        5 => Just(State::Healthy),
+        1 => Just(State::Degraded),
+        2 => Just(State::Ejected),
+        1 => Just(State::Probing),
+        1 => Just(State::Draining),
+    ]
+}
+
+fn serves(pool: &Pool, id: ReplicaId) -> bool {
+    pool.replica(id)
+        .is_some_and(|replica| replica.spec.state != State::Ejected)
+}
+
+proptest! {
+    #[test]
+    fn whoever_lives_is_found_and_the_answer_is_sound(
+        states in prop::collection::vec(state(), 1..40),
+        homes in prop::collection::vec(0usize..40, 0..7),
+        loads in prop::collection::vec((0usize..40, 0.0..5_000.0f64), 0..60),
+        cached in prop::collection::vec((0usize..40, 1usize..10), 0..10),
+        subset in prop::option::of(prop::collection::vec(0usize..44, 0..30)),
+        key in any::<u64>(),
+        seed in any::<u64>(),
+        kv_tokens in 0u64..2_000_000,
+    ) {
+        let count = states.len();
+        let mut fleet = Fleet::new(count, &[]);
+        fleet.specs.iter_mut().zip(&states).for_each(|(spec, state)| spec.state = *state);
+        fleet.registry.replace(fleet.specs.clone());
+        let homes: BTreeSet<usize> = homes.into_iter().filter(|at| *at < count).collect();
+        let homes = homes.into_iter().map(|at| fleet.id(at)).collect();
+        fleet.slices = Slices::new(vec![SliceSpec { start: Key::default(), homes }]);
+        for (at, mu) in loads.into_iter().filter(|(at, _)| *at < count) {
+            fleet.load(at, mu);
+        }
+        for (at, blocks) in cached.into_iter().filter(|(at, _)| *at < count) {
+            fleet.cache(at, &CHAIN[..blocks]);
+        }
+        let names: Option<Vec<String>> =
+            subset.map(|subset| subset.into_iter().map(endpoint).collect());
+        let names: Option<Vec<&str>> =
+            names.as_ref().map(|names| names.iter().map(String::as_str).collect());
+        let ask =
+            Ask { key: Key::from_bits(key), seed, kv_tokens, subset: names.as_deref(), ..ask() };
+        let pool = fleet.registry.pool_full();
+        let allowed = |id: ReplicaId| {
+            let endpoint = &pool.replica(id).unwrap().spec.endpoint;
+            names.as_ref().is_none_or(|names| names.contains(&endpoint.as_str()))
+        };
+        let open = pool.replicas().any(|replica| serves(&pool, replica.id) && allowed(replica.id));
+        match fleet.choose(&ask) {
+            Err(refusal) => {
+                prop_assert!(!open, "{refusal:?} though one could serve");
+                let expected = match names {
+                    Some(_) => NoReplica::EmptySubset,
+                    None => NoReplica::NoneReady,
+                };
+                prop_assert_eq!(refusal, expected);
+            }
+            Ok(decision) => {
+                prop_assert!(serves(&pool, decision.chosen) && allowed(decision.chosen));
+                let mut named: Vec<ReplicaId> = decision.fallbacks.to_vec();
+                named.push(decision.chosen);
+                prop_assert_eq!(named.iter().collect::<BTreeSet<_>>().len(), named.len());
+                prop_assert!(named.iter().all(|id| serves(&pool, *id) && allowed(*id)));
+                let looked: BTreeSet<ReplicaId> =
+                    decision.candidates.iter().map(|candidate| candidate.replica).collect();
+                prop_assert_eq!(looked.len(), decision.candidates.len());
+                prop_assert!(named.iter().all(|id| looked.contains(id)));
+                // The best of the fit ones, but for home's margin.
+                let own = candidate(&decision, decision.chosen);
+                let fit = decision.candidates.iter().filter(|c| c.verdict == Verdict::Fit);
+                let least = fit.clone().map(|c| c.score).fold(f64::INFINITY, f64::min);
+                prop_assert_eq!(own.verdict == Verdict::Fit, fit.clone().count() > 0);
+                prop_assert!(own.verdict != Verdict::Fit || own.role == Role::Home || own.score <= least);
+                prop_assert_eq!(decision.prefill, prefill(decision.cached_blocks));
+                prop_assert_eq!(decision.prefill + decision.saved, prefill(0));
+                let again = fleet.choose(&ask).unwrap();
+                prop_assert_eq!(again.chosen, decision.chosen);
+                prop_assert_eq!(again.fallbacks, decision.fallbacks);
+            }
+        }
+    }
+}
