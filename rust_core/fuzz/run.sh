@@ -35,5 +35,5 @@ for target in "${targets[@]}"; do
   cargo "${toolchain[@]}" fuzz run --fuzz-dir . --sanitizer "$sanitizer" "$target" \
     "target/corpus/$target" "corpus/$target" -- \
     -max_total_time="${FUZZ_SECONDS:-60}" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
-    -dict=dictionary.txt -verbosity=0 -print_final_stats=1
+    -dict=dictionary.txt -verbosity=0 -print_funcs=0 -print_final_stats=1
 done
