@@ -111,11 +111,15 @@ impl PrefixChain {
     /// Binds a chain that was read without a model to `model`, as reading a body that names it does.
     #[must_use]
     pub fn bound_to(mut self, model: &str) -> Self {
+        self.bind_to(model);
+        self
+    }
+
+    pub(crate) fn bind_to(&mut self, model: &str) {
         let seed = xxh3_64(model.as_bytes());
         for block in &mut self.blocks {
             block.hash = xxh3_64_with_seed(&block.hash.to_le_bytes(), seed);
         }
-        self
     }
 }
 
@@ -222,7 +226,7 @@ impl Section {
     }
 
     /// Moves the blocks of `other` to this section's end; both are closed by it.
-    pub(crate) fn append(&mut self, mut other: Self) {
+    pub(crate) fn append(&mut self, other: &mut Self) {
         self.close();
         other.close();
         let before = u32::try_from(self.digests.len()).unwrap_or(u32::MAX);
@@ -285,9 +289,9 @@ fn chained(digests: &[Digest], seed: u64) -> u64 {
 
 /// Folds the sections into one chain. `salt` keeps apart what the engine's cache keeps apart.
 pub(crate) fn fold(
-    mut tools: Section,
-    mut system: Section,
-    messages: Section,
+    tools: &mut Section,
+    system: &mut Section,
+    messages: &mut Section,
     salt: &[u8],
     max_blocks: usize,
 ) -> PrefixChain {
@@ -346,8 +350,14 @@ mod tests {
         proptest::collection::vec(any::<u8>(), 0..2000)
     }
 
-    fn chain(section: Section) -> PrefixChain {
-        fold(Section::new(99), Section::new(99), section, b"", 99)
+    fn chain(mut section: Section) -> PrefixChain {
+        fold(
+            &mut Section::new(99),
+            &mut Section::new(99),
+            &mut section,
+            b"",
+            99,
+        )
     }
 
     proptest! {
@@ -390,7 +400,8 @@ mod tests {
             section.feed(&text);
             prop_assert!(section.digests.len() <= max);
             prop_assert_eq!(section.bytes, 2 * text.len() as u64);
-            let chain = fold(Section::new(max), Section::new(max), section, b"", max);
+            let (mut tools, mut system) = (Section::new(max), Section::new(max));
+            let chain = fold(&mut tools, &mut system, &mut section, b"", max);
             prop_assert!(chain.len() <= max);
         }
 
@@ -406,7 +417,8 @@ mod tests {
             };
             let mut tools_section = Section::new(99);
             tools_section.feed(&tools);
-            let chain = fold(tools_section, section(&system), section(&messages), b"", 99);
+            let (mut system, mut messages) = (section(&system), section(&messages));
+            let chain = fold(&mut tools_section, &mut system, &mut messages, b"", 99);
             prop_assert_eq!(chain.held(0), Held::default());
             let mut sum = 0;
             for (i, block) in chain.blocks().iter().enumerate() {
@@ -430,10 +442,16 @@ mod tests {
         };
         let none = || Section::new(99);
         let first = |chain: PrefixChain| chain.blocks().first().copied();
-        let tools = first(fold(section(), none(), none(), b"", 99));
-        let system = first(fold(none(), section(), none(), b"", 99));
-        let messages = first(fold(none(), none(), section(), b"", 99));
-        let salted = first(fold(none(), none(), section(), b"tenant", 99));
+        let tools = first(fold(&mut section(), &mut none(), &mut none(), b"", 99));
+        let system = first(fold(&mut none(), &mut section(), &mut none(), b"", 99));
+        let messages = first(fold(&mut none(), &mut none(), &mut section(), b"", 99));
+        let salted = first(fold(
+            &mut none(),
+            &mut none(),
+            &mut section(),
+            b"tenant",
+            99,
+        ));
         let all = [tools, system, messages, salted];
         for (i, one) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|other| one != other));

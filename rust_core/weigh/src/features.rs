@@ -127,6 +127,7 @@ impl Features {
     /// Counts the classes of a window's chunk.
     #[expect(
         clippy::indexing_slicing,
+        clippy::needless_range_loop,
         reason = "arrays of one length, by indices below it"
     )]
     #[inline]
@@ -297,7 +298,7 @@ mod tests {
         let features = Features::of("getUserName(42, 你好) é — intercontinentalities\n".as_bytes());
         assert_eq!(features.words, 2);
         assert_eq!(features.capitals, 2);
-        assert_eq!(features.stretches, 0);
+        assert_eq!(features.stretches, 1);
         assert_eq!((features.digits, features.numbers), (2, 1));
         assert_eq!(features.punctuation, 3);
         assert_eq!((features.han, features.latin, features.symbols), (2, 1, 1));

@@ -24,6 +24,7 @@ mod truncated;
 mod visit;
 
 use std::borrow::Cow;
+use std::mem;
 
 use serde::de::DeserializeSeed;
 
@@ -32,7 +33,7 @@ use crate::endpoint::Endpoint;
 use crate::error::ReadError;
 use crate::features::Features;
 use crate::limits::Limits;
-use crate::reading::{Body, Part, Reading, Texts};
+use crate::reading::{Body, Part, Reading};
 use conversation::Conversation;
 
 /// Reads a body of `endpoint`, whole or cut off.
@@ -147,19 +148,19 @@ impl Scan {
         error
     }
 
-    fn finish(self) -> Result<Reading, ReadError> {
+    fn finish(&mut self) -> Result<Reading, ReadError> {
         if self.complete {
             self.check_required()?;
         }
-        let mut reading = self.reading;
-        let conversation = self.conversation;
+        let mut reading = mem::take(&mut self.reading);
+        let conversation = &mut self.conversation;
         reading.session.opening = conversation.opening(&self.instructions);
-        let mut text: Texts = conversation.text;
-        *text.get_mut(Part::System) += self.instructions_text;
-        *text.get_mut(Part::Prompt) += self.suffix_text;
-        *text.get_mut(Part::Tools) = reading.text.tools;
-        reading.text = text;
-        reading.images = conversation.images;
+        let tools = reading.text.tools;
+        reading.text = conversation.text;
+        *reading.text.get_mut(Part::System) += self.instructions_text;
+        *reading.text.get_mut(Part::Prompt) += self.suffix_text;
+        *reading.text.get_mut(Part::Tools) = tools;
+        reading.images = mem::take(&mut conversation.images);
         reading.more_images = conversation.more_images;
         reading.audio_seconds = conversation.audio_seconds;
         reading.media_bytes = conversation.media_bytes;
@@ -168,31 +169,24 @@ impl Scan {
         reading.explicit_tokens = conversation.explicit_tokens;
         reading.messages = conversation.messages;
         reading.max_output_tokens = self.max_completion_tokens.or(self.max_tokens);
-        reading.choices = self
-            .n
-            .unwrap_or(1)
-            .max(self.best_of.unwrap_or(1))
-            .saturating_mul(self.prompts.max(1));
+        let choices = self.n.unwrap_or(1).max(self.best_of.unwrap_or(1));
+        reading.choices = choices.saturating_mul(self.prompts.max(1));
         reading.has_tools = reading.tools > 0;
         if reading.session.user.is_none() {
-            reading.session.user = self.metadata_user;
+            reading.session.user = self.metadata_user.take();
         }
-        let mut system = self.instructions;
-        system.append(conversation.lead);
-        let salt = self.cache_salt.unwrap_or_default();
-        let max_blocks = self.limits.max_blocks;
-        let chain = chain::fold(
-            self.tools,
-            system,
-            conversation.rest,
+        self.instructions.append(&mut conversation.lead);
+        let salt = self.cache_salt.as_deref().unwrap_or_default();
+        reading.prefix = chain::fold(
+            &mut self.tools,
+            &mut self.instructions,
+            &mut conversation.rest,
             salt.as_bytes(),
-            max_blocks,
+            self.limits.max_blocks,
         );
-        reading.prefix = if reading.model.is_empty() {
-            chain
-        } else {
-            chain.bound_to(&reading.model)
-        };
+        if !reading.model.is_empty() {
+            reading.prefix.bind_to(&reading.model);
+        }
         Ok(reading)
     }
 

@@ -73,7 +73,14 @@ fn held_out_text_is_estimated_within_the_bar() {
             let counts = &counts[&format!("{kind}.held")][name];
             let (median, p95) = errors(family, &documents, counts);
             row += &format!(" {:.1} %, {:.1} % |", 100.0 * median, 100.0 * p95);
-            assert!(median < 0.08 && p95 < 0.25, "{kind} {name}: {median} {p95}");
+            // The bar names four kinds; of the rest only the order of magnitude is claimed.
+            let (most, at_most) = if kind == "wide" {
+                (0.1, 0.4)
+            } else {
+                (0.08, 0.25)
+            };
+            let within = median < most && p95 < at_most;
+            assert!(within, "{kind} {name}: {median} {p95}");
         }
         println!("{row}");
     }

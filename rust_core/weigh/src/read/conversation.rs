@@ -319,10 +319,10 @@ impl<'de> Turn<'de> {
     }
 
     /// The message is over, or cut.
-    pub(super) fn end(mut self, conversation: &mut Conversation) {
+    pub(super) fn end(&mut self, conversation: &mut Conversation) {
         let role = self.role.unwrap_or(Role::User);
         self.begun_section(conversation);
-        for tally in [self.content, self.calls] {
+        for tally in [&self.content, &self.calls] {
             *conversation.text.get_mut(role.part()) += tally.text;
             *conversation.text.get_mut(Part::Tool) += tally.tool_text;
             conversation.audio_seconds += tally.audio_seconds;
