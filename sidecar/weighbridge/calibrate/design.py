@@ -27,7 +27,7 @@ CACHED_SHARES = (0.5, 0.9)
 BESIDE = 8
 WANTED_UNCERTAINTY = 0.03
 LEAST_POINTS = {"context": 10, "decode": 10}
-MOST_POINTS = {"context": 28, "decode": 28}
+MOST_POINTS = {"context": 40, "decode": 32}
 HELD_OUT_EVERY = 4
 FILL_EVERY = 3
 FILL_TOKENS = 200_000
@@ -233,7 +233,7 @@ def cost_ms(point: Point, step: StepModel, expected: Expected) -> float:
     """About how long a point takes, ms of the replica's clock."""
     match point.kind:
         case "context":
-            cost = step.context_ms(point.prompt, point.cached, point.tiles)
+            cost = step.context_ms(point.prompt, point.cached, point.tiles, point.batch)
             sized = sized_for(point, step, expected)
             length = train_length(sized)
             tokens = probe_output(sized, length, point.prompt - point.cached)
@@ -261,7 +261,7 @@ def sized_for(point: Point, step: StepModel, expected: Expected) -> Expected:
     """What a measurement of this point may expect."""
     return Expected(
         step_ms=step.step_ms(max(1, point.batch), 0),
-        request_ms=step.context_ms(point.prompt, point.cached, point.tiles),
+        request_ms=step.context_ms(point.prompt, point.cached, point.tiles, point.batch),
         round_trip_ms=expected.round_trip_ms,
         scatter_ms=expected.scatter_ms,
         max_num_tokens=expected.max_num_tokens,

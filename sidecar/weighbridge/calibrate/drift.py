@@ -204,18 +204,23 @@ def decode_ratios(step: StepModel, served: Sequence[Entry]) -> Array:
     context = np.asarray([one.prompt_tokens + one.output_tokens / 2 for one in timed])
     batch = mean_between(begin, end, np.ones(len(timed)))
     read_tokens = mean_between(begin, end, context)
-    prefill = np.asarray([step.context_ms(one.prompt_tokens, one.cached_tokens) for one in timed])
+    prefill = np.asarray(
+        [
+            step.context_ms(one.prompt_tokens, one.cached_tokens, batch=beside)
+            for one, beside in zip(timed, batch, strict=True)
+        ]
+    )
     order = np.argsort(begin, kind="stable")
     total = np.concatenate(([0.0], np.cumsum(prefill[order])))
     # Whose first token came in between was computed beside it.
-    beside = (
+    between = (
         total[np.searchsorted(begin[order], end, "left")]
         - total[np.searchsorted(begin[order], begin, "right")]
     )
     steps = np.asarray(
         [step.step_ms(max(1.0, b), c) for b, c in zip(batch, read_tokens, strict=True)]
     )
-    wanted = (output - 1) * steps + beside
+    wanted = (output - 1) * steps + between
     usable = (output >= LEAST_OUTPUT) & (end > begin)
     ratios: Array = (end - begin)[usable] / wanted[usable]
     return ratios

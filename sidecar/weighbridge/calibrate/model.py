@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -21,6 +21,7 @@ LEAST_MOE_SAMPLES = 8
 """Five coefficients want more points than that to be told apart."""
 CLEARLY_BETTER = 10.0
 """Difference of the information criterion at which a further term is believed."""
+BASE_ROUNDS = 8
 LEAST_SHARE = 0.05
 """A further term that explains less than this of any value is not worth having."""
 
@@ -50,10 +51,10 @@ class Model:
         ]
 
 
-def context_sample(measured: Measurement, images: bool) -> Sample:
-    """A `context` measurement as the regression sees it."""
+def context_sample(measured: Measurement, images: bool, request: float = 1.0) -> Sample:
+    """A `context` measurement as the regression sees it; `request` is the share of that term."""
     prompt, cached = measured.prompt_tokens, measured.cached_tokens
-    features = (1.0, prompt - cached, (prompt * prompt - cached * cached) / 1e6)
+    features = (request, prompt - cached, (prompt * prompt - cached * cached) / 1e6)
     return Sample(
         features=(*features, measured.tiles) if images else features,
         value=measured.value,
@@ -70,14 +71,45 @@ def decode_sample(measured: Measurement) -> Sample:
     )
 
 
-def fit_context(measured: Sequence[Measurement]) -> Part:
-    """What prompts cost."""
+def fit_context(measured: Sequence[Measurement], decode: Part) -> Part:
+    """What prompts cost, beside batches that have read what `decode` says."""
     images = any(one.tiles for one in measured)
-    samples = tuple(context_sample(one, images) for one in measured)
     names = (*CONTEXT_TERMS, IMAGE_TERM) if images else CONTEXT_TERMS
     # Nothing that a replica does takes less than a step.
     steps = [one.control for one in measured if one.control is not None]
-    return Part(samples, fit(samples, names, median(steps) if steps else 0.0))
+    least = median(steps) if steps else 0.0
+    samples = tuple(context_sample(one, images) for one in measured)
+    part = Part(samples, fit(samples, names, least))
+    experts = experts_of(decode)
+    if experts is None:
+        return part
+    # How much of a request's base a batch has read already depends on that base: a few rounds.
+    request = max(least, part.fit.values["request"])
+    for _ in range(BASE_ROUNDS):
+        alone = replace(experts, request=request)
+        samples = tuple(
+            context_sample(one, images, alone.request_ms(one.batch) / max(request, 1e-9))
+            for one in measured
+        )
+        part = Part(samples, fit(samples, names, least))
+        request = part.fit.values["request"]
+    return part
+
+
+def experts_of(decode: Part) -> StepModel | None:
+    """A step model with nothing but the experts; None of a dense model."""
+    if decode.moe_batch is None:
+        return None
+    return StepModel(
+        prefill_per_tok=0.0,
+        prefill_per_tok2_e6=0.0,
+        request=0.0,
+        decode_base=0.0,
+        decode_per_seq=0.0,
+        decode_per_ktok=0.0,
+        moe=decode.fit.values[MOE_TERM],
+        moe_batch=decode.moe_batch,
+    )
 
 
 def fit_decode(measured: Sequence[Measurement]) -> Part:
@@ -121,8 +153,8 @@ def with_experts(sample: Sample, moe_batch: float) -> Sample:
 def fit_model(measured: Sequence[Measurement]) -> Model:
     """Fits everything on what is there for fitting; held-out points are not."""
     usable = [one for one in measured if not one.point.held_out and one.values]
-    context = fit_context([one for one in usable if one.point.kind == "context"])
     decode = fit_decode([one for one in usable if one.point.kind == "decode"])
+    context = fit_context([one for one in usable if one.point.kind == "context"], decode)
     values = context.fit.values | decode.fit.values
     step = StepModel(
         prefill_per_tok=values["prefill_per_tok"],
@@ -142,4 +174,6 @@ def predicted(step: StepModel, measured: Measurement) -> float:
     """What a model foretells of a `context` or `decode` measurement, ms."""
     if measured.point.kind == "decode":
         return step.step_ms(measured.batch, measured.context_tokens)
-    return step.context_ms(measured.prompt_tokens, measured.cached_tokens, measured.tiles)
+    return step.context_ms(
+        measured.prompt_tokens, measured.cached_tokens, measured.tiles, measured.batch
+    )

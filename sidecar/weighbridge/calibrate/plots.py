@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from weighbridge.calibrate.judge import HeldOut
 from weighbridge.calibrate.model import predicted
@@ -69,6 +70,7 @@ def frame(axis: Axes, title: str) -> None:
     axis.set_ylim(-reach, reach)
     axis.set_xlabel(title)
     axis.tick_params(labelsize=8)
+    axis.xaxis.set_minor_formatter(NullFormatter())
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
 
@@ -162,7 +164,7 @@ def controls(measured: Sequence[Measurement]) -> str:
         linewidth=0.7,
         color=FIT,
     )
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.3 * max((one.control or 0.0 for _, one in points), default=1.0))
     axis.set_xlabel("measurement")
     axis.set_ylabel("lone step, ms")
     figure.tight_layout()

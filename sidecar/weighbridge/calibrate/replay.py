@@ -96,10 +96,11 @@ class Engine:
         batch = len(self.generating)
         time = self.step.step_ms(batch, sum(j.prompt + j.generated for j in self.generating))
         if chunks:
-            time += self.step.request
+            time += self.step.request_ms(batch)
         for job, tokens in chunks:
             end = job.computed + tokens
-            time += self.step.context_ms(end, job.computed) - self.step.request
+            time += self.step.context_ms(end, job.computed, batch=batch)
+            time -= self.step.request_ms(batch)
         return time
 
     @property

@@ -180,7 +180,7 @@ def build(tables: Tables, one: Combination, reference: dict[str, Any] | None) ->
         else reference_batch(kv_tokens, MAX_BATCH_SIZE)
     )
     context, decode = regressions(tables, one.name)
-    base, step = step_model(context, decode, batch)
+    base, step = step_model(context, decode)
     costs = profiles.costs_of(reference) if reference else Costs.of(step, batch)
     return profiles.build(
         name=one.name,
@@ -220,7 +220,7 @@ def regressions(tables: Tables, name: str) -> tuple[Fit, Part]:
     return fit(prompts, CONTEXT_TERMS), fit_decode(steps)
 
 
-def step_model(context: Fit, decode: Part, batch: float) -> tuple[float, StepModel]:
+def step_model(context: Fit, decode: Part) -> tuple[float, StepModel]:
     """The base of a step that computes a prompt alone, and the step model."""
     alone, steps = context.values, decode.fit.values
     step = StepModel(
@@ -233,9 +233,7 @@ def step_model(context: Fit, decode: Part, batch: float) -> tuple[float, StepMod
         moe=steps.get(MOE_TERM, 0.0),
         moe_batch=decode.moe_batch or 1.0,
     )
-    # A well loaded replica generates in the same step, and reads the weights for that already.
-    beyond = alone["request"] - step.decode_base - step.experts_ms(batch)
-    return alone["request"], replace(step, request=max(0.0, beyond))
+    return alone["request"], replace(step, request=max(0.0, alone["request"] - step.decode_base))
 
 
 def saturated(step: StepModel, kv_tokens: int, costs: Costs) -> float:

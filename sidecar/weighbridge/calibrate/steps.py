@@ -20,7 +20,11 @@ class StepModel:
     prefill_per_tok2_e6: float
     """Attention: a million tokens squared, over end² - start² of what is computed."""
     request: float
-    """What context adds to an iteration before its first token, beside generating requests."""
+    """By how much an iteration's base with context exceeds that with generating requests.
+
+    The weights are read once for both, and of experts those that both touch: beside a batch, a
+    request adds what the batch has not read already.
+    """
     decode_base: float
     """An iteration with generating requests, before any of them."""
     decode_per_seq: float
@@ -38,6 +42,10 @@ class StepModel:
         """What the experts that a batch touches add to an iteration."""
         return self.moe * -math.expm1(-batch / self.moe_batch)
 
+    def request_ms(self, batch: float) -> float:
+        """What context adds to an iteration of a batch before its first token."""
+        return max(0.0, self.request - self.experts_ms(batch))
+
     def step_ms(self, batch: float, context_tokens: float) -> float:
         """An iteration in which `batch` requests with so much context together generate."""
         return (
@@ -47,10 +55,12 @@ class StepModel:
             + self.decode_per_ktok * context_tokens / 1000
         )
 
-    def context_ms(self, prompt: float, cached: float, tiles: float = 0.0) -> float:
-        """What computing a prompt of which a part is cached takes from the requests beside it."""
+    def context_ms(
+        self, prompt: float, cached: float, tiles: float = 0.0, batch: float = 0.0
+    ) -> float:
+        """What computing a prompt, of which a part is cached, takes from the batch beside it."""
         return (
-            self.request
+            self.request_ms(batch)
             + self.prefill_per_tok * (prompt - cached)
             + self.prefill_per_tok2_e6 * (prompt * prompt - cached * cached) / 1e6
             + self.image_per_tile * tiles
@@ -93,7 +103,7 @@ class Costs:
             decode_per_tok=(shared + step.decode_per_seq) * mu_per_ms,
             decode_per_ktok_ctx=step.decode_per_ktok * mu_per_ms,
             image_per_tile=step.image_per_tile * mu_per_ms,
-            overhead=step.request * mu_per_ms,
+            overhead=step.request_ms(reference_batch) * mu_per_ms,
         )
 
     def mu(self, prompt: float, cached: float, output: float, tiles: float = 0.0) -> float:

@@ -1,6 +1,7 @@
 """A replica and a clock that exist only in the test: hidden costs, and no waiting."""
 
 import asyncio
+import math
 import random
 import selectors
 from collections.abc import Callable, Coroutine
@@ -67,23 +68,35 @@ class Hidden:
     extra: Callable[[float, float], float] = lambda _context_tokens, _now: 0.0
     """Any further cost of an iteration: of its context tokens and the time."""
 
-    def iteration(
-        self, context: float, squares: float, tiles: int, batch: int, read: float, now: float
-    ) -> float:
-        base = self.prefill_base if context else 0.0
-        if batch:
-            import math
+    def experts(self, batch: float) -> float:
+        """What the experts that a batch touches add."""
+        return self.moe * -math.expm1(-batch / self.moe_batch)
 
-            base = max(base, self.decode_base + self.moe * -math.expm1(-batch / self.moe_batch))
+    def iteration(self, work: "Work", now: float) -> float:
+        """The time of an iteration, without noise."""
+        base = self.prefill_base if work.context else 0.0
+        if work.batch:
+            base = max(base, self.decode_base + self.experts(work.batch))
         return (
             base
-            + self.per_tok * context
-            + self.per_tok2_e6 * squares / 1e6
-            + self.image * tiles
-            + self.per_seq * batch
-            + self.per_ktok * read / 1000
-            + self.extra(context, now)
+            + self.per_tok * work.context
+            + self.per_tok2_e6 * work.squares / 1e6
+            + self.image * work.tiles
+            + self.per_seq * work.batch
+            + self.per_ktok * work.read / 1000
+            + self.extra(work.context, now)
         )
+
+
+@dataclass
+class Work:
+    """What one iteration computes."""
+
+    context: float = 0.0
+    squares: float = 0.0
+    tiles: int = 0
+    batch: int = 0
+    read: float = 0.0
 
 
 @dataclass
@@ -219,24 +232,23 @@ class VirtualReplica:
                 break
             held += job.prompt + job.output
             self.running.append(self.waiting.pop(0))
-        context = squares = 0.0
-        tiles = 0
+        work = Work(batch=len(generating))
         for job in self.running:
             if job.computed >= job.prompt or budget <= 0:
                 continue
             tokens = min(budget, job.prompt - job.computed)
             if job.computed == job.cached:
-                tiles += job.tiles
-            squares += (job.computed + tokens) ** 2 - job.computed**2
+                work.tiles += job.tiles
+            work.squares += (job.computed + tokens) ** 2 - job.computed**2
             job.computed += tokens
-            context += tokens
+            work.context += tokens
             budget -= tokens
-        read = sum(job.prompt + job.generated for job in generating)
+        work.read = sum(job.prompt + job.generated for job in generating)
         self.peak = max(self.peak, len(self.running) + len(self.waiting))
         noise = max(0.2, 1 + self.chance.gauss(0, hidden.noise))
-        time = hidden.iteration(context, squares, tiles, len(generating), read, at) * noise
+        time = hidden.iteration(work, at) * noise
         self.number += 1
-        record = Iteration(self.number, time, int(context > 0), int(context), len(generating))
+        record = Iteration(self.number, time, int(work.context > 0), int(work.context), work.batch)
         self.records.append(record)
         return time
 
