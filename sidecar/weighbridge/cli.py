@@ -221,7 +221,7 @@ def up(
             listen_port=port,
             base_port=base_port,
             envoy=envoy,
-            sidecar=demo.sidecar_settings(requests),
+            sidecar=demo.sidecar_settings(requests, replicas),
         ),
         requests=requests,
         trace=trace,
@@ -230,6 +230,157 @@ def up(
     )
     console = Console(stderr=str(json_file) == "-")
     raise typer.Exit(asyncio.run(demo.run(options, console)))
+
+
+@app.command()
+def simulate(
+    *,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trace to replay, of any known format."),
+    ] = None,
+    trace_format: Annotated[
+        str | None, typer.Option(help="Its format, if its first line does not tell.")
+    ] = None,
+    generate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Instead make a trace: what differs from the generator's defaults (or 'defaults').",
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, max=20_000, help="How many replicas.")] = 16,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:COUNT]", help="Engine of the replicas; given more than once: of a part."
+        ),
+    ] = None,
+    believe: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="Profile that the router goes by, if not the true."),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of all engines, such as max_num_tokens=2048."),
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Policies, by commas or given more than once.")
+    ] = None,
+    rps: Annotated[
+        str | None, typer.Option(help="Requests a second, by commas; a run of each.")
+    ] = None,
+    load: Annotated[
+        float, typer.Option(min=0.001, help="Without --rps: share of what an idle fleet can do.")
+    ] = 0.5,
+    duration: Annotated[float, typer.Option(min=1, help="Seconds of the trace.")] = 600,
+    start: Annotated[float, typer.Option(min=0, help="From this second on.")] = 0,
+    warmup: Annotated[
+        float | None, typer.Option(min=0, help="Seconds not measured; else a fifth.")
+    ] = None,
+    time_scale: Annotated[
+        float, typer.Option(min=0.001, help="The trace's clock runs so much faster.")
+    ] = 1,
+    slo_ttft: Annotated[float, typer.Option(min=0, help="First token within, ms,")] = 2000,
+    slo_ttft_per_ktok: Annotated[
+        float, typer.Option(min=0, help="and so much more per 1,000 prompt tokens, ms.")
+    ] = 150,
+    slo_tpot: Annotated[float, typer.Option(min=0, help="Each further token within, ms.")] = 100,
+    slo_share: Annotated[
+        float, typer.Option(min=0.01, max=0.9999, help="Share of requests that must keep both.")
+    ] = 0.99,
+    goodput: Annotated[
+        bool, typer.Option("--goodput", help="Search for the highest rate that keeps the SLO.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, max=50, help="Seeds of that search.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EVENT", help="Such as 'at=300 kill=3 for=60', 'at=60 slow=2 factor=4'."
+        ),
+    ] = None,
+    events: Annotated[Path | None, typer.Option(metavar="FILE", help="Events, one a line.")] = None,
+    tenants: Annotated[
+        int | None, typer.Option(min=1, help="Give sessions to so many tenants.")
+    ] = None,
+    tenant_skew: Annotated[
+        float, typer.Option(min=0, max=10, help="How unequal tenants are: 1 is Zipf's law.")
+    ] = 1,
+    session_header: Annotated[
+        bool, typer.Option(help="Whether clients name their session in a header.")
+    ] = True,
+    telemetry_ms: Annotated[float, typer.Option(min=0, help="Age of replicas' metrics.")] = 50,
+    detect_ms: Annotated[
+        float, typer.Option(min=0, help="Time until the router knows that a replica is gone.")
+    ] = 1000,
+    core: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Of our core, such as placing.samples=8."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; else one a processor.")
+    ] = None,
+    timing: Annotated[
+        bool, typer.Option("--timing", help="Tell what each run took, in wall_s.")
+    ] = False,
+    minutes: Annotated[
+        bool, typer.Option("--minutes", help="Write to --json also what plots are made of.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Write plots, as PNG.")
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
+    ] = None,
+) -> None:
+    """Replay a trace before modelled replicas with each policy; the live core is one of them."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from weighbridge import simulate as simulation  # noqa: PLC0415
+    from weighbridge import simulate_report  # noqa: PLC0415
+    from weighbridge.traces import find_trace  # noqa: PLC0415
+
+    made = None if generate is None else [one for one in generate if one != "defaults"]
+    options = simulation.Options(
+        trace=find_trace(trace, simulation.checkout()),
+        trace_format=trace_format,
+        generator=None if made is None else simulation.parse_settings(made),
+        fleets=simulation.parse_fleets(profile or [simulation.DEFAULT_ENGINE], replicas, believe),
+        policies=simulation.parse_policies(policy or []),
+        engine=simulation.parse_settings(engine or []),
+        core=simulation.parse_settings(core or []),
+        rates=simulation.parse_rates(rps),
+        load=load,
+        duration_s=duration,
+        start_s=start,
+        warmup_s=warmup,
+        time_scale=time_scale,
+        tenants=tenants,
+        tenant_skew=tenant_skew,
+        slo_ttft_ms=slo_ttft,
+        slo_ttft_ms_per_ktok=slo_ttft_per_ktok,
+        slo_tpot_ms=slo_tpot,
+        slo_share=slo_share,
+        seed=seed,
+        goodput=goodput,
+        seeds=seeds,
+        events=[*(event or []), *simulation.read_events(events)],
+        session_header=session_header,
+        telemetry_ms=telemetry_ms,
+        detect_ms=detect_ms,
+        jobs=jobs,
+        timing=timing,
+    )
+    console = Console(stderr=str(json_file) == "-")
+    result = simulation.simulate(options, console)
+    simulate_report.show(result, console)
+    if json_file is not None:
+        write_json(result if minutes else simulation.without_minutes(result), json_file)
+    if plot is not None:
+        for file in simulation.plots(result, plot):
+            console.print(f"wrote {file}")
 
 
 @envoy_app.command("render")
