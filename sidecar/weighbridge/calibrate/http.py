@@ -11,7 +11,6 @@ import aiohttp
 from weighbridge.calibrate import stats
 from weighbridge.calibrate.target import Activity, Answer, Ask, AskError, Facts, Stream
 from weighbridge.errors import RefusedError
-from weighbridge.traffic import OUTPUT_TOKENS
 
 Interface = Literal["chat", "completions"]
 
@@ -19,6 +18,8 @@ PATHS: Mapping[Interface, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
 }
+# Asks an emulated replica for an answer of this length; others do not know it.
+OUTPUT_TOKENS = "x-emulate-output-tokens"
 ASK_SECONDS = 900.0
 CONNECT_SECONDS = 10.0
 STATISTICS_SECONDS = 5.0

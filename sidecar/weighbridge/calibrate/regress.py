@@ -12,6 +12,7 @@ Array = NDArray[np.float64]
 MODEL_ERROR = 0.01
 """A measurement is not believed closer than this: the model itself is no better, relative."""
 ROUNDS = 30
+PASSES = 3
 LOSS_AT = 2.0
 """Residuals, in standard deviations, beyond which a measurement loses its pull."""
 BOOTSTRAPS = 200
@@ -58,6 +59,8 @@ class Fit:
     names: tuple[str, ...]
     solution: Array
     predicted: Array
+    sigma: Array
+    """What a residual of 1 meant, by sample."""
     relative: Array
     """(measured - predicted) ÷ predicted (`least`, if that is more), by sample."""
     scale: float
@@ -73,10 +76,10 @@ class Fit:
         return dict(zip(self.names, (float(v) for v in self.solution), strict=True))
 
 
-def sigmas(samples: Sequence[Sample], least: float) -> Array:
-    """What a residual of 1 means, by sample."""
-    values = np.maximum([abs(s.value) for s in samples], max(least, 1e-9))
-    combined: Array = np.hypot(MODEL_ERROR * values, [s.error for s in samples])
+def sigmas(samples: Sequence[Sample], sizes: Array, least: float) -> Array:
+    """What a residual of 1 means, by sample of about these sizes."""
+    sized = np.maximum(np.abs(sizes), max(least, 1e-9))
+    combined: Array = np.hypot(MODEL_ERROR * sized, [s.error for s in samples])
     return combined
 
 
@@ -87,18 +90,21 @@ def fit(samples: Sequence[Sample], names: Sequence[str], least: float = 0.0) -> 
     """
     design = np.asarray([s.features for s in samples], dtype=float)
     wanted = np.asarray([s.value for s in samples], dtype=float)
-    sigma = sigmas(samples, least)
-    solution = solve(design / sigma[:, None], wanted / sigma)
-    predicted = design @ solution
+    predicted = wanted
+    for _ in range(PASSES):
+        # By the predicted size: a value that is far too low must not seem exact for it.
+        sigma = sigmas(samples, predicted, least)
+        solution = solve(design / sigma[:, None], wanted / sigma)
+        predicted = design @ solution
     residuals = (wanted - predicted) / sigma
-    scale = spread(residuals)
     safe = np.maximum(np.abs(predicted), max(least, 1e-9))
     return Fit(
         names=tuple(names),
         solution=solution,
         predicted=predicted,
+        sigma=sigma,
         relative=(wanted - predicted) / safe,
-        scale=scale,
+        scale=spread(residuals),
         criterion=information(residuals, len(names)),
         least=least,
     )
@@ -146,7 +152,7 @@ def coefficients(samples: Sequence[Sample], fitted: Fit, seed: int) -> list[Coef
     chance = np.random.default_rng(seed)
     design = np.asarray([s.features for s in samples], dtype=float)
     wanted = np.asarray([s.value for s in samples], dtype=float)
-    sigma = sigmas(samples, fitted.least)
+    sigma = fitted.sigma
     weighted = design / sigma[:, None]
     # A residual is smaller than the error behind it, the more so where one point decides.
     leverage = np.clip(np.einsum("ij,ji->i", weighted, np.linalg.pinv(weighted)), 0.0, 0.9)
@@ -189,7 +195,7 @@ def shares(samples: Sequence[Sample], fitted: Fit) -> list[float]:
 def covariance(samples: Sequence[Sample], fitted: Fit) -> Array:
     """Of the coefficients, as the design and the residuals' spread give it."""
     design = np.asarray([s.features for s in samples], dtype=float)
-    weighted = design / sigmas(samples, fitted.least)[:, None]
+    weighted = design / fitted.sigma[:, None]
     information_matrix = weighted.T @ weighted
     spread_of = max(1.0, fitted.scale) ** 2
     inverse: Array = np.asarray(np.linalg.pinv(information_matrix, rcond=1e-12) * spread_of)
