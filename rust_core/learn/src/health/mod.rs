@@ -1,0 +1,229 @@
+//! Which replicas may be given how much: drained by degrees, never flipped.
+//!
+//! A [`Health`] hears of every success, failure and probe, and of each replica's speed. Once in a
+//! while [`Health::round`] moves each replica along
+//!
+//! ```text
+//! healthy ⇄ degraded ─▶ ejected ─▶ probing ─▶ degraded ─▶ healthy
+//!                          ▲──────────┘ (ails still: longer next time)
+//! ```
+//!
+//! *Wellness* is 1 for a replica as its profile says and falls to 0 with its rate of failures, or
+//! with its speed against that of its like (so that a wrong profile ejects nobody), or with failed
+//! probes. Its share of the load follows wellness by steps, downwards faster than upwards, and it
+//! takes more to be called healthy again than to stay so. At most a set part of the replicas is
+//! ejected at once; the worst are. Nothing depends on anything but the calls and their times.
+
+mod record;
+
+use std::collections::BTreeMap;
+
+use record::Record;
+use serde::{Deserialize, Serialize};
+use weighbridge_place::State;
+
+/// How a replica's health is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Share of failures that is still well.
+    pub failures_well: f64,
+    /// Share of failures at which nothing is to be given any more.
+    pub failures_worst: f64,
+    /// Fewest requests that a share of failures is taken of.
+    pub least_requests: f64,
+    /// Speed against its like that is still well.
+    pub speed_well: f64,
+    /// Speed against its like at which nothing is to be given any more.
+    pub speed_worst: f64,
+    /// Failed probes in a row that mean a replica is gone.
+    pub probe_failures: u32,
+    /// Largest part of the replicas that may be out (ejected or probing) at once; one always may,
+    /// of two or more.
+    pub most_ejected: f64,
+    /// First time out, ms; it doubles each time, up to `longest_ejection_ms`.
+    pub ejection_ms: u64,
+    /// See `ejection_ms`.
+    pub longest_ejection_ms: u64,
+    /// Successes that end probing.
+    pub probe_successes: u32,
+    /// Share that a replica gets while probing.
+    pub probing_share: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            failures_well: 0.05,
+            failures_worst: 0.5,
+            least_requests: 4.0,
+            speed_well: 0.6,
+            speed_worst: 0.15,
+            probe_failures: 2,
+            most_ejected: 0.5,
+            ejection_ms: 5_000,
+            longest_ejection_ms: 300_000,
+            probe_successes: 3,
+            probing_share: 0.05,
+        }
+    }
+}
+
+/// What is heard of a replica.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sign {
+    /// A request was answered.
+    Success,
+    /// A request failed: reset, refused, or answered with a 5xx.
+    Failure,
+    /// A request or its first byte took too long.
+    Timeout,
+    /// A probe of its health was answered well or not.
+    Probe(bool),
+    /// Its speed against its profile, as a [`crate::SpeedMeter`] says.
+    Speed(f64),
+    /// Envoy's own outlier detection has ejected it, or has not.
+    Outlier(bool),
+    /// It has been restarted: what was held against it is void.
+    Restarted,
+}
+
+/// What a replica may be given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Standing {
+    /// Its state.
+    pub state: State,
+    /// Share of its capacity, 0 to 1.
+    pub share: f64,
+}
+
+/// A replica's number, as the pool has it.
+pub type Id = u32;
+
+/// The health of all replicas.
+#[derive(Debug)]
+pub struct Health {
+    settings: Settings,
+    records: BTreeMap<Id, Record>,
+}
+
+impl Health {
+    /// Knows no replica yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            records: BTreeMap::new(),
+        }
+    }
+
+    /// Watches these replicas, each with the number of the group of its like: replicas of one
+    /// profile. Those known stay as they are; others are forgotten.
+    pub fn watch(&mut self, replicas: impl IntoIterator<Item = (Id, u32)>) {
+        let mut records = BTreeMap::new();
+        for (id, group) in replicas {
+            let mut record = self.records.remove(&id).unwrap_or_default();
+            record.group = group;
+            records.insert(id, record);
+        }
+        self.records = records;
+    }
+
+    /// Hears a sign. Signs of replicas that are not watched are void.
+    pub fn hear(&mut self, id: Id, sign: Sign, now_us: u64) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.hear(sign, now_us);
+        }
+    }
+
+    /// Judges all replicas; to be called about once a second. True if anything has changed.
+    pub fn round(&mut self, now_us: u64) -> bool {
+        let typical = self.typical_speeds();
+        let settings = &self.settings;
+        let mut changed = false;
+        let mut to_eject = Vec::new();
+        let mut out = 0usize;
+        for (id, record) in &mut self.records {
+            let typical = typical.get(&record.group).copied();
+            let before = record.standing();
+            record.judge(settings, typical, now_us);
+            let goes = record.should_go(settings);
+            if record.is_out() {
+                out += 1;
+                if goes {
+                    record.eject(settings, now_us);
+                }
+            } else if goes {
+                to_eject.push((*id, record.wellness()));
+            }
+            changed |= record.standing() != before;
+        }
+        let room = self.most_ejected().saturating_sub(out);
+        to_eject.sort_by(|(a, wellness_a), (b, wellness_b)| {
+            wellness_a.total_cmp(wellness_b).then(a.cmp(b))
+        });
+        for (id, _) in to_eject.into_iter().take(room) {
+            if let Some(record) = self.records.get_mut(&id) {
+                record.eject(&self.settings, now_us);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// What a replica may be given; all of it where it is not watched.
+    #[must_use]
+    pub fn standing(&self, id: Id) -> Standing {
+        self.records.get(&id).map_or(
+            Standing {
+                state: State::Healthy,
+                share: 1.0,
+            },
+            Record::standing,
+        )
+    }
+
+    /// All replicas and what they may be given, by number.
+    pub fn standings(&self) -> impl Iterator<Item = (Id, Standing)> {
+        self.records
+            .iter()
+            .map(|(id, record)| (*id, record.standing()))
+    }
+
+    /// How well a replica is, 0 to 1, as of the last round.
+    #[must_use]
+    pub fn wellness(&self, id: Id) -> f64 {
+        self.records.get(&id).map_or(1.0, Record::wellness)
+    }
+
+    /// Replicas that may be ejected at once.
+    fn most_ejected(&self) -> usize {
+        let count = self.records.len();
+        #[allow(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss
+        )]
+        let part = (count as f64 * self.settings.most_ejected.clamp(0.0, 1.0)) as usize;
+        part.max(usize::from(count > 1))
+    }
+
+    /// The middle speed of each group that has at least three with a known speed.
+    fn typical_speeds(&self) -> BTreeMap<u32, f64> {
+        let mut speeds: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+        for record in self.records.values() {
+            if let Some(speed) = record.speed() {
+                speeds.entry(record.group).or_default().push(speed);
+            }
+        }
+        speeds
+            .into_iter()
+            .filter(|(_, speeds)| speeds.len() >= 3)
+            .map(|(group, mut speeds)| {
+                let middle = speeds.len() / 2;
+                let (_, median, _) = speeds.select_nth_unstable_by(middle, f64::total_cmp);
+                (group, *median)
+            })
+            .collect()
+    }
+}
