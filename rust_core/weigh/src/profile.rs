@@ -7,7 +7,7 @@ use crate::check::{counts, fault, named, not_negative, positive};
 use crate::cost::{CostCoefficients, CostVector, Work};
 use crate::media::{AudioRules, ImageRules};
 use crate::reading::{Part, Reading};
-use crate::tokens::{Family, PromptTokens};
+use crate::tokens::{Family, PromptTokens, Template};
 
 /// Why a profile cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -20,7 +20,7 @@ pub struct ProfileError {
 }
 
 /// Coefficients, capacity and limits of one model on one hardware and engine configuration.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// The profile's name.
@@ -139,7 +139,7 @@ pub struct Latency {
     pub decode_experts_per_seq: f64,
 }
 
-/// How text becomes tokens.
+/// How text becomes tokens. What is left out is the family's own.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenRules {
@@ -148,13 +148,13 @@ pub struct TokenRules {
     /// Factor on all text, for a tokenizer that differs from its family.
     pub scale: f64,
     /// Factor on definitions of tools, for templates that do not render them as compact JSON.
-    pub tools_scale: f64,
+    pub tools_scale: Option<f64>,
     /// Tokens that the chat template adds to each request.
-    pub per_request: f64,
+    pub per_request: Option<f64>,
     /// Tokens that it adds to each message.
-    pub per_message: f64,
+    pub per_message: Option<f64>,
     /// Tokens that it adds to a request with tools.
-    pub with_tools: f64,
+    pub with_tools: Option<f64>,
 }
 
 impl Default for TokenRules {
@@ -162,10 +162,10 @@ impl Default for TokenRules {
         Self {
             family: Family::Default,
             scale: 1.0,
-            tools_scale: 1.0,
-            per_request: 4.0,
-            per_message: 5.0,
-            with_tools: 40.0,
+            tools_scale: None,
+            per_request: None,
+            per_message: None,
+            with_tools: None,
         }
     }
 }
@@ -241,16 +241,17 @@ impl Profile {
     #[must_use]
     pub fn tokens(&self, reading: &Reading, correction: f64) -> PromptTokens {
         let rules = &self.tokens;
+        let template = rules.template();
         let scale = rules.scale * correction;
         let text = |part: Part| rules.family.tokens(reading.text.get(part)) * scale;
         let (images, image_tiles) = self.images.weigh(reading);
-        let messages = f64::from(reading.messages) * rules.per_message;
+        let messages = f64::from(reading.messages) * template.per_message;
         let mut tokens = PromptTokens {
             system: text(Part::System),
             user: text(Part::User),
             assistant: text(Part::Assistant),
             tool: text(Part::Tool),
-            tools: text(Part::Tools) * rules.tools_scale,
+            tools: text(Part::Tools) * template.tools_scale,
             prompt: text(Part::Prompt),
             explicit: reading.explicit_tokens as f64,
             images,
@@ -260,9 +261,9 @@ impl Profile {
             image_tiles,
         };
         if reading.templated {
-            tokens.template = rules.per_request + messages;
+            tokens.template = template.per_request + messages;
             if reading.has_tools {
-                tokens.template += rules.with_tools;
+                tokens.template += template.with_tools;
             }
         }
         tokens.missing = missing_tokens(reading, tokens.text() + tokens.explicit + messages);
@@ -335,12 +336,24 @@ impl Latency {
 }
 
 impl TokenRules {
+    /// The chat template: what the profile says, else the family's.
+    fn template(&self) -> Template {
+        let family = self.family.template();
+        Template {
+            per_request: self.per_request.unwrap_or(family.per_request),
+            per_message: self.per_message.unwrap_or(family.per_message),
+            with_tools: self.with_tools.unwrap_or(family.with_tools),
+            tools_scale: self.tools_scale.unwrap_or(family.tools_scale),
+        }
+    }
+
     fn validate(&self) -> Result<(), ProfileError> {
+        let template = self.template();
         positive("tokens.scale", self.scale)?;
-        positive("tokens.tools_scale", self.tools_scale)?;
-        not_negative("tokens.per_request", self.per_request)?;
-        not_negative("tokens.per_message", self.per_message)?;
-        not_negative("tokens.with_tools", self.with_tools)
+        positive("tokens.tools_scale", template.tools_scale)?;
+        not_negative("tokens.per_request", template.per_request)?;
+        not_negative("tokens.per_message", template.per_message)?;
+        not_negative("tokens.with_tools", template.with_tools)
     }
 }
 

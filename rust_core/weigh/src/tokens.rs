@@ -54,6 +54,42 @@ impl Family {
     }
 }
 
+/// What a model's chat template adds to the text, and how it writes the definitions of tools.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Template {
+    /// Tokens added to each request.
+    pub(crate) per_request: f64,
+    /// Tokens added to each message.
+    pub(crate) per_message: f64,
+    /// Tokens added to a request with tools.
+    pub(crate) with_tools: f64,
+    /// Factor on definitions of tools, which are read as compact JSON with spaces.
+    pub(crate) tools_scale: f64,
+}
+
+impl Family {
+    /// The template of the family's best known models, counted by hand on its text.
+    pub(crate) fn template(self) -> Template {
+        let (per_request, per_message, with_tools, tools_scale) = match self {
+            Self::Default => (8.0, 5.0, 50.0, 1.0),
+            // Llama 3.1: a system header with dates always; tools as JSON indented by four.
+            Self::Llama3 => (26.0, 5.0, 56.0, 1.16),
+            // Qwen 3: `<|im_start|>role`; tools as JSON in `<tools>`.
+            Self::Qwen => (3.0, 5.0, 90.0, 1.0),
+            // gpt-oss: a system message always; tools as TypeScript.
+            Self::O200k => (63.0, 4.0, 34.0, 0.75),
+            // Mistral: `[INST]`, `[AVAILABLE_TOOLS]`.
+            Self::Tekken => (1.0, 3.0, 2.0, 1.0),
+        };
+        Template {
+            per_request,
+            per_message,
+            with_tools,
+            tools_scale,
+        }
+    }
+}
+
 /// Tokens of a prompt, by part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct PromptTokens {

@@ -106,7 +106,16 @@ fn nothing_came<E>(out: &[u8], before: usize, next: &Result<Option<()>, E>) -> b
 /// Appends `text` in quotes, escaping what JSON must.
 fn quote(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
-    for run in text.split_inclusive(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+    // Nearly all strings are plain; a loop without an early end looks at many bytes at once.
+    if !text
+        .iter()
+        .fold(false, |any, &byte| any | must_escape(byte))
+    {
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return;
+    }
+    for run in text.split_inclusive(|&byte| must_escape(byte)) {
         let Some((&last, plain)) = run.split_last() else {
             continue;
         };
@@ -131,4 +140,43 @@ fn quote(text: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(escaped);
     }
     out.push(b'"');
+}
+
+fn must_escape(byte: u8) -> bool {
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(json: &str) -> String {
+        let mut text = Vec::new();
+        let mut json = serde_json::Deserializer::from_str(json);
+        CanonicalSeed(&mut text).deserialize(&mut json).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn values_are_written_as_pythons_json_dumps_writes_them() {
+        for (json, expected) in [
+            ("[ ]", "[]"),
+            ("{ }", "{}"),
+            (
+                "[1,-2,3.5,true,false,null]",
+                "[1, -2, 3.5, true, false, null]",
+            ),
+            (
+                r#"{"b":{"a":[{}]},"a":""}"#,
+                r#"{"b": {"a": [{}]}, "a": ""}"#,
+            ),
+            (
+                r#""\u0041\u4f60\/\n\"\\\u0001\t""#,
+                r#""A你/\n\"\\\u0001\t""#,
+            ),
+        ] {
+            assert_eq!(canonical(json), expected);
+        }
+        assert!(canonical("1e300").len() < 10);
+    }
 }
