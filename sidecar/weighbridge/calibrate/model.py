@@ -112,14 +112,14 @@ def experts_of(decode: Part) -> StepModel | None:
     )
 
 
-def fit_decode(measured: Sequence[Measurement]) -> Part:
+def fit_decode(measured: Sequence[Measurement], *, exact: bool = False) -> Part:
     """What generating costs; with a term for experts if the measurements ask for it."""
     samples = tuple(decode_sample(one) for one in measured)
-    plain = Part(samples, fit(samples, DECODE_TERMS))
+    plain = Part(samples, fit(samples, DECODE_TERMS, exact=exact))
     if len(samples) < LEAST_MOE_SAMPLES:
         return plain
     coarse = min(
-        (experts_part(samples, moe_batch) for moe_batch in MOE_BATCHES),
+        (experts_part(samples, moe_batch, exact=exact) for moe_batch in MOE_BATCHES),
         key=lambda part: part.fit.criterion,
     )
     # The batch at which it saturates is one coefficient more.
@@ -129,18 +129,18 @@ def fit_decode(measured: Sequence[Measurement]) -> Part:
         return plain
     middle = math.log(coarse.moe_batch or 1.0)
     found = minimize_scalar(
-        lambda log_batch: experts_part(samples, math.exp(log_batch)).fit.criterion,
+        lambda log_batch: experts_part(samples, math.exp(log_batch), exact=exact).fit.criterion,
         bounds=(middle - 0.7, middle + 0.7),
         method="bounded",
         options={"xatol": 0.02},
     )
-    return experts_part(samples, math.exp(float(found.x)))
+    return experts_part(samples, math.exp(float(found.x)), exact=exact)
 
 
-def experts_part(samples: Sequence[Sample], moe_batch: float) -> Part:
+def experts_part(samples: Sequence[Sample], moe_batch: float, *, exact: bool) -> Part:
     """The regression with the saturating term."""
     more = tuple(with_experts(sample, moe_batch) for sample in samples)
-    return Part(more, fit(more, (*DECODE_TERMS, MOE_TERM)), moe_batch)
+    return Part(more, fit(more, (*DECODE_TERMS, MOE_TERM), exact=exact), moe_batch)
 
 
 def with_experts(sample: Sample, moe_batch: float) -> Sample:

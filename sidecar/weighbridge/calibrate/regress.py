@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 MODEL_ERROR = 0.01
 """A measurement is not believed closer than this: the model itself is no better, relative."""
 ROUNDS = 30
+STAYS, FADES = -0.5, -1.0
+"""Powers of the weight that make a far residual's pull stay, or fade."""
 PASSES = 3
 LOSS_AT = 2.0
 """Residuals, in standard deviations, beyond which a measurement loses its pull."""
@@ -83,18 +85,22 @@ def sigmas(samples: Sequence[Sample], sizes: Array, least: float) -> Array:
     return combined
 
 
-def fit(samples: Sequence[Sample], names: Sequence[str], least: float = 0.0) -> Fit:
+def fit(
+    samples: Sequence[Sample], names: Sequence[str], least: float = 0.0, *, exact: bool = False
+) -> Fit:
     """Fits non-negative coefficients; measurements that do not agree lose their pull.
 
-    What is smaller than `least` is measured by that: nobody can use a finer figure.
+    What is smaller than `least` is measured by that: nobody can use a finer figure. `exact` values
+    have no accidents among them: where they do not agree, all keep some pull.
     """
+    powers = (STAYS,) if exact else (STAYS, FADES)
     design = np.asarray([s.features for s in samples], dtype=float)
     wanted = np.asarray([s.value for s in samples], dtype=float)
     predicted = wanted
     for _ in range(PASSES):
         # By the predicted size: a value that is far too low must not seem exact for it.
         sigma = sigmas(samples, predicted, least)
-        solution = solve(design / sigma[:, None], wanted / sigma)
+        solution = solve(design / sigma[:, None], wanted / sigma, powers)
         predicted = design @ solution
     residuals = (wanted - predicted) / sigma
     safe = np.maximum(np.abs(predicted), max(least, 1e-9))
@@ -110,24 +116,26 @@ def fit(samples: Sequence[Sample], names: Sequence[str], least: float = 0.0) -> 
     )
 
 
-def solve(design: Array, wanted: Array) -> Array:
-    """Minimises the soft absolute residuals over non-negative coefficients.
+def solve(design: Array, wanted: Array, powers: Sequence[float] = (STAYS, FADES)) -> Array:
+    """Non-negative coefficients by least squares whose weights follow the residuals.
 
-    By least squares whose weights follow the residuals; it converges, as the loss is convex.
+    First so that the pull of a residual stays the same beyond some size, which is convex and finds
+    the agreement of most; from there so that it fades, and what is far off pulls no more.
     """
     # Columns differ by orders of magnitude: each is brought to length 1.
     lengths = np.linalg.norm(design, axis=0)
     lengths[lengths == 0] = 1.0
     scaled = design / lengths
     solution: Array = nnls(scaled, wanted)[0]
-    bend = LOSS_AT * max(1.0, spread(wanted - scaled @ solution))
-    for _ in range(ROUNDS):
-        before = solution
-        away = (wanted - scaled @ solution) / bend
-        root = (1.0 + away * away) ** -0.25
-        solution = nnls(scaled * root[:, None], wanted * root)[0]
-        if np.allclose(solution, before, rtol=1e-7, atol=0.0):
-            break
+    for power in powers:
+        bend = LOSS_AT * max(1.0, spread(wanted - scaled @ solution))
+        for _ in range(ROUNDS):
+            before = solution
+            away = (wanted - scaled @ solution) / bend
+            root = (1.0 + away * away) ** (power / 2)
+            solution = nnls(scaled * root[:, None], wanted * root)[0]
+            if np.allclose(solution, before, rtol=1e-7, atol=0.0):
+                break
     return np.asarray(solution / lengths)
 
 

@@ -217,7 +217,7 @@ def regressions(tables: Tables, name: str) -> tuple[Fit, Part]:
         )
         for one in tables.of(name, "decode")
     ]
-    return fit(prompts, CONTEXT_TERMS), fit_decode(steps)
+    return fit(prompts, CONTEXT_TERMS, exact=True), fit_decode(steps, exact=True)
 
 
 def step_model(context: Fit, decode: Part) -> tuple[float, StepModel]:
