@@ -344,6 +344,61 @@ fn equal_replicas_share_by_hash() {
 }
 
 #[test]
+fn nobody_is_favoured_for_its_place_in_a_list() {
+    let mut fleet = Fleet::new(7, &[0]);
+    fleet.change(0, |spec| spec.state = State::Ejected);
+    let mut counts: BTreeMap<ReplicaId, u32> = BTreeMap::new();
+    for session in 0..1_200u32 {
+        let ask = Ask {
+            key: Key::new(5, session.wrapping_mul(0x9e37_79b9)),
+            ..ask()
+        };
+        let (chosen, reason) = fleet.chosen(&ask);
+        assert_eq!(reason, Reason::SpillHealth);
+        *counts.entry(chosen).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 6);
+    assert!(
+        counts.values().all(|count| (130..280).contains(count)),
+        "{counts:?}"
+    );
+}
+
+#[test]
+fn the_last_one_that_lives_is_found_among_many() {
+    let mut fleet = Fleet::new(60, &[3]);
+    for at in (0..60).filter(|at| *at != 31) {
+        fleet.specs[at].state = State::Ejected;
+    }
+    fleet.registry.replace(fleet.specs.clone());
+    for seed in 0..50 {
+        let ask = Ask {
+            seed,
+            key: Key::new(9, seed as u32),
+            ..ask()
+        };
+        assert_eq!(fleet.chosen(&ask), (fleet.id(31), Reason::SpillHealth));
+    }
+}
+
+#[test]
+fn the_last_one_with_memory_left_is_found_among_many() {
+    let mut fleet = Fleet::new(60, &[3]);
+    for at in (0..60).filter(|at| *at != 31) {
+        fleet.specs[at].kv_tokens = 900;
+    }
+    fleet.registry.replace(fleet.specs.clone());
+    for seed in 0..50 {
+        let ask = Ask {
+            seed,
+            key: Key::new(9, seed as u32),
+            ..ask()
+        };
+        assert_eq!(fleet.chosen(&ask), (fleet.id(31), Reason::SpillKv));
+    }
+}
+
+#[test]
 fn an_assignment_older_than_the_pool_does_no_harm() {
     let mut fleet = Fleet::new(10, &[3]);
     let gone = fleet.id(3);
