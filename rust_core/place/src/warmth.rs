@@ -10,6 +10,9 @@ pub(crate) const PARTS: usize = 8;
 /// soon.
 pub(crate) const GUESS: f64 = 0.15;
 
+/// A key stands out when its lead is this share of its slice's load: when it brings three fifths.
+const STANDS_OUT: f64 = 0.2;
+
 /// Keys from one to another, both included.
 pub(crate) type Keys = (u64, u64);
 
@@ -100,8 +103,38 @@ impl Warmth {
         };
         cut.saved = self.saved * share;
         cut.kv_tokens = self.kv_tokens * share;
-        cut.hot = self.hot.filter(|hot| holds(to, hot.key.bits()));
+        self.settle_hot(&mut cut, to);
         cut
+    }
+
+    /// Hands the hot key on to a stretch of this slice that holds it, and where it stands out its
+    /// load to its part there: evenness is no guess for what is known.
+    fn settle_hot(&self, stretch: &mut Self, keys: Keys) {
+        let Some(hot) = self.hot.filter(|hot| holds(keys, hot.key.bits())) else {
+            return;
+        };
+        stretch.hot = Some(hot);
+        let whole = stretch.mu_per_s();
+        let load = self.hot_mu_per_s().min(whole);
+        if !self.stands_out() || whole <= 0.0 {
+            return;
+        }
+        let rest = (whole - load) / whole;
+        stretch.parts = stretch.parts.map(|rate| rate * rest);
+        let part = usize::try_from((hot.key.bits() - keys.0) >> shift(keys)).unwrap_or(PARTS);
+        if let Some(rate) = stretch.parts.get_mut(part) {
+            *rate += load;
+        }
+        stretch.hot = Some(HotKey {
+            surplus: 2.0 * load - whole,
+            ..hot
+        });
+    }
+
+    /// Whether one key brings clearly more than all others together.
+    pub(crate) fn stands_out(&self) -> bool {
+        self.hot
+            .is_some_and(|hot| hot.surplus > STANDS_OUT * self.mu_per_s())
     }
 
     /// Whether a stretch is made of whole parts.
@@ -114,6 +147,7 @@ impl Warmth {
     /// Takes a stretch with so much load out of this slice. What the stretch's part has beyond it
     /// stays, and belongs to the keys around.
     pub(crate) fn carve(&mut self, of: Keys, stretch: Keys, mu_per_s: f64) -> Self {
+        let before = *self;
         let whole = self.mu_per_s();
         let part = usize::try_from((stretch.0 - of.0) >> shift(of)).unwrap_or(PARTS);
         let taken = self.parts.get_mut(part).map_or(0.0, |rate| {
@@ -129,13 +163,13 @@ impl Warmth {
         };
         inner.saved = self.saved * share;
         inner.kv_tokens = self.kv_tokens * share;
-        inner.hot = self.hot.filter(|hot| holds(stretch, hot.key.bits()));
         self.saved -= inner.saved;
         self.kv_tokens -= inner.kv_tokens;
-        self.hot = self.hot.filter(|_| inner.hot.is_none());
         for (at, rate) in inner.parts.iter_mut().enumerate() {
             *rate = taken * span(part_range(stretch, at)) / span(stretch);
         }
+        before.settle_hot(&mut inner, stretch);
+        self.hot = self.hot.filter(|_| inner.hot.is_none());
         inner
     }
 
@@ -295,5 +329,29 @@ mod tests {
         assert_eq!(warmth.cut(keys, (80 + 32, keys.1)).filled, 0.8);
         assert_eq!(warmth.cut(keys, (80 + 30, 80 + 63)).filled, GUESS);
         assert_eq!(warmth.cut(keys, (80 + 32, 80 + 63)).parts_filled, GUESS);
+    }
+
+    #[test]
+    fn a_hot_keys_load_stays_with_it_however_the_slice_is_cut() {
+        let key = Key::from_bits(1_000);
+        let mut warmth = Warmth {
+            hot: Some(HotKey { key, surplus: 60.0 }),
+            ..Warmth::default()
+        };
+        warmth.parts[0] = 100.0;
+        let keys = (0, (1 << 20) - 1);
+        let within = (512, 1_535);
+        let cut = warmth.cut(keys, within);
+        assert!(cut.mu_per_s() < 1.0, "evenness alone: {}", cut.mu_per_s());
+        let mut rest = warmth;
+        let carved = rest.carve(keys, within, 90.0);
+        assert!(
+            close(carved.hot_mu_per_s(), 80.0),
+            "{}",
+            carved.hot_mu_per_s()
+        );
+        let part = (1_000 - 512) >> shift(within);
+        assert!(carved.parts[part as usize] > 80.0);
+        assert!(close(carved.mu_per_s(), 90.0) && rest.hot.is_none());
     }
 }

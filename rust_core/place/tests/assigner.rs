@@ -664,3 +664,29 @@ proptest! {
         prop_assert!(level <= 1.10, "{level}");
     }
 }
+
+#[test]
+fn large_slices_change_places_where_none_can_move_alone() {
+    let mut world = World::new(members(2));
+    world.saved = 0.0;
+    world.settings.replicate_share = 10.0;
+    let loads = [
+        (0u64, 500.0, 0),
+        (1, 550.0, 0),
+        (2, 450.0, 1),
+        (3, 500.0, 1),
+    ];
+    let slice = |(quarter, _, home): &(u64, f64, u32)| SliceSpec {
+        start: Key::from_bits(quarter << 62),
+        homes: [ReplicaId(*home)].into_iter().collect(),
+    };
+    world.slices = Slices::new(loads.iter().map(slice).collect());
+    for (quarter, load, _) in loads {
+        world
+            .load
+            .insert(Key::from_bits((quarter << 62) + (1 << 40)), load);
+    }
+    assert!(world.imbalance() > 1.04);
+    world.steps(12);
+    assert!(world.imbalance() < 1.01, "{}", world.imbalance());
+}

@@ -86,7 +86,7 @@ struct Found {
 pub(super) fn level(board: &mut Board<'_>) {
     let mut stuck = vec![false; board.seats.len()];
     let free = |stuck: &[bool], seat: u32| !stuck.get(seat as usize).copied().unwrap_or(true);
-    for step in 0..512 + 4 * board.seats.len() {
+    for step in 0..1024 + 2 * board.seats.len() {
         let hottest = board
             .order
             .iter()

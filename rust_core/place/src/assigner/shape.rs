@@ -16,9 +16,6 @@ use crate::warmth::{Keys, Warmth, part_range, span};
 /// lie between two.
 const LEAST_KEYS: u64 = 1 << 12;
 
-/// A key with at least this share of its slice's load gets a slice of its own.
-const HOT_KEY: f64 = 0.6;
-
 /// Load below which a slice has nothing that a replica could have cached: a fading rate is never
 /// quite zero.
 const IDLE_MU_PER_S: f64 = 1e-3;
@@ -302,7 +299,7 @@ impl Shaper<'_> {
     fn hot_key(&self, piece: &Piece) -> Option<Hot> {
         let key = piece.warmth.hot?.key.bits();
         let load = piece.warmth.hot_mu_per_s();
-        let stands_out = load > self.hot && load > HOT_KEY * piece.warmth.mu_per_s();
+        let stands_out = load > self.hot && piece.warmth.stands_out();
         let hot = Hot {
             stretch: (key, key),
             load,
