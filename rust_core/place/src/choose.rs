@@ -3,7 +3,7 @@
 //! A candidate's score is the milliseconds until it could have the prompt done:
 //!
 //! ```text
-//! score = (wait + prefill + adapter) · health
+//! score = (wait + prefill_weight · prefill + adapter) · health
 //! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
 //! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
 //! adapter = the time to load the adapter, where it lacks it
@@ -47,6 +47,9 @@ pub struct ChoiceSettings {
     /// How much of the decode work on a replica's ledger counts as wait, 0 to 1: batching lets a
     /// prompt start before the replies ahead of it have ended.
     pub decode_weight: f64,
+    /// How often this request's own prefill counts: what a cached prefix would have saved is also
+    /// taken from all who come after, so above 1.
+    pub prefill_weight: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Milliseconds to load an adapter.
@@ -61,7 +64,8 @@ impl Default for ChoiceSettings {
             samples: 4,
             cached: 4,
             kv_share: 0.95,
-            decode_weight: 1.0,
+            decode_weight: 0.2,
+            prefill_weight: 2.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
         }
@@ -243,7 +247,7 @@ impl Look<'_> {
             _ if kv_share > settings.kv_share => Verdict::KvFull,
             _ => Verdict::Fit,
         };
-        let score = (wait_ms + prefill_ms + adapter_ms) * health;
+        let score = (wait_ms + settings.prefill_weight * prefill_ms + adapter_ms) * health;
         Candidate {
             replica: replica.id,
             role,
