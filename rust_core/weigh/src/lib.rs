@@ -15,6 +15,7 @@ mod cost;
 pub mod decode;
 mod endpoint;
 mod error;
+pub mod exact;
 mod families;
 mod features;
 mod image;
@@ -37,6 +38,6 @@ pub use media::{AudioRules, ImageRule, ImageRules};
 pub use profile::{
     Defaults, EngineSettings, Hardware, Latency, Profile, ProfileError, Source, TokenRules,
 };
-pub use read::read;
+pub use read::{read, read_exact};
 pub use reading::{Body, Part, Reading, SessionHints, Texts};
 pub use tokens::{Family, PromptTokens};

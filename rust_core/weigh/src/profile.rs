@@ -237,13 +237,16 @@ impl Profile {
     }
 
     /// Estimates the prompt tokens of a request; text is scaled by `correction` (1 for none), as
-    /// [`crate::Correction`] learns it.
+    /// [`crate::Correction`] learns it. Text that a tokenizer counted is neither estimated nor scaled.
     #[must_use]
     pub fn tokens(&self, reading: &Reading, correction: f64) -> PromptTokens {
         let rules = &self.tokens;
         let template = rules.template();
         let scale = rules.scale * correction;
-        let text = |part: Part| rules.family.tokens(reading.text.get(part)) * scale;
+        let text = |part: Part| match &reading.exact {
+            Some(exact) => exact.get(part) as f64,
+            None => rules.family.tokens(reading.text.get(part)) * scale,
+        };
         let (images, image_tiles) = self.images.weigh(reading);
         let messages = f64::from(reading.messages) * template.per_message;
         let mut tokens = PromptTokens {

@@ -25,12 +25,14 @@ mod visit;
 
 use std::borrow::Cow;
 use std::mem;
+use std::sync::Arc;
 
 use serde::de::DeserializeSeed;
 
 use crate::chain::{self, Section};
 use crate::endpoint::Endpoint;
 use crate::error::ReadError;
+use crate::exact::TokenCounter;
 use crate::features::Features;
 use crate::limits::Limits;
 use crate::reading::{Body, Part, Reading};
@@ -46,6 +48,28 @@ use conversation::Conversation;
 /// When the body is no JSON object, lacks its model or prompt, or gives a parameter that weighing
 /// needs a wrong type or value.
 pub fn read(endpoint: Endpoint, body: Body<'_>, limits: &Limits) -> Result<Reading, ReadError> {
+    read_with(endpoint, body, limits, None)
+}
+
+/// Reads a body as [`read`] does, and counts its text's tokens with `counter`.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_exact(
+    endpoint: Endpoint,
+    body: Body<'_>,
+    limits: &Limits,
+    counter: &Arc<dyn TokenCounter>,
+) -> Result<Reading, ReadError> {
+    read_with(endpoint, body, limits, Some(Arc::clone(counter)))
+}
+
+fn read_with(
+    endpoint: Endpoint,
+    body: Body<'_>,
+    limits: &Limits,
+    counter: Option<Arc<dyn TokenCounter>>,
+) -> Result<Reading, ReadError> {
     let bytes = body
         .bytes
         .strip_prefix(b"\xEF\xBB\xBF")
@@ -55,7 +79,8 @@ pub fn read(endpoint: Endpoint, body: Body<'_>, limits: &Limits) -> Result<Readi
     } else {
         truncated::closed(bytes)
     };
-    let mut scan = Scan::new(endpoint, *limits, body.complete);
+    let exact = counter.is_some();
+    let mut scan = Scan::new(endpoint, *limits, body.complete, counter);
     let mut json = serde_json::Deserializer::from_slice(&text);
     let outcome = top::TopSeed(&mut scan)
         .deserialize(&mut json)
@@ -69,7 +94,7 @@ pub fn read(endpoint: Endpoint, body: Body<'_>, limits: &Limits) -> Result<Readi
         }
     }
     let audio_rate = scan.conversation.audio_rate;
-    let mut reading = scan.finish()?;
+    let mut reading = scan.finish(exact)?;
     let seen = body.bytes.len() as u64;
     reading.seen_bytes = seen;
     if !body.complete {
@@ -108,13 +133,21 @@ struct Scan {
     instructions: Section,
     instructions_text: Features,
     suffix_text: Features,
+    instructions_exact: u64,
+    suffix_exact: u64,
+    tools_exact: u64,
     conversation: Conversation,
     /// Canonical JSON of the value being walked.
     scratch: Vec<u8>,
 }
 
 impl Scan {
-    fn new(endpoint: Endpoint, limits: Limits, complete: bool) -> Self {
+    fn new(
+        endpoint: Endpoint,
+        limits: Limits,
+        complete: bool,
+        counter: Option<Arc<dyn TokenCounter>>,
+    ) -> Self {
         Self {
             endpoint,
             limits,
@@ -136,7 +169,10 @@ impl Scan {
             instructions: Section::new(limits.max_blocks),
             instructions_text: Features::default(),
             suffix_text: Features::default(),
-            conversation: Conversation::new(&limits),
+            instructions_exact: 0,
+            suffix_exact: 0,
+            tools_exact: 0,
+            conversation: Conversation::new(&limits, counter),
             scratch: Vec::new(),
         }
     }
@@ -148,7 +184,7 @@ impl Scan {
         error
     }
 
-    fn finish(&mut self) -> Result<Reading, ReadError> {
+    fn finish(&mut self, exact: bool) -> Result<Reading, ReadError> {
         if self.complete {
             self.check_required()?;
         }
@@ -160,6 +196,13 @@ impl Scan {
         *reading.text.get_mut(Part::System) += self.instructions_text;
         *reading.text.get_mut(Part::Prompt) += self.suffix_text;
         *reading.text.get_mut(Part::Tools) = tools;
+        if exact {
+            let mut exact = conversation.exact;
+            exact.add(Part::System, self.instructions_exact);
+            exact.add(Part::Prompt, self.suffix_exact);
+            exact.add(Part::Tools, self.tools_exact);
+            reading.exact = Some(exact);
+        }
         reading.images = mem::take(&mut conversation.images);
         reading.more_images = conversation.more_images;
         reading.audio_seconds = conversation.audio_seconds;

@@ -1,6 +1,7 @@
 //! What a request's body says, as far as weighing needs it.
 
 use crate::chain::PrefixChain;
+use crate::exact::ExactTokens;
 use crate::features::Features;
 use crate::image::Image;
 
@@ -156,6 +157,8 @@ pub struct Reading {
     pub session: SessionHints,
     /// Text by part.
     pub text: Texts,
+    /// Text by part in tokens, where a tokenizer counted them ([`crate::read_exact`]).
+    pub exact: Option<ExactTokens>,
     /// Images, videos and documents.
     pub images: Vec<Image>,
     /// Images beyond [`crate::Limits::max_images`], not kept one by one.

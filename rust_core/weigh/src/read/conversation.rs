@@ -1,11 +1,13 @@
 //! What the messages, or the prompts, of a request add up to.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::visit::Str;
 use crate::chain::{Mark, Section};
+use crate::exact::{self, ExactTokens, TokenCounter};
 use crate::features::Features;
 use crate::image::Image;
 use crate::limits::Limits;
@@ -23,6 +25,9 @@ const PIECE: u8 = 0xFF;
 /// Accumulators for messages or prompts.
 pub(super) struct Conversation {
     pub(super) text: Texts,
+    pub(super) exact: ExactTokens,
+    /// The tokenizer, where tokens are to be counted.
+    counter: Option<Arc<dyn TokenCounter>>,
     pub(super) images: Vec<Image>,
     pub(super) more_images: u64,
     pub(super) audio_seconds: f64,
@@ -47,9 +52,11 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, counter: Option<Arc<dyn TokenCounter>>) -> Self {
         Self {
             text: Texts::default(),
+            exact: ExactTokens::default(),
+            counter,
             images: Vec::new(),
             more_images: 0,
             audio_seconds: 0.0,
@@ -70,6 +77,7 @@ impl Conversation {
     /// Forgets everything: the key occurs again.
     pub(super) fn clear(&mut self) {
         self.text = Texts::default();
+        self.exact = ExactTokens::default();
         self.images.clear();
         self.more_images = 0;
         self.audio_seconds = 0.0;
@@ -92,9 +100,15 @@ impl Conversation {
         mix(instructions.digest(), first)
     }
 
+    /// Tokens of some text, 0 without a tokenizer.
+    pub(super) fn count(&self, text: &[u8]) -> u64 {
+        exact::count(self.counter.as_deref(), text)
+    }
+
     /// Adds text of a prompt.
     pub(super) fn prompt_text(&mut self, bytes: &[u8]) {
         self.text.prompt += Features::of(bytes);
+        self.exact.prompt += self.count(bytes);
         self.rest.feed(&[PIECE, Kind::Text as u8]);
         self.rest.feed(bytes);
     }
@@ -172,6 +186,8 @@ struct Piece<'de> {
 struct Tally {
     text: Features,
     tool_text: Features,
+    exact: u64,
+    tool_exact: u64,
     audio_seconds: f64,
     media_bytes: u64,
 }
@@ -247,11 +263,14 @@ impl<'de> Turn<'de> {
     /// Adds text of this message.
     pub(super) fn text(&mut self, conversation: &mut Conversation, kind: Kind, text: Str<'de, '_>) {
         let features = Features::of(text.bytes());
+        let exact = conversation.count(text.bytes());
         let tally = self.tally();
         if kind == Kind::ToolResult {
             tally.tool_text += features;
+            tally.tool_exact += exact;
         } else {
             tally.text += features;
+            tally.exact += exact;
         }
         self.piece(conversation, kind, text);
     }
@@ -325,6 +344,8 @@ impl<'de> Turn<'de> {
         for tally in [&self.content, &self.calls] {
             *conversation.text.get_mut(role.part()) += tally.text;
             *conversation.text.get_mut(Part::Tool) += tally.tool_text;
+            conversation.exact.add(role.part(), tally.exact);
+            conversation.exact.add(Part::Tool, tally.tool_exact);
             conversation.audio_seconds += tally.audio_seconds;
             conversation.media_bytes += tally.media_bytes;
         }

@@ -182,8 +182,11 @@ impl Scan {
                 self.prompts = prompts.unwrap_or(0);
             }
             Key::Suffix => {
-                let suffix = map.next_value_seed(string(|text| Features::of(text.bytes())))?;
-                self.suffix_text = suffix.unwrap_or_default();
+                let conversation = &self.conversation;
+                let suffix = map.next_value_seed(string(|text| {
+                    (Features::of(text.bytes()), conversation.count(text.bytes()))
+                }))?;
+                (self.suffix_text, self.suffix_exact) = suffix.unwrap_or_default();
             }
             Key::Instructions | Key::System => map.next_value_seed(InstructionsSeed(self))?,
             Key::Tools => map.next_value_seed(ToolsSeed(self))?,
@@ -353,6 +356,7 @@ impl<'de> DeserializeSeed<'de> for InstructionsSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
         self.0.instructions.clear();
         self.0.instructions_text = Features::default();
+        self.0.instructions_exact = 0;
         json.deserialize_option(self)
     }
 }
@@ -360,6 +364,7 @@ impl<'de> DeserializeSeed<'de> for InstructionsSeed<'_> {
 impl InstructionsSeed<'_> {
     fn add(&mut self, text: &[u8]) {
         self.0.instructions_text += Features::of(text);
+        self.0.instructions_exact += self.0.conversation.count(text);
         self.0.instructions.feed(&[0xFE, Role::System as u8]);
         self.0.instructions.feed(text);
     }
@@ -449,6 +454,7 @@ impl<'de> DeserializeSeed<'de> for ToolsSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
         self.0.tools.clear();
         self.0.reading.text.tools = Features::default();
+        self.0.tools_exact = 0;
         self.0.reading.tools = 0;
         json.deserialize_option(self)
     }
@@ -476,6 +482,7 @@ impl<'de> Visitor<'de> for ToolsSeed<'_> {
             if !self.0.scratch.is_empty() {
                 self.0.reading.tools = self.0.reading.tools.saturating_add(1);
                 self.0.reading.text.tools += Features::of(&self.0.scratch);
+                self.0.tools_exact += self.0.conversation.count(&self.0.scratch);
                 self.0.tools.feed(&self.0.scratch);
                 self.0.tools.feed(b"\xFE");
             }
