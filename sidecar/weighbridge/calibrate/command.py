@@ -35,6 +35,7 @@ LONGEST_PROMPT = 16_384
 PROMPT_SHARE = 0.4
 """Of the cache, that the longest prompt may fill."""
 IDLE_SECONDS = 1.0
+IDLE_LOOKS = 5
 STANDARD_OUTPUT = "-"
 
 
@@ -142,7 +143,9 @@ async def measure(target: HttpTarget, options: Options, console: Console) -> Out
     )
     state = State.open(header, state_path)
     if state.resumed:
-        console.print(f"goes on from {state_path}: {len(state.measured)} measurements")
+        console.print(
+            f"goes on from {state_path}: {len(state.measured)} measurements", soft_wrap=True
+        )
     await require_idle(target, console)
     experiment = Experiment(
         target=target,
@@ -189,15 +192,19 @@ async def tells_cached(target: HttpTarget, words: Words) -> bool:
 
 
 async def require_idle(target: HttpTarget, console: Console) -> None:
-    """Says so when others use the replica before we begin."""
+    """Waits a little for others to leave. RefusedError when they do not."""
     await brief_activity(target)
-    await asyncio.sleep(IDLE_SECONDS)
-    seen = await brief_activity(target)
-    if seen is not None and (seen.active or seen.iterations):
-        console.print(
-            f"[yellow]the replica is busy with {max(1, seen.active)} requests of others:"
-            " what they disturb is measured again"
-        )
+    for look in range(IDLE_LOOKS):
+        await asyncio.sleep(IDLE_SECONDS)
+        seen = await brief_activity(target)
+        if seen is None or not (seen.active or seen.iterations):
+            return
+        others = max(1, seen.active)
+        if not look:
+            console.print(f"[yellow]the replica is busy with {others} requests of others: waiting")
+    raise RefusedError(
+        f"the replica is busy with {others} requests of others: calibrate it when it is idle"
+    )
 
 
 async def brief_activity(target: HttpTarget) -> Activity | None:
@@ -332,6 +339,6 @@ def show(outcome: Outcome, options: Options, console: Console) -> None:
     console.print(f"[{colour[outcome.judgement.trust]}]{outcome.judgement.verdict}")
     for warning in outcome.judgement.warnings[1:]:
         console.print(f"  {warning}")
-    console.print(f"profile: {options.out}")
+    console.print(f"profile: {options.out}", soft_wrap=True)
     if options.report is not None:
-        console.print(f"report: {options.report / 'report.html'}")
+        console.print(f"report: {options.report / 'report.html'}", soft_wrap=True)

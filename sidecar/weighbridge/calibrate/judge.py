@@ -53,6 +53,8 @@ class Outside:
 
     first_ms: float
     around_ms: float
+    engine_ms: float | None
+    """What of it the engine itself takes, where its records tell."""
 
 
 @dataclass(slots=True)
@@ -84,13 +86,19 @@ class Judgement:
 
 def outside(step: StepModel, measured: Sequence[Measurement]) -> Outside:
     """From requests alone that were kept for this."""
-    first = [
-        one.value - step.context_ms(one.prompt_tokens, one.cached_tokens)
-        for one in measured
-        if one.point.kind == "single" and not one.point.held_out
-    ]
+    first, engine = [], []
+    for one in measured:
+        if one.point.kind == "single" and not one.point.held_out:
+            weight = step.context_ms(one.prompt_tokens, one.cached_tokens)
+            first.append(one.value - weight)
+            if one.engine_first_ms is not None:
+                engine.append(one.engine_first_ms - weight)
     late = max(0.0, median(first)) if first else 0.0
-    return Outside(first_ms=late, around_ms=max(0.0, late - step.step_ms(1, 0)))
+    return Outside(
+        first_ms=late,
+        around_ms=max(0.0, late - step.step_ms(1, 0)),
+        engine_ms=median(engine) if engine else None,
+    )
 
 
 def held_out(step: StepModel, measured: Sequence[Measurement], limits: Limits) -> list[HeldOut]:
@@ -114,15 +122,21 @@ def held_out(step: StepModel, measured: Sequence[Measurement], limits: Limits) -
 
 
 def single(step: StepModel, one: Measurement, around: Outside) -> list[HeldOut]:
-    """First token and end of a request alone."""
+    """First token and end of a request alone.
+
+    The first token by the engine's clock where it tells: a busy client adds what no model has.
+    """
     lone = step.step_ms(1, 0)
-    first = around.first_ms + step.context_ms(one.prompt_tokens, one.cached_tokens)
+    weight = step.context_ms(one.prompt_tokens, one.cached_tokens)
     steps = max(0.0, one.output_tokens - 1)
-    whole = first + steps * step.step_ms(1, one.prompt_tokens + one.output_tokens / 2)
-    found = [HeldOut("first token", one.value, first, lone)]
-    if one.total_ms is not None:
-        found.append(HeldOut("alone", one.total_ms, whole, lone))
-    return found
+    whole = weight + steps * step.step_ms(1, one.prompt_tokens + one.output_tokens / 2)
+    if around.engine_ms is not None and one.engine_first_ms is not None:
+        first = HeldOut("first token", one.engine_first_ms, around.engine_ms + weight, lone)
+    else:
+        first = HeldOut("first token", one.value, around.first_ms + weight, lone)
+    if one.total_ms is None:
+        return [first]
+    return [first, HeldOut("alone", one.total_ms, around.first_ms + whole, lone)]
 
 
 def loop(step: StepModel, one: Measurement, limits: Limits, around: Outside) -> list[HeldOut]:

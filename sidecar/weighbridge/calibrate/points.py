@@ -113,6 +113,11 @@ class Measurement(Data):
             }
         )
 
+    def by_streams(self) -> "Measurement":
+        """Without what the engine's records say, where they cannot be believed."""
+        unsaid = {"engine_values": (), "engine_control_ms": None, "engine_first_ms": None}
+        return self.model_copy(update=unsaid)
+
     @property
     def control(self) -> float | None:
         """The lone step, by the better of the two clocks."""
