@@ -12,7 +12,7 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python clean
+.PHONY: help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
@@ -22,6 +22,8 @@ help:
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (half an hour)"
 	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
 	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
+	@echo "make truth   calibration against engines with hidden costs (ten minutes)"
+	@echo "make profiles  the shipped profiles from NVIDIA's tables, which it installs"
 	@echo "make clean   removes .venv and what Rust has built"
 
 build: $(STAMPS)/extension
@@ -103,6 +105,16 @@ test-rust:
 test-python: build
 	$(call say,Python tests$(comma) also through a real Envoy)
 	$(BIN)/pytest
+
+truth: build
+	$(call say,Calibration against engines with hidden costs; some ten minutes)
+	$(BIN)/pytest -m long -s tests/e2e/test_calibrate.py
+
+profiles: build
+	$(call say,The shipped profiles from NVIDIA's tables)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	  "$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aiconfigurator"][0])')"
+	$(BIN)/weighbridge calibrate --from-aiconfigurator --out tensorrt_backends/profiles
 
 comma := ,
 

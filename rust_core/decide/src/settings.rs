@@ -158,6 +158,8 @@ pub struct Placing {
     pub kv_share: f64,
     /// How much of the decode MU in flight counts as wait, 0 to 1.
     pub decode_weight: f64,
+    /// How often a request's own prefill counts beside the wait.
+    pub prefill_weight: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Time to load a LoRA adapter, ms.
@@ -206,6 +208,7 @@ impl Default for Placing {
             cached_candidates: choice.cached,
             kv_share: choice.kv_share,
             decode_weight: choice.decode_weight,
+            prefill_weight: choice.prefill_weight,
             degraded_factor: choice.degraded_factor,
             adapter_ms: choice.adapter_ms,
             load_tolerance: assigner.tolerance,
@@ -227,6 +230,7 @@ impl Placing {
             cached: self.cached_candidates,
             kv_share: self.kv_share,
             decode_weight: self.decode_weight,
+            prefill_weight: self.prefill_weight,
             degraded_factor: self.degraded_factor,
             adapter_ms: self.adapter_ms,
         }

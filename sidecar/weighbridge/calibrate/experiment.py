@@ -366,7 +366,8 @@ def engine_agrees(measured: Sequence[Measurement]) -> bool:
         return False
     usual = median(ratios)
     scatter = 1.4826 * median([abs(ratio - usual) for ratio in ratios])
-    return float(abs(usual - 1.0)) <= max(ENGINE_AGREES, 3 * scatter / len(ratios) ** 0.5)
+    most = max(ENGINE_AGREES, 3 * scatter / len(ratios) ** 0.5)
+    return bool(abs(usual - 1.0) <= most)
 
 
 def doubtful(model: Model, measured: Sequence[Measurement]) -> Point | None:
