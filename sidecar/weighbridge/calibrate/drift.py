@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 MOST_REQUESTS = 200_000
 LEAST_OUTPUT = 8
 LEAST_REQUESTS = 30
+ONE_PIECE = 0.95
 HOLDS, DRIFTS = 0.10, 0.20
 SEED = 11
 State = Literal["holds", "drifts", "is off", "unknown"]
@@ -149,8 +150,11 @@ def parse(line: str, path: Path, number: int) -> Entry | None:
         return None
     if not isinstance(fields, dict):
         return None
+    fields = in_our_terms(fields)
     needed = ("time", "replica", "prompt_tokens", "output_tokens", "total_ms")
     if any(fields.get(key) is None for key in needed) or fields.get("status", 200) != 200:
+        return None
+    if fields.get("source", "usage") != "usage":
         return None
     try:
         return Entry.model_validate({k: v for k, v in fields.items() if v is not None})
@@ -159,6 +163,17 @@ def parse(line: str, path: Path, number: int) -> Entry | None:
         raise RefusedError(
             f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         ) from None
+
+
+def in_our_terms(fields: dict[str, Any]) -> dict[str, Any]:
+    """The sidecar's own records tell the end on a clock of their own, and the time until then."""
+    ended, took = fields.get("ended_us"), fields.get("duration_ms")
+    if "time" in fields or not isinstance(ended, int | float):
+        return fields
+    if not isinstance(took, int | float):
+        return fields
+    told = {"time": ended / 1e6 - took / 1e3, "total_ms": took}
+    return {**fields, **told, "first_ms": fields.get("first_byte_ms")}
 
 
 def check(profile: dict[str, Any], entries: Sequence[Entry]) -> Finding:
@@ -221,7 +236,10 @@ def decode_ratios(step: StepModel, served: Sequence[Entry]) -> Array:
         [step.step_ms(max(1.0, b), c) for b, c in zip(batch, read_tokens, strict=True)]
     )
     wanted = (output - 1) * steps + between
-    usable = (output >= LEAST_OUTPUT) & (end > begin)
+    # A reply that comes in one piece has no first token of its own.
+    begun = np.asarray([one.first_ms or 0.0 for one in timed])
+    whole = np.asarray([one.total_ms for one in timed])
+    usable = (output >= LEAST_OUTPUT) & (end > begin) & (begun < ONE_PIECE * whole)
     ratios: Array = (end - begin)[usable] / wanted[usable]
     return ratios
 

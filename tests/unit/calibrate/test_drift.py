@@ -133,6 +133,34 @@ def test_the_log_may_carry_more_and_be_cut_short(tmp_path: Path) -> None:
     assert len(drift.read([log], "p")) == 2
 
 
+def test_the_sidecars_own_records_are_read(tmp_path: Path) -> None:
+    record = {
+        "number": 7,
+        "replica": "10.0.0.1:8000",
+        "status": 200,
+        "prompt_tokens": 100,
+        "cached_tokens": 64,
+        "output_tokens": 50,
+        "source": "usage",
+        "first_byte_ms": 30.0,
+        "duration_ms": 400.0,
+        "ended_us": 5_000_000,
+    }
+    log = tmp_path / "usage.jsonl"
+    lines = [record, record | {"source": "estimate"}, record | {"status": 0}]
+    log.write_text("\n".join(map(json.dumps, lines)))
+    (entry,) = drift.read([log], "p")
+    assert (entry.time, entry.first_ms, entry.total_ms) == (4.6, 30.0, 400.0)
+    assert entry.cached_tokens == 64
+
+
+def test_replies_in_one_piece_tell_nothing_of_steps() -> None:
+    whole = [
+        entry.model_copy(update={"first_ms": entry.total_ms - 0.1}) for entry in traffic(hidden())
+    ]
+    assert drift.check(PROFILE, whole).decode.requests == 0
+
+
 def test_what_is_wrong_in_a_log_is_named(tmp_path: Path) -> None:
     log = tmp_path / "usage.jsonl"
     log.write_text('{"time":1,"replica":"r","prompt_tokens":-1,"output_tokens":1,"total_ms":1}\n')
