@@ -160,7 +160,9 @@ async def measure(target: HttpTarget, options: Options, console: Console) -> Out
         experiment.say = display.say
         experiment.progress = display.update
         await experiment.run()
-    outcome = conclude(state.measured, about(facts, options, engine, reference), experiment.notes)
+    outcome = conclude(
+        state.measured, about(facts, options, engine, domain.max_batch, reference), experiment.notes
+    )
     state.remove()
     return outcome
 
@@ -250,7 +252,11 @@ def load_reference(name: str | None) -> dict[str, Any] | None:
 
 
 def about(
-    facts: Facts, options: Options, engine: profiles.Engine, reference: dict[str, Any] | None
+    facts: Facts,
+    options: Options,
+    engine: profiles.Engine,
+    max_batch: int,
+    reference: dict[str, Any] | None,
 ) -> About:
     """What the profile says beside the fit."""
     hardware: dict[str, Any] = {}
@@ -262,6 +268,7 @@ def about(
         name=options.name or options.out.stem,
         models=models if facts.model in models else (*models, facts.model),
         engine=engine,
+        max_batch=max_batch,
         day=datetime.now(UTC).date(),
         hardware=hardware,
         settings=settings,

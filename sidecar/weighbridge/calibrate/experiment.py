@@ -11,8 +11,15 @@ from weighbridge.calibrate.design import Domain
 from weighbridge.calibrate.measure import Bench, Expected, UnmeasurableError
 from weighbridge.calibrate.model import Model, fit_model, predicted
 from weighbridge.calibrate.points import Measurement, Point
+from weighbridge.calibrate.saturate import capacity_mu_per_min
 from weighbridge.calibrate.state import State
-from weighbridge.calibrate.steps import REFERENCE_MIX, StepModel
+from weighbridge.calibrate.steps import (
+    MS_PER_MINUTE,
+    REFERENCE_MIX,
+    Costs,
+    StepModel,
+    reference_batch,
+)
 from weighbridge.calibrate.target import Ask, AskError, Target
 from weighbridge.calibrate.trace import step_ms, step_noise
 from weighbridge.errors import RefusedError
@@ -36,6 +43,9 @@ LEAST_OPENING = 3
 SINGLES = ((64, 24), (512, 32), (256, 96), (2048, 64), (1024, 48), (4096, 32))
 SATURATION_ROUNDS = (2, 3)
 OVERFULL = 1.15
+LESS_FULL = 0.6
+POOR = 0.8
+"""Work done ÷ time, at the model's own costs, below which a saturated replica wastes it."""
 LOOP_ROUNDS = 4
 
 
@@ -323,6 +333,18 @@ class Experiment:
             wanted = sum(one == point for one in self._last_points(rounds))
             if done < wanted:
                 await self._measure(point)
+        await self._load_less(saturation, step)
+
+    async def _load_less(self, full: Point, step: StepModel) -> None:
+        """A replica that does far less than its steps add up to is overfull: again with fewer."""
+        batch = reference_batch(self.domain.kv_tokens, self.domain.max_batch)
+        less = full.model_copy(update={"batch": max(1, int(full.batch * LESS_FULL))})
+        runs = [one for one in self.measured if one.point.kind == "saturation"]
+        if runs and not self._has(less):
+            reached = capacity_mu_per_min(runs[-1], Costs.of(step, batch)) / MS_PER_MINUTE
+            if reached < POOR:
+                self.say(f"{full.label()}: only {reached:.0%} of what its steps add up to")
+                await self._measure(less)
 
 
 def usable(measured: Sequence[Measurement]) -> list[Measurement]:

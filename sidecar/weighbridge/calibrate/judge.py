@@ -29,6 +29,7 @@ STEP_BETTER = 12.0
 UNSTEADY = 0.06
 FOREIGN_SHARE = 0.1
 LEAST_HELD_OUT = 4
+WASTED = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +245,13 @@ def steadiness(measured: Sequence[Measurement]) -> str | None:
             f"the replica is unsteady: {wide:.0%} of lone steps are off by more than {UNSTEADY:.0%}"
         )
     return None
+
+
+def waste(reached: float) -> list[str]:
+    """Whether a saturated replica does much less, or more, than its steps add up to."""
+    if WASTED < reached < 2 - WASTED:
+        return []
+    return [f"saturated, the replica does {reached:.0%} of the work that its steps add up to"]
 
 
 def warnings_of(

@@ -15,7 +15,7 @@ from weighbridge.calibrate.points import Measurement
 from weighbridge.calibrate.regress import Coefficient
 from weighbridge.calibrate.replay import Limits
 from weighbridge.calibrate.saturate import capacity_mu_per_min
-from weighbridge.calibrate.steps import Costs, StepModel, mix_mu, reference_batch
+from weighbridge.calibrate.steps import MS_PER_MINUTE, Costs, StepModel, mix_mu, reference_batch
 from weighbridge.errors import RefusedError
 
 SEED = 7
@@ -28,6 +28,8 @@ class About:
     name: str
     models: tuple[str, ...]
     engine: profiles.Engine
+    max_batch: int
+    """Most requests that the experiment put in a step: the engine's limit, or less."""
     day: date
     hardware: dict[str, Any]
     settings: dict[str, Any]
@@ -92,20 +94,22 @@ def conclude(everything: Sequence[Measurement], about: About, notes: Sequence[st
     engine = about.engine
     limits = Limits(engine.max_batch_size, engine.max_num_tokens, engine.kv_tokens)
     coefficients = model.intervals(SEED)
-    judgement = judging.judge(
-        coefficients,
-        judging.held_out(step, used, limits),
-        [*judging.warnings_of(model, everything, used), *notes],
-    )
     batch = float(
         about.reference["reference_batch"]
         if about.reference
-        else reference_batch(engine.kv_tokens, engine.max_batch_size)
+        else reference_batch(engine.kv_tokens, about.max_batch)
     )
     own = Costs.of(step, batch)
     costs = profiles.costs_of(about.reference) if about.reference else own
     around = judging.outside(step, used)
     capacity = capacity_of(used, costs)
+    filled = reference_batch(engine.kv_tokens, about.max_batch)
+    reached = capacity_of(used, Costs.of(step, filled)) / MS_PER_MINUTE
+    judgement = judging.judge(
+        coefficients,
+        judging.held_out(step, used, limits),
+        [*judging.warnings_of(model, everything, used), *judging.waste(reached), *notes],
+    )
     built = profiles.build(
         name=about.name,
         models=list(about.models),
@@ -152,7 +156,8 @@ def capacity_of(used: Sequence[Measurement], costs: Costs) -> float:
     runs = [one for one in used if one.point.kind == "saturation" and one.served]
     if not runs:
         raise RefusedError("the replica was not measured at saturation: its capacity is not known")
-    return capacity_mu_per_min(runs[-1], costs)
+    # Where it was overfull, it was measured with fewer clients as well.
+    return max(capacity_mu_per_min(one, costs) for one in runs)
 
 
 def note(judgement: Judgement, own: Costs, about: About) -> str:

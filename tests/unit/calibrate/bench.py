@@ -54,6 +54,7 @@ class Trial:
             name="hidden",
             models=("m",),
             engine=Engine(hidden.kv_tokens, BLOCK, hidden.max_batch, hidden.max_num_tokens),
+            max_batch=min(64, hidden.max_batch),
             day=date(2026, 1, 1),
             hardware={},
             settings={},

@@ -93,7 +93,7 @@ def test_a_profile_is_written_whole_and_only_if_the_core_takes_it(
     assert path.read_text().startswith("# first\n# second\nname: hidden\n")
     assert yaml.safe_load(path.read_text()) == outcome.profile
     broken = outcome.profile | {"kv_tokens": -1}
-    with pytest.raises(ConfigError, match="p.yaml"):
+    with pytest.raises(ConfigError, match=r"p\.yaml"):
         profiles.write(path, broken, "")
     assert yaml.safe_load(path.read_text()) == outcome.profile
     assert [one.name for one in path.parent.iterdir()] == ["p.yaml"]
