@@ -53,6 +53,12 @@ impl Gate {
         }
     }
 
+    /// Longest that a request may wait, ms.
+    #[must_use]
+    pub fn longest_wait_ms(&self) -> u64 {
+        self.settings.max_wait_ms
+    }
+
     /// Whether a request would run at once.
     #[must_use]
     pub fn is_open(&self) -> bool {

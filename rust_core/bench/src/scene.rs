@@ -222,6 +222,7 @@ fn decide(core: &Core, request: &Request, now_us: u64) -> Result<Ticket, Refusal
             endpoint: Endpoint::ChatCompletions,
             session: request.session.as_deref(),
             tenant: Some(&request.tenant),
+            priority: None,
             subset: None,
             content_encoding: None,
             body: Body::whole(&request.body),

@@ -1,23 +1,27 @@
 //! The core: what all requests share, and the decision on one of them.
 
+use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
-use crate::log::{DecisionLog, Record};
+use crate::log::DecisionLog;
+use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, Settings, SettingsError};
 use crate::tally::Tallies;
-use crate::ticket::{Origin, Ticket};
+use crate::ticket::Ticket;
+use crate::usage_log::UsageRecord;
 use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
+use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{
-    Amount, Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec, choose,
+    Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec, choose,
 };
 use weighbridge_weigh::decode::{Decoded, decode};
-use weighbridge_weigh::{Body, Endpoint, Limits};
+use weighbridge_weigh::{Body, Endpoint, Limits, Reading};
 
 /// What is known of a request when it is to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +34,8 @@ pub struct Incoming<'a> {
     pub session: Option<&'a str>,
     /// The tenant that a header names.
     pub tenant: Option<&'a str>,
+    /// The priority that a header asks for.
+    pub priority: Option<&'a str>,
     /// Endpoints that the gateway allows.
     pub subset: Option<&'a [String]>,
     /// `content-encoding` of the body.
@@ -42,12 +48,15 @@ pub struct Incoming<'a> {
 pub struct Core {
     settings: Settings,
     models: Models,
-    registry: Registry,
-    assigning: Assigning,
+    pub(crate) registry: Registry,
+    pub(crate) assigning: Assigning,
     placing: ArcSwap<Placing>,
-    tallies: Tallies,
-    log: DecisionLog,
-    numbers: AtomicU64,
+    pub(crate) doors: Doors,
+    pub(crate) admits: AtomicBool,
+    pub(crate) metering: Metering,
+    pub(crate) tallies: Tallies,
+    pub(crate) log: DecisionLog,
+    pub(crate) numbers: AtomicU64,
     start: Instant,
 }
 
@@ -57,9 +66,18 @@ impl Core {
     /// # Errors
     /// When a profile contradicts itself or another.
     pub fn new(mut settings: Settings) -> Result<Self, SettingsError> {
-        let profiles = std::mem::take(&mut settings.profiles);
+        let models = Models::new(std::mem::take(&mut settings.profiles))?;
+        let admission = std::mem::take(&mut settings.admission);
+        let predictor = Predictor::new(weighbridge_learn::predict::Settings {
+            prior_tokens: settings.default_output_tokens,
+            ..weighbridge_learn::predict::Settings::default()
+        });
+        let names = || models.names().into_iter();
         Ok(Self {
-            models: Models::new(profiles)?,
+            doors: Doors::new(names(), &admission)?,
+            admits: AtomicBool::new(admission.enabled),
+            metering: Metering::new(names(), predictor, settings.usage_records),
+            models,
             registry: Registry::default(),
             assigning: Assigning::default(),
             placing: ArcSwap::from_pointee(settings.placing.clone()),
@@ -94,9 +112,57 @@ impl Core {
             .map(|replica| self.spec(replica))
             .collect::<Result<_, _>>()?;
         let number = self.registry.replace(specs);
-        self.assigning
-            .react(&self.registry.pool_full(), &self.placing.load());
+        let pool = self.registry.pool_full();
+        self.assigning.react(&pool, &self.placing.load());
+        self.doors.set_pool(&pool, self.now_us());
         Ok(number)
+    }
+
+    /// Changes tenants' terms and what may wait, from now on.
+    ///
+    /// # Errors
+    /// When terms or settings cannot be; then nothing is changed.
+    pub fn set_admission(&self, admission: &Admission) -> Result<(), SettingsError> {
+        self.doors.set(admission, self.now_us())?;
+        self.admits.store(admission.enabled, Relaxed);
+        Ok(())
+    }
+
+    /// Lets time pass for those who wait for admission. To be called at [`Core::next_event_us`].
+    pub fn advance(&self, now_us: u64) {
+        self.doors.advance(now_us);
+    }
+
+    /// When [`Core::advance`] has something to do next, µs, if nothing else happens.
+    #[must_use]
+    pub fn next_event_us(&self) -> Option<u64> {
+        self.doors.next_event_us()
+    }
+
+    pub(crate) fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
+    pub(crate) fn metering(&self) -> &Metering {
+        &self.metering
+    }
+
+    /// Takes up to so many usage records, oldest first.
+    #[must_use]
+    pub fn take_usage(&self, most: usize) -> Vec<UsageRecord> {
+        self.metering.log.take(most)
+    }
+
+    /// Somebody is going to observe the reply to the request of this id; `None` where there is
+    /// none under way, or it is observed already.
+    #[must_use]
+    pub fn observe(&self, request_id: &str) -> Option<Observer> {
+        self.metering.observe(request_id)
+    }
+
+    /// The reply was observed to its end.
+    pub fn observed(&self, observer: Observer, now_us: u64) {
+        self.metering.observed(observer, now_us);
     }
 
     /// One round of the assigner, with what was placed up to `now_us`. To be called every few
@@ -155,27 +221,15 @@ impl Core {
         })
     }
 
-    /// Weighs and places a request at `now_us`, and charges the replica chosen until the ticket is
-    /// dropped.
-    ///
-    /// # Errors
-    /// A refusal, to be sent to the client.
-    pub fn decide(&self, incoming: &Incoming<'_>, now_us: u64) -> Result<Ticket, Refusal> {
-        let weighed = self.weigh(incoming)?;
-        let pool = self.registry.pool();
-        let (decision, replica) = self.place(&weighed, incoming, &pool, now_us)?;
-        Ok(self.charge(&weighed, incoming, &pool, &decision, &replica, now_us))
-    }
-
     /// The first response byte has come, with `status`; `served` is the endpoint that the gateway
     /// says gave it, where it says so.
-    pub fn first_byte(&self, ticket: &mut Ticket, status: u16, served: Option<&str>, _now_us: u64) {
+    pub fn first_byte(&self, ticket: &mut Ticket, status: u16, served: Option<&str>, now_us: u64) {
         if let Some(endpoint) = served.filter(|endpoint| *endpoint != ticket.endpoint()) {
             if let Some(replica) = self.registry.pool().endpoint(endpoint) {
                 ticket.move_to(replica);
             }
         }
-        ticket.first_byte();
+        ticket.first_byte(status, now_us);
         if status >= 500 {
             self.tallies
                 .replica(ticket.endpoint())
@@ -190,6 +244,9 @@ impl Core {
         if let Some(slices) = self.assigning.current().model(ticket.model()) {
             slices.record_kv(ticket.key(), ticket.kv_token_ms(now_us));
         }
+        let bill = Arc::clone(ticket.bill());
+        drop(ticket);
+        self.metering.ended(&bill, now_us);
     }
 
     /// Counts a refusal that the state machine made itself or got from [`Core::decide`].
@@ -219,7 +276,7 @@ impl Core {
     ///
     /// # Errors
     /// A refusal: unreadable, or a model that is not known.
-    pub fn weigh(&self, incoming: &Incoming<'_>) -> Result<Weighed<'_>, Refusal> {
+    pub fn weigh(&self, incoming: &Incoming<'_>) -> Result<Weighed, Refusal> {
         let decoded = self.expand(incoming)?;
         let body = decoded.body();
         if body.complete && body.bytes.is_empty() {
@@ -238,6 +295,12 @@ impl Core {
         };
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
+        let factor = self.metering.factor(&model.name);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let predicted = |reading: &Reading, prompt_tokens| {
+            let ask = Metering::ask(&model.name, tenant, reading, prompt_tokens);
+            self.metering.predictor.predict(&ask).mean.round() as u64
+        };
         Ok(Weighed {
             key: Key::of(tenant, session.bytes().as_ref()),
             chain: reading
@@ -246,12 +309,10 @@ impl Core {
                 .iter()
                 .map(|block| block.hash)
                 .collect(),
-            weighing: Weighing::new(
-                &model.reference,
-                reading,
-                self.settings.default_output_tokens,
-            ),
-            model,
+            is_whole: body.complete,
+            factor,
+            weighing: Weighing::new(&model.reference, reading, factor, predicted),
+            model: model.clone(),
             session,
         })
     }
@@ -272,7 +333,7 @@ impl Core {
     /// A refusal when no replica can take it.
     pub fn place(
         &self,
-        weighed: &Weighed<'_>,
+        weighed: &Weighed,
         incoming: &Incoming<'_>,
         pool: &Pool,
         now_us: u64,
@@ -317,76 +378,16 @@ impl Core {
             .filter_map(|id| pool.replica(*id).map(|other| other.spec.endpoint.clone()))
             .collect()
     }
-
-    fn charge(
-        &self,
-        weighed: &Weighed<'_>,
-        incoming: &Incoming<'_>,
-        pool: &Pool,
-        decision: &Decision,
-        replica: &Arc<Replica>,
-        now_us: u64,
-    ) -> Ticket {
-        let cost = weighed.weighing.cost(decision.cached_blocks);
-        let charge = replica.load.charge(Amount {
-            prefill: decision.prefill,
-            decode: MicroMu::from_mu(cost.decode_mu),
-            kv_tokens: cost.kv_tokens,
-        });
-        replica.cache.record(&weighed.chain);
-        if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
-            slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
-        }
-        let number = self.numbers.fetch_add(1, Relaxed) + 1;
-        self.tallies.count_reason(decision.reason.as_str());
-        let tally = self.tallies.replica(&replica.spec.endpoint);
-        tally.requests.fetch_add(1, Relaxed);
-        tally.micro_mu.fetch_add(
-            MicroMu::from_mu(cost.total()).micro().max(0).unsigned_abs(),
-            Relaxed,
-        );
-        tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
-        tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
-        let fallbacks = self.fallbacks(decision, pool);
-        let origin = Origin {
-            model: Arc::clone(&weighed.model.name),
-            key: weighed.key,
-            at_us: now_us,
-        };
-        let ticket = Ticket::new(number, origin, charge, replica, &fallbacks);
-        if self.log.is_kept() {
-            self.log.push(Record {
-                number,
-                request_id: incoming.request_id.to_owned(),
-                session_source: weighed.session.source(),
-                session: weighed.session.shown(),
-                tenant: incoming.tenant.unwrap_or_default().to_owned(),
-                model: weighed.model.name.to_string(),
-                replica: replica.spec.endpoint.clone(),
-                fallbacks,
-                reason: decision.reason.as_str(),
-                prompt_tokens: cost.prompt_tokens,
-                cached_tokens: cost.cached_tokens,
-                output_tokens: cost.output_tokens,
-                mu: cost.total(),
-                prefill_mu: cost.before_first_token(),
-                decode_mu: cost.decode_mu,
-                wait_ms: decision
-                    .candidates
-                    .iter()
-                    .find(|candidate| candidate.replica == decision.chosen)
-                    .map_or(0.0, |candidate| candidate.wait_ms),
-                pool: decision.pool,
-                at_us: now_us,
-            });
-        }
-        ticket
-    }
 }
 
 /// A request read and weighed, not yet placed.
-pub struct Weighed<'a> {
-    pub(crate) model: &'a Model,
+#[derive(Debug)]
+pub struct Weighed {
+    pub(crate) model: Model,
+    /// Its whole body was seen.
+    pub(crate) is_whole: bool,
+    /// The factor on the estimate of its tokens.
+    pub(crate) factor: f64,
     /// What its body says, and its costs.
     pub weighing: Weighing,
     /// Where it stands in its model's key space.
@@ -397,7 +398,7 @@ pub struct Weighed<'a> {
     pub chain: Vec<u64>,
 }
 
-impl Weighed<'_> {
+impl Weighed {
     /// The base model's name.
     #[must_use]
     pub fn model(&self) -> &str {

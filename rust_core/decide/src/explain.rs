@@ -151,7 +151,7 @@ impl Explanation {
 /// How many replicas are named for what they have cached.
 const MOST_CACHED: usize = 16;
 
-fn cached(weighed: &Weighed<'_>, pool: &Pool) -> Vec<Cached> {
+fn cached(weighed: &Weighed, pool: &Pool) -> Vec<Cached> {
     let matches = pool.index().matches(&weighed.chain);
     let longest = matches.best(MOST_CACHED, weighed.key.bits());
     longest
@@ -166,7 +166,7 @@ fn cached(weighed: &Weighed<'_>, pool: &Pool) -> Vec<Cached> {
         .collect()
 }
 
-fn considered(weighed: &Weighed<'_>, decision: &Decision, pool: &Pool) -> Vec<Considered> {
+fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Considered> {
     let mut all: Vec<&Candidate> = decision.candidates.iter().collect();
     all.sort_by(|a, b| {
         (a.verdict != Verdict::Fit, a.score)

@@ -2,10 +2,13 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod admission;
 mod assigning;
+mod begin;
 mod core;
 mod explain;
 mod log;
+mod metering;
 mod models;
 mod refusal;
 mod session;
@@ -13,18 +16,23 @@ mod settings;
 mod status;
 mod tally;
 mod ticket;
+mod usage_log;
 mod weighing;
 
 pub use crate::core::{Core, Incoming, Weighed};
+pub use admission::{Admission, DoorStatus, QueueStatus, TenantStatus};
 pub use assigning::{AssignmentStatus, ModelReport};
+pub use begin::{Begun, Waiting};
 pub use explain::{Considered, Cost, Explanation, Tokens};
 pub use log::{DecisionLog, Record};
+pub use metering::Observer;
 pub use refusal::Refusal;
 pub use session::Session;
 pub use settings::{
     Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, WorkloadSetting,
 };
-pub use status::{ReplicaStatus, Status};
-pub use tally::{Tallies, Tally};
+pub use status::{ReplicaStatus, Status, TenantUsage};
+pub use tally::{Tallies, Tally, TenantTally};
 pub use ticket::Ticket;
+pub use usage_log::{UsageRecord, UsageSource};
 pub use weighing::Weighing;

@@ -62,6 +62,18 @@ impl Models {
         Ok(models)
     }
 
+    /// The names of the base models.
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = self
+            .by_name
+            .values()
+            .map(|model| Arc::clone(&model.name))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&Model> {
         self.by_name.get(name)
     }

@@ -1,6 +1,7 @@
 //! Why a request is refused: HTTP status, and the error in OpenAI's shape.
 
 use serde::Serialize;
+use weighbridge_admit::{Shed, ShedReason, Standing};
 use weighbridge_weigh::ReadError;
 use weighbridge_weigh::decode::DecodeError;
 
@@ -19,6 +20,8 @@ pub struct Refusal {
     pub param: Option<String>,
     /// When to try again, s.
     pub retry_after_s: Option<u64>,
+    /// Other headers of the response: where the tenant stands.
+    pub headers: Box<[(&'static str, String)]>,
 }
 
 #[derive(Serialize)]
@@ -44,6 +47,7 @@ impl Refusal {
             message: message.into(),
             param: param.map(str::to_owned),
             retry_after_s: None,
+            headers: Box::default(),
         }
     }
 
@@ -129,6 +133,45 @@ impl Refusal {
             message: format!("no replica of `{model}` can take the request"),
             param: None,
             retry_after_s: Some(1),
+            headers: Box::default(),
+        }
+    }
+
+    /// A request that admission has shed, and where its tenant stands.
+    #[must_use]
+    pub fn shed(shed: Shed, standing: &Standing) -> Self {
+        let why = match shed.reason {
+            ShedReason::QueueFull => "too many requests wait before it",
+            ShedReason::TenantQueueFull => "too many of this tenant's requests wait already",
+            ShedReason::Displaced => "it had to make room for requests that come before it",
+            ShedReason::Deadline => "it has waited as long as it may",
+            ShedReason::TooLarge => {
+                return Self {
+                    status: 413,
+                    ..Self::bad_request(
+                        shed.reason.as_str(),
+                        "the request is larger than its tenant may ask for",
+                        None,
+                    )
+                };
+            }
+        };
+        let whole = |value: f64| format!("{:.0}", value.max(0.0));
+        Self {
+            status: 429,
+            kind: "rate_limit_error",
+            code: shed.reason.as_str(),
+            message: format!("the request was not admitted: {why}"),
+            param: None,
+            retry_after_s: Some(shed.retry_after_ms.div_ceil(1000).max(1)),
+            headers: Box::new([
+                ("x-ratelimit-limit", whole(standing.limit_mu_per_min)),
+                ("x-ratelimit-remaining", whole(standing.remaining_mu)),
+                (
+                    "x-ratelimit-reset",
+                    standing.reset_ms.div_ceil(1000).to_string(),
+                ),
+            ]),
         }
     }
 

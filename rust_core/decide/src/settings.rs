@@ -1,5 +1,6 @@
 //! What an operator sets of the core, as the control plane hands it over.
 
+use crate::admission::Admission;
 use serde::{Deserialize, Serialize};
 use weighbridge_place::assigner::AssignerSettings;
 use weighbridge_place::{ChoiceSettings, State};
@@ -30,6 +31,15 @@ pub struct Settings {
     /// Bytes that a compressed body may expand to.
     #[serde(default = "default_expanded_bytes")]
     pub max_expanded_bytes: usize,
+    /// Tenants, their promises, and what may wait.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Request header that may ask for a lower priority, lower case.
+    #[serde(default = "default_priority_header")]
+    pub priority_header: String,
+    /// Usage records kept until they are taken; 0 keeps none.
+    #[serde(default)]
+    pub usage_records: usize,
 }
 
 /// One replica, as the control plane hands it over.
@@ -116,6 +126,12 @@ pub enum SettingsError {
         /// What is wrong.
         source: ProfileError,
     },
+    /// The queue's settings cannot be.
+    #[error("admission: queue: {0}")]
+    Queue(#[from] weighbridge_admit::SettingsError),
+    /// A tenant's terms cannot be.
+    #[error("admission: {0}")]
+    Tenants(#[from] weighbridge_admit::BookError),
     /// Two profiles have one name.
     #[error("profile {0} is given twice")]
     ProfileTwice(String),
@@ -243,6 +259,10 @@ fn default_session_headers() -> Vec<String> {
 
 fn default_tenant_header() -> String {
     "x-tenant-id".to_owned()
+}
+
+fn default_priority_header() -> String {
+    "x-request-priority".to_owned()
 }
 
 fn default_output_tokens() -> u64 {

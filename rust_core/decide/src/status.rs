@@ -1,8 +1,10 @@
 //! What the core looks like at one moment, for the admin endpoint and metrics.
 
+use crate::admission::DoorStatus;
 use crate::assigning::AssignmentStatus;
 use crate::core::Core;
 use crate::settings::ReplicaState;
+use crate::tally::TenantTally;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +25,24 @@ pub struct Status {
     pub reasons: BTreeMap<&'static str, u64>,
     /// Refusals by code, since start.
     pub errors: BTreeMap<&'static str, u64>,
+    /// Admission, by model.
+    pub admission: BTreeMap<String, DoorStatus>,
+    /// What tenants took, since start.
+    pub tenants: Vec<TenantUsage>,
+    /// Usage records lost because nobody took them.
+    pub usage_records_lost: u64,
+}
+
+/// What one tenant took of one model, since start.
+#[derive(Clone, Debug, Serialize)]
+pub struct TenantUsage {
+    /// Its name; empty for requests that name none.
+    pub tenant: String,
+    /// The model.
+    pub model: String,
+    /// What it took.
+    #[serde(flatten)]
+    pub took: TenantTally,
 }
 
 /// A replica at one moment.
@@ -86,6 +106,19 @@ impl Status {
             replicas,
             reasons: core.tallies().reasons(),
             errors: core.tallies().refusals(),
+            admission: core.doors().status(),
+            tenants: core
+                .metering()
+                .tenants
+                .all()
+                .into_iter()
+                .map(|(tenant, model, took)| TenantUsage {
+                    tenant,
+                    model,
+                    took,
+                })
+                .collect(),
+            usage_records_lost: core.metering().log.dropped(),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Counters of what was decided and served, for metrics and `status`.
 
+use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use weighbridge_place::MicroMu;
+use weighbridge_weigh::CostVector;
 
 /// What one replica was given and what came of it, since start.
 #[derive(Debug, Default)]
@@ -94,4 +97,59 @@ fn copy(counts: &Counts) -> BTreeMap<&'static str, u64> {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone()
+}
+
+/// What one tenant took of one model, since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TenantTally {
+    /// Requests that ended.
+    pub requests: u64,
+    /// MU billed.
+    pub mu: f64,
+    /// Tokens of prompts.
+    pub prompt_tokens: u64,
+    /// Of these, cached.
+    pub cached_tokens: u64,
+    /// Tokens of answers.
+    pub output_tokens: u64,
+}
+
+/// Tenants beyond these are counted together.
+const MOST_COUNTED: usize = 10_000;
+/// The name under which they are.
+const OTHERS: &str = "(others)";
+
+/// What tenants took, by tenant and model.
+#[derive(Debug, Default)]
+pub(crate) struct TenantTallies {
+    all: Mutex<HashMap<(String, Arc<str>), TenantTally>>,
+}
+
+impl TenantTallies {
+    /// Adds a request that has ended.
+    pub(crate) fn add(&self, tenant: &str, model: &Arc<str>, cost: &CostVector, mu: MicroMu) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = all.len() >= MOST_COUNTED;
+        let mut key = (tenant.to_owned(), Arc::clone(model));
+        if full && !all.contains_key(&key) {
+            OTHERS.clone_into(&mut key.0);
+        }
+        let tally = all.entry(key).or_default();
+        tally.requests += 1;
+        tally.mu += mu.as_mu();
+        tally.prompt_tokens += cost.prompt_tokens;
+        tally.cached_tokens += cost.cached_tokens;
+        tally.output_tokens += cost.output_tokens;
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<(String, String, TenantTally)> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = all
+            .iter()
+            .map(|((tenant, model), tally)| (tenant.clone(), model.to_string(), *tally))
+            .collect();
+        all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        all
+    }
 }

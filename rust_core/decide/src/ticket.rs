@@ -1,10 +1,11 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
+use crate::metering::Bill;
 use std::sync::Arc;
 use weighbridge_place::{Charge, Key, Replica};
 
 /// Where a request came from, for what is learnt when it ends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// The base model.
     pub(crate) model: Arc<str>,
@@ -14,13 +15,15 @@ pub(crate) struct Origin {
     pub(crate) at_us: u64,
 }
 
-/// What was decided for one request; dropping it releases what was charged.
+/// What was decided for one request; dropping it releases what was charged to the replica.
+/// [`crate::Core::end`] settles its bill as well.
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
     origin: Origin,
     charge: Charge,
     replica: Arc<Replica>,
+    bill: Arc<Bill>,
     endpoints: String,
 }
 
@@ -30,6 +33,7 @@ impl Ticket {
         origin: Origin,
         charge: Charge,
         replica: &Arc<Replica>,
+        bill: Arc<Bill>,
         fallbacks: &[String],
     ) -> Self {
         let mut endpoints = replica.spec.endpoint.clone();
@@ -42,6 +46,7 @@ impl Ticket {
             origin,
             charge,
             replica: Arc::clone(replica),
+            bill,
             endpoints,
         }
     }
@@ -72,6 +77,10 @@ impl Ticket {
         self.origin.key
     }
 
+    pub(crate) fn bill(&self) -> &Arc<Bill> {
+        &self.bill
+    }
+
     /// KV tokens held, times the ms since it was placed.
     pub(crate) fn kv_token_ms(&self, now_us: u64) -> u64 {
         let held_ms = now_us.saturating_sub(self.origin.at_us) / 1000;
@@ -79,8 +88,9 @@ impl Ticket {
     }
 
     /// The first byte of the reply is there: its prefill is done.
-    pub(crate) fn first_byte(&mut self) {
+    pub(crate) fn first_byte(&mut self, status: u16, now_us: u64) {
         self.charge.prefill_done();
+        self.bill.first_byte(status, &self.replica, now_us);
     }
 
     /// Another replica served it (a retry moved on): the charge goes there.

@@ -14,15 +14,17 @@ pub struct Weighing {
 }
 
 impl Weighing {
-    /// Weighs a reading by `profile`; an answer is taken to have `output_guess` tokens, or as many
-    /// as the client allows if that is less.
+    /// Weighs a reading by `profile`; `output_tokens` of an answer are predicted from the reading
+    /// and the prompt's tokens, and `factor` corrects the estimate of the latter (1: not at all).
     #[must_use]
-    pub fn new(profile: &Arc<Profile>, reading: Reading, output_guess: u64) -> Self {
-        let tokens = profile.tokens(&reading, 1.0);
-        let output_tokens = reading
-            .max_output_tokens
-            .map_or(output_guess, |most| most.min(output_guess))
-            .max(reading.min_output_tokens);
+    pub fn new(
+        profile: &Arc<Profile>,
+        reading: Reading,
+        factor: f64,
+        output_tokens: impl FnOnce(&Reading, u64) -> u64,
+    ) -> Self {
+        let tokens = profile.tokens(&reading, factor);
+        let output_tokens = output_tokens(&reading, tokens.total());
         Self {
             cold: Work {
                 prompt_tokens: tokens.total(),
@@ -50,24 +52,30 @@ impl Weighing {
         &self.tokens
     }
 
+    /// The work on a replica that has the first `blocks` blocks of the prefix chain cached.
+    #[must_use]
+    pub fn work(&self, blocks: u32) -> Work {
+        // Most candidates have nothing cached, and a long prompt has thousands of blocks.
+        let cached_tokens = match blocks {
+            0 => 0,
+            _ => (self.profile).cached_tokens(&self.reading, &self.tokens, blocks as usize),
+        };
+        Work {
+            cached_tokens,
+            ..self.cold
+        }
+    }
+
     /// The profile that gave the costs.
     #[must_use]
-    pub fn profile(&self) -> &Profile {
+    pub fn profile(&self) -> &Arc<Profile> {
         &self.profile
     }
 
     /// The cost on a replica that has the first `blocks` blocks of the prefix chain cached.
     #[must_use]
     pub fn cost(&self, blocks: u32) -> CostVector {
-        // Most candidates have nothing cached, and a long prompt has thousands of blocks.
-        let cached_tokens = match blocks {
-            0 => 0,
-            _ => (self.profile).cached_tokens(&self.reading, &self.tokens, blocks as usize),
-        };
-        self.profile.cost(&Work {
-            cached_tokens,
-            ..self.cold
-        })
+        self.profile.cost(&self.work(blocks))
     }
 
     /// MU before the first token, given so many cached blocks.

@@ -57,6 +57,7 @@ fn incoming<'a>(session: Option<&'a str>, body: &'a [u8]) -> Incoming<'a> {
         endpoint: Endpoint::ChatCompletions,
         session,
         tenant: None,
+        priority: None,
         subset: None,
         content_encoding: None,
         body: Body::whole(body),

@@ -3,7 +3,8 @@
 use crate::{json, refused};
 use pyo3::prelude::*;
 use std::sync::Arc;
-use weighbridge_decide::{Placing, ReplicaSetting, Settings, Status};
+use weighbridge_decide::{Admission, Placing, ReplicaSetting, Settings, Status};
+use weighbridge_server::keep_time;
 
 /// Profiles, replicas, ledgers and prefix index.
 #[pyclass(frozen, module = "weighbridge._core")]
@@ -17,9 +18,9 @@ impl Core {
     fn new(settings_json: &str) -> PyResult<Self> {
         let settings: Settings = serde_json::from_str(settings_json).map_err(refused)?;
         let inner = weighbridge_decide::Core::new(settings).map_err(refused)?;
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Arc::new(inner);
+        keep_time(&inner).map_err(refused)?;
+        Ok(Self { inner })
     }
 
     /// Replaces the replicas and gives the new pool's number.
@@ -39,6 +40,23 @@ impl Core {
         let placing: Placing = serde_json::from_str(placing_json).map_err(refused)?;
         self.inner.set_placing(placing);
         Ok(())
+    }
+
+    /// Changes tenants' terms and what may wait, from now on.
+    fn set_admission(&self, py: Python<'_>, admission_json: &str) -> PyResult<()> {
+        let admission: Admission = serde_json::from_str(admission_json).map_err(refused)?;
+        py.detach(|| self.inner.set_admission(&admission))
+            .map_err(refused)
+    }
+
+    /// Takes up to `most` usage records, oldest first: one JSON object each.
+    fn take_usage(&self, py: Python<'_>, most: usize) -> PyResult<Vec<String>> {
+        py.detach(|| self.inner.take_usage(most).iter().map(json).collect())
+    }
+
+    /// µs on the core's clock, in which usage records tell the time.
+    fn now_us(&self) -> u64 {
+        self.inner.now_us()
     }
 
     /// The core at this moment.

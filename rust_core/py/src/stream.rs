@@ -5,7 +5,8 @@ use prost::Message;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use weighbridge_stream::Limits;
 use weighbridge_stream::wire::ProcessingRequest;
 
@@ -37,7 +38,7 @@ impl Stream {
         let message = ProcessingRequest::decode(message)
             .map_err(|error| PyValueError::new_err(format!("no ProcessingRequest: {error}")))?;
         let replies = py.detach(|| {
-            let mut machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut machine = self.lock();
             machine.as_mut().map_or_else(Vec::new, |machine| {
                 let replies = machine.on_message(message, self.core.now_us());
                 replies.iter().map(Message::encode_to_vec).collect()
@@ -49,15 +50,60 @@ impl Stream {
             .collect())
     }
 
+    /// Whether an answer waits for admission: then no message may be handed over until `resume`
+    /// has given it.
+    fn is_waiting(&self) -> bool {
+        let machine = self.lock();
+        machine.as_ref().is_some_and(weighbridge_stream::Stream::is_waiting)
+    }
+
+    /// The serialised replies that have waited, or `None` while they still have to; then `wake` is
+    /// called once, from any thread, when it is worth asking again.
+    fn resume<'py>(
+        &self,
+        py: Python<'py>,
+        wake: Py<PyAny>,
+    ) -> Option<Vec<Bound<'py, PyBytes>>> {
+        let waker = Waker::from(Arc::new(Call(wake)));
+        let replies = py.detach(|| {
+            let mut machine = self.lock();
+            let machine = machine.as_mut()?;
+            match machine.poll_resume(&mut Context::from_waker(&waker), self.core.now_us()) {
+                Poll::Pending => None,
+                Poll::Ready(replies) => {
+                    Some(replies.iter().map(Message::encode_to_vec).collect::<Vec<_>>())
+                }
+            }
+        })?;
+        Some(replies.iter().map(|reply| PyBytes::new(py, reply)).collect())
+    }
+
     /// The stream has ended: what it charged is released.
-    fn close(&self) {
-        let machine = self
-            .machine
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(mut machine) = machine {
-            machine.close(self.core.now_us());
-        }
+    fn close(&self, py: Python<'_>) {
+        // What ends here may wake others, whose wake-ups want the interpreter.
+        py.detach(|| {
+            let machine = self.lock().take();
+            if let Some(mut machine) = machine {
+                machine.close(self.core.now_us());
+            }
+        });
+    }
+}
+
+impl Stream {
+    fn lock(&self) -> MutexGuard<'_, Option<weighbridge_stream::Stream>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A Python function as a wake-up.
+struct Call(Py<PyAny>);
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        Python::attach(|py| {
+            // It can only fail where its event loop is closed: then nobody waits any more.
+            drop(self.0.call0(py));
+        });
     }
 }

@@ -26,6 +26,17 @@ const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 pub trait Process: Send + Unpin + 'static {
     /// The replies to one message, oldest first.
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse>;
+
+    /// Whether an answer has to wait: then no message is taken until [`Process::poll_resume`] has
+    /// given it.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
+    /// The replies that have waited.
+    fn poll_resume(&mut self, _: &mut Context<'_>) -> Poll<Vec<ProcessingResponse>> {
+        Poll::Ready(Vec::new())
+    }
 }
 
 /// The state machine under the core's clock.
@@ -47,6 +58,15 @@ impl Process for Machine {
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
         let now_us = self.core.now_us();
         self.stream.on_message(message, now_us)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.stream.is_waiting()
+    }
+
+    fn poll_resume(&mut self, context: &mut Context<'_>) -> Poll<Vec<ProcessingResponse>> {
+        let now_us = self.core.now_us();
+        self.stream.poll_resume(context, now_us)
     }
 }
 
@@ -165,6 +185,16 @@ impl<P: Process> Messages for Replies<P> {
         loop {
             if let Some(reply) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(reply)));
+            }
+            if self.process.is_waiting() {
+                match self.process.poll_resume(context) {
+                    // A client that goes away meanwhile drops this stream, and its place with it.
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(replies) => {
+                        self.ready.extend(replies);
+                        continue;
+                    }
+                }
             }
             match Pin::new(&mut self.messages).poll_next(context) {
                 Poll::Pending => return Poll::Pending,

@@ -32,6 +32,7 @@ pub fn explain(
         endpoint,
         session: head.session.as_deref(),
         tenant: head.tenant.as_deref(),
+        priority: head.priority.as_deref(),
         subset: None,
         content_encoding: head.content_encoding.as_deref(),
         body: Body::whole(body),

@@ -24,6 +24,7 @@ pub(crate) struct Head {
     pub(crate) content_length: Option<u64>,
     pub(crate) session: Option<String>,
     pub(crate) tenant: Option<String>,
+    pub(crate) priority: Option<String>,
     pub(crate) names_destination: bool,
 }
 
@@ -48,6 +49,8 @@ impl Head {
                         head.names_destination = true;
                     } else if name == settings.tenant_header.as_bytes() {
                         head.tenant = owned(header.text());
+                    } else if name == settings.priority_header.as_bytes() {
+                        head.priority = owned(header.text());
                     } else if let Some(rank) = settings
                         .session_headers
                         .iter()

@@ -8,8 +8,12 @@ use crate::wire::{
 };
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
-use weighbridge_decide::{Core, Incoming, Refusal, Ticket};
+use std::task::{Context, Poll};
+use weighbridge_decide::{Begun, Core, Incoming, Observer, Refusal, Ticket, Waiting};
 use weighbridge_weigh::{Body, Endpoint};
+
+/// The header that both streams of a request have.
+const REQUEST_ID: &str = "x-request-id";
 
 /// How much of a streamed body is held back for weighing.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,10 @@ enum State {
     Pass,
     /// Ours; the body is not all here.
     Gather(Box<Gather>),
+    /// Weighed, and waiting for admission; nothing is to be taken until it is resumed.
+    Waits(Box<Held>),
+    /// The filter sends copies and waits for nothing: a reply is observed.
+    Observe(Box<Observation>),
     /// Decided and charged until the stream ends.
     Placed(Box<Ticket>),
     /// An immediate response was sent: Envoy reads no more.
@@ -54,6 +62,26 @@ struct Gather {
     /// The headers' answer was given; the choice goes into the body's answer.
     headers_answered: bool,
 }
+
+/// A request whose answer waits for admission.
+struct Held {
+    gather: Gather,
+    body: Bytes,
+    complete: bool,
+    ended: bool,
+    waiting: Box<Waiting>,
+    /// Trailers came with the end of the body and are to be answered after it.
+    trailers: bool,
+}
+
+/// What is observed of a request that another stream routed.
+#[derive(Default)]
+struct Observation {
+    observer: Option<Observer>,
+}
+
+/// More time than the longest wait, ms: for the answer's way.
+const MARGIN_MS: u64 = 1_000;
 
 /// One ext_proc stream: one HTTP request from its headers to its end.
 pub struct Stream {
@@ -86,7 +114,11 @@ impl Stream {
         if let Some(config) = message.protocol_config {
             self.config = config;
         }
-        if message.observability_mode || matches!(self.state, State::Refused) {
+        if message.observability_mode {
+            self.on_copy(message, now_us);
+            return Vec::new();
+        }
+        if matches!(self.state, State::Refused) {
             return Vec::new();
         }
         let mut replies = Vec::new();
@@ -98,10 +130,14 @@ impl Stream {
             Some(Request::RequestBody(body)) => self.on_request_body(body, now_us, &mut replies),
             Some(Request::RequestTrailers(_)) => {
                 self.complete_body(false, now_us, &mut replies);
-                self.push_unless_refused(
-                    Response::RequestTrailers(TrailersAnswer {}).into(),
-                    &mut replies,
-                );
+                if let State::Waits(held) = &mut self.state {
+                    held.trailers = true;
+                } else {
+                    self.push_unless_refused(
+                        Response::RequestTrailers(TrailersAnswer {}).into(),
+                        &mut replies,
+                    );
+                }
             }
             Some(Request::ResponseHeaders(headers)) => {
                 self.on_response_headers(&headers, message.metadata_context.as_ref(), now_us);
@@ -243,24 +279,81 @@ impl Stream {
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        let body = gather.body.freeze();
-        let incoming = Incoming {
-            request_id: &gather.head.request_id,
-            endpoint: gather.endpoint,
-            session: gather.head.session.as_deref(),
-            tenant: gather.head.tenant.as_deref(),
-            subset: gather.subset.as_deref(),
-            content_encoding: gather.head.content_encoding.as_deref(),
-            body: Body {
-                bytes: &body,
-                complete,
-                total_bytes: gather.head.content_length,
-            },
+        let mut gather = gather;
+        let body = std::mem::take(&mut gather.body).freeze();
+        match self.core.begin(&gather.incoming(&body, complete), now_us) {
+            Ok(Begun::Placed(ticket)) => {
+                self.answer_choice(&gather, body, ended, ticket, replies);
+            }
+            Ok(Begun::Waits(waiting)) => {
+                let ms = self.core.longest_wait_ms(&waiting) + MARGIN_MS;
+                replies.push(reply::more_time(ms));
+                self.state = State::Waits(Box::new(Held {
+                    gather,
+                    body,
+                    complete,
+                    ended,
+                    waiting,
+                    trailers: false,
+                }));
+            }
+            Err(refusal) => self.refuse(refusal, replies),
+        }
+    }
+
+    /// Whether an answer waits for admission. No message may be handed over until
+    /// [`Stream::poll_resume`] has given it.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waits(_))
+    }
+
+    /// The replies that have waited for admission, once that is decided; until then `context` is
+    /// to be woken. None at all where nothing waits.
+    pub fn poll_resume(
+        &mut self,
+        context: &mut Context<'_>,
+        now_us: u64,
+    ) -> Poll<Vec<ProcessingResponse>> {
+        let mut replies = Vec::new();
+        let State::Waits(held) = &mut self.state else {
+            return Poll::Ready(replies);
         };
-        let ticket = match self.core.decide(&incoming, now_us) {
-            Ok(ticket) => ticket,
-            Err(refusal) => return self.refuse(refusal, replies),
+        let Poll::Ready(answer) = held.waiting.poll(context) else {
+            return Poll::Pending;
         };
+        let State::Waits(held) = std::mem::replace(&mut self.state, State::Pass) else {
+            return Poll::Ready(replies);
+        };
+        let Held {
+            gather,
+            body,
+            complete,
+            ended,
+            waiting,
+            trailers,
+        } = *held;
+        let incoming = gather.incoming(&body, complete);
+        match self.core.resume(waiting, answer, &incoming, now_us) {
+            Ok(ticket) => {
+                self.answer_choice(&gather, body, ended, ticket, &mut replies);
+                if trailers {
+                    replies.push(Response::RequestTrailers(TrailersAnswer {}).into());
+                }
+            }
+            Err(refusal) => self.refuse(refusal, &mut replies),
+        }
+        Poll::Ready(replies)
+    }
+
+    fn answer_choice(
+        &mut self,
+        gather: &Gather,
+        body: Bytes,
+        ended: bool,
+        ticket: Ticket,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
         if gather.headers_answered {
             replies.push(reply::choice(ticket.endpoints(), Response::RequestBody));
         } else {
@@ -268,6 +361,34 @@ impl Stream {
             self.answer_held_body(body, gather.unanswered, ended, replies);
         }
         self.state = State::Placed(Box::new(ticket));
+    }
+
+    /// A copy of a message, of a request that another stream routes.
+    fn on_copy(&mut self, message: ProcessingRequest, now_us: u64) {
+        if matches!(self.state, State::Start) {
+            self.state = State::Observe(Box::default());
+        }
+        let State::Observe(observation) = &mut self.state else {
+            return;
+        };
+        match message.request {
+            Some(Request::RequestHeaders(headers)) => {
+                let id = headers.headers.as_ref().and_then(|map| map.get(REQUEST_ID));
+                observation.observer = id.and_then(|id| self.core.observe(id));
+            }
+            Some(Request::ResponseHeaders(headers)) => {
+                if let Some(observer) = &mut observation.observer {
+                    let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
+                    observer.begin(value("content-type"), value("content-encoding"));
+                }
+            }
+            Some(Request::ResponseBody(body)) => {
+                if let Some(observer) = &mut observation.observer {
+                    observer.body(&body.body, now_us);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Gives back the body messages that came before the headers' answer.
@@ -324,17 +445,43 @@ impl Stream {
 }
 
 impl Stream {
-    /// The stream has ended at `now_us`, as the transport saw it. Dropping releases the charge too,
-    /// but tells nothing of how long it was held.
+    /// The stream has ended at `now_us`, as the transport saw it. Dropping does the same, by the
+    /// core's own clock.
     pub fn close(&mut self, now_us: u64) {
-        if let State::Placed(ticket) = std::mem::replace(&mut self.state, State::Pass) {
-            self.core.end(*ticket, now_us);
+        match std::mem::replace(&mut self.state, State::Pass) {
+            State::Placed(ticket) => self.core.end(*ticket, now_us),
+            State::Observe(observation) => {
+                if let Some(observer) = observation.observer {
+                    self.core.observed(observer, now_us);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Gather {
+    fn incoming<'a>(&'a self, body: &'a [u8], complete: bool) -> Incoming<'a> {
+        Incoming {
+            request_id: &self.head.request_id,
+            endpoint: self.endpoint,
+            session: self.head.session.as_deref(),
+            tenant: self.head.tenant.as_deref(),
+            priority: self.head.priority.as_deref(),
+            subset: self.subset.as_deref(),
+            content_encoding: self.head.content_encoding.as_deref(),
+            body: Body {
+                bytes: body,
+                complete,
+                total_bytes: self.head.content_length,
+            },
         }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.close(self.core.now_us());
         self.core.tallies().stream_closed();
     }
 }

@@ -53,6 +53,7 @@ pub fn choice(endpoints: &str, make: fn(CommonAnswer) -> Response) -> Processing
     ProcessingResponse {
         response: Some(make(destination(endpoints))),
         dynamic_metadata: Some(destination_metadata(endpoints)),
+        override_message_timeout: None,
     }
 }
 
@@ -106,6 +107,17 @@ pub(crate) fn echo(
     }
 }
 
+/// Asks for `ms` more before the answer, which has to wait.
+pub(crate) fn more_time(ms: u64) -> ProcessingResponse {
+    ProcessingResponse {
+        override_message_timeout: Some(prost_types::Duration {
+            seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+            nanos: i32::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
+        }),
+        ..ProcessingResponse::default()
+    }
+}
+
 /// Ends the request with an error in OpenAI's shape.
 pub(crate) fn refuse(refusal: &Refusal) -> ProcessingResponse {
     let mut set_headers = vec![HeaderValueOption::set(
@@ -117,6 +129,9 @@ pub(crate) fn refuse(refusal: &Refusal) -> ProcessingResponse {
             "retry-after",
             Bytes::from(seconds.to_string()),
         ));
+    }
+    for (name, value) in &refusal.headers {
+        set_headers.push(HeaderValueOption::set(name, Bytes::from(value.clone())));
     }
     Response::Immediate(ImmediateResponse {
         status: Some(HttpStatus {

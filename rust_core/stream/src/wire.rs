@@ -172,6 +172,9 @@ pub struct ProcessingResponse {
     /// Metadata that later filters, the load balancer and access logs read, by namespace.
     #[prost(message, optional, tag = "8")]
     pub dynamic_metadata: Option<Struct>,
+    /// Asks for more time for the message at hand; sent alone, before its answer.
+    #[prost(message, optional, tag = "10")]
+    pub override_message_timeout: Option<prost_types::Duration>,
 }
 
 impl From<Response> for ProcessingResponse {
@@ -179,6 +182,7 @@ impl From<Response> for ProcessingResponse {
         Self {
             response: Some(response),
             dynamic_metadata: None,
+            override_message_timeout: None,
         }
     }
 }

@@ -71,6 +71,7 @@ impl Live {
             endpoint: Endpoint::ChatCompletions,
             session: session.as_deref(),
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
+            priority: None,
             subset: None,
             content_encoding: None,
             body: Body::whole(&self.bytes),

@@ -1,0 +1,241 @@
+//! A request's beginning: admitted or made to wait, placed, and charged.
+
+use crate::admission;
+use crate::core::{Core, Incoming, Weighed};
+use crate::log::Record;
+use crate::metering::{Facts, Metering};
+use crate::refusal::Refusal;
+use crate::ticket::{Origin, Ticket};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
+use weighbridge_admit::{Door, Entry, Pass, Shed, Turn};
+use weighbridge_place::{Amount, Decision, MicroMu, Pool, Replica};
+
+/// What became of a request that asked for admission.
+#[derive(Debug)]
+pub enum Begun {
+    /// It runs.
+    Placed(Ticket),
+    /// It waits for its turn.
+    Waits(Box<Waiting>),
+}
+
+/// A request in the queue before a model's replicas; dropped, it gives up its place.
+#[derive(Debug)]
+pub struct Waiting {
+    weighed: Weighed,
+    door: Arc<Door>,
+    turn: Turn,
+    since_us: u64,
+}
+
+impl Waiting {
+    /// The answer for [`Core::resume`], or else wakes `context` when it is there.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Pass, Shed>> {
+        Pin::new(&mut self.turn).poll(context)
+    }
+
+    /// Has `waker` called when the answer is there; at once, if it is.
+    pub fn wake(&self, waker: Waker) {
+        self.turn.wake(waker);
+    }
+}
+
+/// A request's admission.
+#[derive(Debug, Default)]
+struct Admitted {
+    pass: Option<Pass>,
+    waited_us: u64,
+}
+
+impl Core {
+    /// Weighs and places a request at `now_us` without asking for admission, and charges the
+    /// replica chosen until the ticket is dropped.
+    ///
+    /// # Errors
+    /// A refusal, to be sent to the client.
+    pub fn decide(&self, incoming: &Incoming<'_>, now_us: u64) -> Result<Ticket, Refusal> {
+        let weighed = self.weigh(incoming)?;
+        let pool = self.registry.pool();
+        let (decision, replica) = self.place(&weighed, incoming, &pool, now_us)?;
+        let placed = (&decision, &replica);
+        Ok(self.charge(
+            &weighed,
+            incoming,
+            &pool,
+            placed,
+            Admitted::default(),
+            now_us,
+        ))
+    }
+
+    /// Weighs a request, asks for its admission, and places it or lets it wait.
+    ///
+    /// # Errors
+    /// A refusal, to be sent to the client.
+    pub fn begin(&self, incoming: &Incoming<'_>, now_us: u64) -> Result<Begun, Refusal> {
+        let weighed = self.weigh(incoming)?;
+        let pool = self.registry.pool();
+        let (decision, replica) = self.place(&weighed, incoming, &pool, now_us)?;
+        let door = self.doors.get(&weighed.model.name);
+        let Some(door) = door.filter(|_| self.admits.load(Relaxed)) else {
+            let placed = (&decision, &replica);
+            let admitted = Admitted::default();
+            let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
+            self.metering.list(ticket.bill());
+            return Ok(Begun::Placed(ticket));
+        };
+        let cost = weighed.weighing.cost(decision.cached_blocks);
+        let amount = Amount {
+            prefill: MicroMu::from_mu(cost.before_first_token()),
+            decode: MicroMu::from_mu(cost.decode_mu),
+            kv_tokens: cost.kv_tokens,
+        };
+        let tenant = incoming.tenant.unwrap_or_default();
+        match admission::enter(door, tenant, incoming.priority, amount, now_us) {
+            Entry::Run(pass) => {
+                let admitted = Admitted {
+                    pass: Some(pass),
+                    waited_us: 0,
+                };
+                let placed = (&decision, &replica);
+                let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
+                self.metering.list(ticket.bill());
+                Ok(Begun::Placed(ticket))
+            }
+            Entry::Wait(turn) => Ok(Begun::Waits(Box::new(Waiting {
+                weighed,
+                door: Arc::clone(door),
+                turn,
+                since_us: now_us,
+            }))),
+            Entry::Shed(shed) => Err(admission::refusal(shed, door, tenant)),
+        }
+    }
+
+    /// Places a request whose turn has come, or refuses it, as `answer` says.
+    ///
+    /// # Errors
+    /// A refusal, to be sent to the client.
+    pub fn resume(
+        &self,
+        waiting: Box<Waiting>,
+        answer: Result<Pass, Shed>,
+        incoming: &Incoming<'_>,
+        now_us: u64,
+    ) -> Result<Ticket, Refusal> {
+        let pass = answer.map_err(|shed| {
+            admission::refusal(shed, &waiting.door, incoming.tenant.unwrap_or_default())
+        })?;
+        let weighed = &waiting.weighed;
+        let pool = self.registry.pool();
+        let (decision, replica) = match self.place(weighed, incoming, &pool, now_us) {
+            Ok(placed) => placed,
+            Err(refusal) => {
+                pass.finish(MicroMu::ZERO, now_us);
+                return Err(refusal);
+            }
+        };
+        let admitted = Admitted {
+            pass: Some(pass),
+            waited_us: now_us.saturating_sub(waiting.since_us),
+        };
+        let placed = (&decision, &replica);
+        let ticket = self.charge(weighed, incoming, &pool, placed, admitted, now_us);
+        self.metering.list(ticket.bill());
+        Ok(ticket)
+    }
+
+    /// Longest that a request may wait for admission, ms.
+    #[must_use]
+    pub fn longest_wait_ms(&self, waiting: &Waiting) -> u64 {
+        waiting.door.look(weighbridge_admit::Gate::longest_wait_ms)
+    }
+
+    fn charge(
+        &self,
+        weighed: &Weighed,
+        incoming: &Incoming<'_>,
+        pool: &Pool,
+        (decision, replica): (&Decision, &Arc<Replica>),
+        admitted: Admitted,
+        now_us: u64,
+    ) -> Ticket {
+        let work = weighed.weighing.work(decision.cached_blocks);
+        let cost = weighed.weighing.profile().cost(&work);
+        let charge = replica.load.charge(Amount {
+            prefill: decision.prefill,
+            decode: MicroMu::from_mu(cost.decode_mu),
+            kv_tokens: cost.kv_tokens,
+        });
+        replica.cache.record(&weighed.chain);
+        if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
+            slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
+        }
+        let number = self.numbers.fetch_add(1, Relaxed) + 1;
+        self.tallies.count_reason(decision.reason.as_str());
+        let tally = self.tallies.replica(&replica.spec.endpoint);
+        tally.requests.fetch_add(1, Relaxed);
+        tally.micro_mu.fetch_add(
+            MicroMu::from_mu(cost.total()).micro().max(0).unsigned_abs(),
+            Relaxed,
+        );
+        tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
+        tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
+        let fallbacks = self.fallbacks(decision, pool);
+        let origin = Origin {
+            model: Arc::clone(&weighed.model.name),
+            key: weighed.key,
+            at_us: now_us,
+        };
+        let tenant = incoming.tenant.unwrap_or_default();
+        let reading = weighed.weighing.reading();
+        let facts = Facts {
+            number,
+            request_id: incoming.request_id.to_owned(),
+            tenant: tenant.to_owned(),
+            origin: origin.clone(),
+            ask: Metering::ask(&weighed.model.name, tenant, reading, work.prompt_tokens),
+            profile: Arc::clone(weighed.weighing.profile()),
+            work,
+            factor: weighed.factor,
+            is_whole: weighed.is_whole,
+            max_output: reading.max_output_tokens,
+            promised_blocks: decision.cached_blocks,
+            estimated: MicroMu::from_mu(cost.total()),
+            waited_us: admitted.waited_us,
+        };
+        let bill = Metering::open(facts, admitted.pass, replica);
+        let ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
+        if self.log.is_kept() {
+            self.log.push(Record {
+                number,
+                request_id: incoming.request_id.to_owned(),
+                session_source: weighed.session.source(),
+                session: weighed.session.shown(),
+                tenant: incoming.tenant.unwrap_or_default().to_owned(),
+                model: weighed.model.name.to_string(),
+                replica: replica.spec.endpoint.clone(),
+                fallbacks,
+                reason: decision.reason.as_str(),
+                prompt_tokens: cost.prompt_tokens,
+                cached_tokens: cost.cached_tokens,
+                output_tokens: cost.output_tokens,
+                mu: cost.total(),
+                prefill_mu: cost.before_first_token(),
+                decode_mu: cost.decode_mu,
+                wait_ms: decision
+                    .candidates
+                    .iter()
+                    .find(|candidate| candidate.replica == decision.chosen)
+                    .map_or(0.0, |candidate| candidate.wait_ms),
+                pool: decision.pool,
+                at_us: now_us,
+            });
+        }
+        ticket
+    }
+}

@@ -1,0 +1,106 @@
+//! What each request took in the end: a bounded queue to whoever writes it down.
+
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+/// What one request took, for bills and for those who check them. It holds no prompt.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UsageRecord {
+    /// The decision's number.
+    pub number: u64,
+    /// `x-request-id`.
+    pub request_id: String,
+    /// The tenant; empty where none was named.
+    pub tenant: String,
+    /// The model.
+    pub model: String,
+    /// The replica that served it, `ip:port`.
+    pub replica: String,
+    /// HTTP status; 0 where no reply began.
+    pub status: u16,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Of these, how many the replica had cached.
+    pub cached_tokens: u64,
+    /// Tokens of all answers.
+    pub output_tokens: u64,
+    /// Whether the tokens are the reply's own words, or what was estimated.
+    pub source: UsageSource,
+    /// MU billed.
+    pub mu: f64,
+    /// MU charged when it began.
+    pub estimated_mu: f64,
+    /// Waited for admission, ms.
+    pub wait_ms: f64,
+    /// From the choice of the replica to the reply's first byte, ms; absent where none came.
+    pub first_byte_ms: Option<f64>,
+    /// From the choice of the replica to the end, ms.
+    pub duration_ms: f64,
+    /// When it ended, µs on the core's clock.
+    pub ended_us: u64,
+}
+
+/// Where a record's tokens come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UsageSource {
+    /// The reply's usage.
+    Usage,
+    /// The reply's events and bytes.
+    Observed,
+    /// The weighing alone: the reply was not seen.
+    Estimate,
+}
+
+/// Records that were not taken yet.
+#[derive(Debug)]
+pub(crate) struct UsageLog {
+    most: usize,
+    records: Mutex<Pending>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    records: VecDeque<UsageRecord>,
+    dropped: u64,
+}
+
+impl UsageLog {
+    /// Keeps at most so many; 0 keeps none.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            records: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.most > 0
+    }
+
+    pub(crate) fn push(&self, record: UsageRecord) {
+        let mut pending = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.records.len() >= self.most {
+            // Nobody takes them: the oldest are lost, and counted.
+            pending.records.pop_front();
+            pending.dropped += 1;
+        }
+        pending.records.push_back(record);
+    }
+
+    /// Takes up to so many, oldest first.
+    pub(crate) fn take(&self, most: usize) -> Vec<UsageRecord> {
+        let mut pending = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = most.min(pending.records.len());
+        pending.records.drain(..count).collect()
+    }
+
+    /// Records lost because nobody took them.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .dropped
+    }
+}
