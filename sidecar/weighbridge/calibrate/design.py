@@ -265,6 +265,7 @@ def sized_for(point: Point, step: StepModel, expected: Expected) -> Expected:
         round_trip_ms=expected.round_trip_ms,
         scatter_ms=expected.scatter_ms,
         max_num_tokens=expected.max_num_tokens,
+        kv_tokens=expected.kv_tokens,
         noise_ms=expected.noise_ms,
         growth_ms=step.decode_per_ktok / 1000,
     )

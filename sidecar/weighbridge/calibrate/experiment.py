@@ -138,6 +138,7 @@ class Experiment:
             scatter_ms=scatter,
             noise_ms=median(self._noise),
             max_num_tokens=self.domain.max_num_tokens,
+            kv_tokens=self.domain.kv_tokens,
         )
         self._guess = StepModel(
             prefill_per_tok=per_token,
@@ -186,7 +187,7 @@ class Experiment:
             try:
                 found = await self.bench.measure(point, expected)
             except UnmeasurableError as error:
-                if attempt + 1 < TRIES:
+                if not attempt:
                     continue
                 self.say(f"{point.label()}: {error}; left out")
                 return None

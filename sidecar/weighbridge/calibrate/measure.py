@@ -33,6 +33,8 @@ SKIP = 8
 SINGLE_REPEATS = 5
 BLOCKS = 4
 COMPANION_MARGIN = 24
+MOST_LEAD = 800
+KV_SHARE = 0.95
 ITERATIONS_BETWEEN_LOOKS = 300
 LAST_LOOK_SECONDS = 0.25
 LEAVE_SECONDS = 1.2
@@ -52,6 +54,7 @@ class Expected:
     round_trip_ms: float
     scatter_ms: float
     max_num_tokens: int
+    kv_tokens: int
     noise_ms: float = 0.0
     """By how much a step's own time varies."""
     growth_ms: float = 0.0
@@ -159,7 +162,10 @@ class Bench:
         """Steps by which the first of a batch may be ahead of its last."""
         ahead_ms = 2 * expected.round_trip_ms + 1.5 * point.batch * self._send_ms
         mixed = point.batch * max(1, point.prompt) // expected.max_num_tokens
-        return COMPANION_MARGIN + int(ahead_ms / max(expected.step_ms, 0.01)) + 2 * mixed
+        lead = COMPANION_MARGIN + int(ahead_ms / max(expected.step_ms, 0.01)) + 2 * mixed
+        # Asking for more than the cache holds would keep some of them waiting.
+        room = int(KV_SHARE * expected.kv_tokens / point.batch) - point.prompt - WINDOW - SKIP
+        return max(COMPANION_MARGIN, min(lead, room, MOST_LEAD))
 
     async def _beside(self, point: Point, prompt: int, output: int) -> "Companions":
         """Starts all but one of a batch."""
