@@ -10,10 +10,11 @@
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
 //!
-//! The lowest score wins, but home keeps the request unless the winner beats it by the spill margin.
+//! The lowest score wins, but the replica that holds the prompt's prefix, or else home, keeps the
+//! request unless the winner beats it by the spill margin.
 //! Looked at are: the slice's replicas (home first, by rendezvous of key and replica), those with the
 //! longest cached prefix, and a few of the pool, half of them the same each time for the same key.
-//! Estimating latency per candidate rather than comparing loads is Prequal's lesson (Wydler et al.,
+//! Estimating latency per candidate rather than comparing loads is Prequal's lesson (Wydrowski et al.,
 //! NSDI 2024); weighing a cached prefix against load is Preble's (Srivatsa et al., 2024).
 
 use smallvec::SmallVec;
@@ -290,14 +291,26 @@ impl Look<'_> {
             .iter()
             .filter(|candidate| candidate.verdict == Verdict::Fit);
         let best = fit.min_by(|a, b| self.order(a, b)).copied()?;
-        let home = self
-            .candidates
-            .first()
-            .filter(|first| first.verdict == Verdict::Fit);
-        match home {
-            Some(home) if best.score + self.margin(home.score) >= home.score => Some(*home),
+        match self.incumbent() {
+            Some(incumbent) if best.score + self.margin(incumbent.score) >= incumbent.score => {
+                Some(incumbent)
+            }
             _ => Some(best),
         }
+    }
+
+    /// Who keeps the request unless another beats it by the margin: the replica that holds most of
+    /// the prompt, if that is half of it or more, else home. A slice that has moved thus takes new
+    /// sessions along; old ones stay with their cache.
+    fn incumbent(&self) -> Option<Candidate> {
+        let fit = |candidate: &&Candidate| candidate.verdict == Verdict::Fit;
+        let half = u32::try_from(self.ask.chain.len().div_ceil(2)).unwrap_or(u32::MAX);
+        let holders = (self.candidates.iter()).filter(|c| c.cached_blocks >= half.max(1));
+        holders
+            .filter(fit)
+            .max_by(|a, b| (a.cached_blocks.cmp(&b.cached_blocks)).then_with(|| self.order(b, a)))
+            .or_else(|| self.candidates.first().filter(fit))
+            .copied()
     }
 
     /// By score; equals by the hash of key and replica, so that no replica is favoured by its place.

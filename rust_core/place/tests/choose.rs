@@ -78,13 +78,18 @@ impl Fleet {
             .record(chain);
     }
 
+    /// With plain weights: a millisecond is a millisecond, whatever it is spent on.
     fn choose(&self, ask: &Ask<'_>) -> Result<Decision, NoReplica> {
-        choose(
-            &self.registry.pool(),
-            Some(&self.slices),
-            ask,
-            &ChoiceSettings::default(),
-        )
+        let plain = ChoiceSettings {
+            prefill_weight: 1.0,
+            decode_weight: 1.0,
+            ..ChoiceSettings::default()
+        };
+        self.choose_with(ask, &plain)
+    }
+
+    fn choose_with(&self, ask: &Ask<'_>, settings: &ChoiceSettings) -> Result<Decision, NoReplica> {
+        choose(&self.registry.pool(), Some(&self.slices), ask, settings)
     }
 
     fn chosen(&self, ask: &Ask<'_>) -> (ReplicaId, Reason) {
@@ -157,6 +162,25 @@ fn a_cached_prefix_is_worth_its_prefill_and_no_more() {
     assert_eq!(decision.saved, MicroMu::from_mu(320.0));
     fleet.load(9, 300.0);
     assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
+}
+
+#[test]
+fn weights_say_what_a_cached_prefix_and_others_replies_count() {
+    let mut fleet = Fleet::new(20, &[3]);
+    fleet.cache(9, &CHAIN[..8]);
+    fleet.load(9, 500.0);
+    let chosen = |prefill_weight, decode_weight| {
+        let settings = ChoiceSettings {
+            prefill_weight,
+            decode_weight,
+            ..ChoiceSettings::default()
+        };
+        fleet.choose_with(&ask(), &settings).unwrap().chosen
+    };
+    // 320 ms of prefill saved against 500 ms of replies ahead.
+    assert_eq!(chosen(1.0, 1.0), fleet.id(3));
+    assert_eq!(chosen(2.0, 1.0), fleet.id(9));
+    assert_eq!(chosen(1.0, 0.2), fleet.id(9));
 }
 
 #[test]
