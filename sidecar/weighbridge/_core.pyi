@@ -1,5 +1,7 @@
 """The Rust core as Python sees it. Structured values cross the border as JSON text."""
 
+from collections.abc import Callable
+from os import PathLike
 from typing import Self, final
 
 class CoreError(Exception):
@@ -13,7 +15,8 @@ class Core:
         """Raises CoreError naming the key when a setting or a profile is invalid.
 
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
-        "tenant_header": str, "default_output_tokens": int, "decision_log": int}
+        "tenant_header": str, "default_output_tokens": int, "decision_log": int,
+        "admission": {…}, "priority_header": str, "usage_records": int}
         """
     def set_replicas(self, replicas_json: str) -> int:
         """Replaces the replicas.
@@ -28,11 +31,24 @@ class Core:
 
         Raises CoreError when a key is unknown or of a wrong type; then nothing is changed.
         """
+    def set_admission(self, admission_json: str) -> None:
+        """Changes tenants' terms and what may wait, from now on: {"enabled", "queue": {…},
+        "tenants": {name: {…}}, "default_tenant": {…}}.
+
+        Raises CoreError when terms cannot be; then nothing is changed.
+        """
+    def take_usage(self, most: int) -> list[str]:
+        """Takes up to `most` usage records, oldest first: a JSON object each."""
+    def now_us(self) -> int:
+        """µs on the core's clock, in which usage records tell the time."""
     def status(self) -> str:
         """{"pool": int, "replicas": [{"endpoint", "model", "state", "requests", "prefill_mu",
         "decode_mu", "kv_tokens", "capacity_mu_per_min", "cached_blocks",
         "served": {"requests", "mu", …}}, …], "streams": int, "reasons": {reason: count},
-        "errors": {code: count}}
+        "errors": {code: count}, "admission": {model: {"running", "running_mu", "promised_mu",
+        "open", "waiting": {priority: {"requests", "mu"}}, "tenants": [{…}, …]}},
+        "tenants": [{"tenant", "model", "requests", "mu", "prompt_tokens", "cached_tokens",
+        "output_tokens"}, …], "usage_records_lost": int}
         """
     def decisions(self, after: int) -> str:
         """The latest decisions with a number above `after`, oldest first:
@@ -77,6 +93,14 @@ class Stream:
 
         Raises ValueError when the bytes are no ProcessingRequest.
         """
+    def is_waiting(self) -> bool:
+        """Whether an answer waits for admission; then no message may be handed over until `resume`
+        has given it.
+        """
+    def resume(self, wake: Callable[[], object]) -> list[bytes] | None:
+        """The replies that have waited, or None while they still have to; then `wake` is called
+        once, from any thread, when it is worth asking again.
+        """
     def close(self) -> None:
         """The stream has ended: releases what it had charged. Idempotent."""
 
@@ -108,3 +132,93 @@ def bench_fill(profile_json: str, case_json: str, sessions: int) -> FilledCore:
 
 def bench_body(model: str, session: int, bytes: int) -> bytes:  # noqa: A002
     """A chat body of about so many bytes; a longer one of the same session begins alike."""
+
+@final
+class Trace:
+    """Requests by time of arrival, their prompts as paths in a tree of messages."""
+
+    @staticmethod
+    def load(path: str | PathLike[str], options_json: str = "{}") -> Trace:
+        """Loads a file; CoreError names the line at fault.
+
+        options_json: {"format": str | None, "sessions_per_s": float, "seed": int}
+        """
+    @staticmethod
+    def generate(settings_json: str = "{}") -> Trace:
+        """Makes a trace; settings_json holds what differs from `generator_defaults()`."""
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes it in Weighbridge's own format."""
+    @property
+    def name(self) -> str: ...
+    @property
+    def requests(self) -> int: ...
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def tenants(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    def replay(self, scaling_json: str = "{}") -> Replay:
+        """Plans a replay: copies of whole sessions until the rate is met.
+
+        scaling_json: {"rate", "time_scale", "start_s", "duration_s", "most_tokens", "tenants",
+        "tenant_skew", "seed"}, all optional
+        """
+
+@final
+class Replay:
+    """A trace at some rate."""
+
+    def __len__(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    def request(self, number: int) -> tuple[float, str, str, int, int, int, int]:
+        """(at_seconds, session, tenant, turn, input_tokens, output_tokens, max_tokens)."""
+    def body(
+        self, number: int, model: str, stream: bool = True, exact_length: bool = False
+    ) -> bytes:
+        """The chat completion's body; `exact_length` asks for the very length of the answer."""
+
+@final
+class Progress:
+    """How far runs are; any thread may look."""
+
+    def __new__(cls) -> Self: ...
+    def steps(self) -> tuple[int, int]:
+        """Requests simulated, and known of."""
+    def stop(self) -> None:
+        """Makes runs end soon."""
+
+@final
+class Simulation:
+    """A trace before modelled replicas. Runs release the GIL and may go on side by side."""
+
+    def __new__(cls, scenario_json: str, trace: Trace, scaling_json: str = "{}") -> Self: ...
+    @property
+    def capacity_rps(self) -> float:
+        """Requests a second that the replicas would about sustain if they cached nothing."""
+    def run(
+        self,
+        policy: str,
+        rate: float | None = None,
+        seed: int = 0,
+        bounds: bool = True,
+        progress: Progress | None = None,
+    ) -> str:
+        """One run: {"row": {…}, "detail": {…}}."""
+    def goodput(
+        self,
+        policy: str,
+        seed: int = 0,
+        search_json: str = "{}",
+        progress: Progress | None = None,
+    ) -> str:
+        """{"rps", "above_rps", "tried": [[rate, served], …]}.
+
+        search_json: {"start_rps", "precision", "most_runs"}
+        """
+
+def policies() -> list[str]: ...
+def engines() -> list[str]: ...
+def generator_defaults() -> str:
+    """The settings of generated traces, as they are by default, as JSON."""

@@ -246,7 +246,7 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Instead make a trace: what differs from the generator's defaults (or 'defaults').",
+            help="Make a trace instead: what differs from the generator's 'defaults'.",
         ),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, max=20_000, help="How many replicas.")] = 16,
@@ -310,6 +310,10 @@ def simulate(
     session_header: Annotated[
         bool, typer.Option(help="Whether clients name their session in a header.")
     ] = True,
+    answers_quoted: Annotated[
+        bool,
+        typer.Option(help="Whether next turns quote the engine's own words, cached already."),
+    ] = True,
     telemetry_ms: Annotated[float, typer.Option(min=0, help="Age of replicas' metrics.")] = 50,
     detect_ms: Annotated[
         float, typer.Option(min=0, help="Time until the router knows that a replica is gone.")
@@ -336,11 +340,11 @@ def simulate(
     ] = None,
 ) -> None:
     """Replay a trace before modelled replicas with each policy; the live core is one of them."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from weighbridge import simulate as simulation  # noqa: PLC0415
-    from weighbridge import simulate_report  # noqa: PLC0415
-    from weighbridge.traces import find_trace  # noqa: PLC0415
+    from weighbridge import simulate as simulation
+    from weighbridge import simulate_report
+    from weighbridge.traces import find_trace
 
     made = None if generate is None else [one for one in generate if one != "defaults"]
     options = simulation.Options(
@@ -368,12 +372,16 @@ def simulate(
         seeds=seeds,
         events=[*(event or []), *simulation.read_events(events)],
         session_header=session_header,
+        answers_quoted=answers_quoted,
         telemetry_ms=telemetry_ms,
         detect_ms=detect_ms,
         jobs=jobs,
         timing=timing,
     )
-    console = Console(stderr=str(json_file) == "-")
+    to_stderr = str(json_file) == "-"
+    console = Console(stderr=to_stderr)
+    if not console.is_terminal:
+        console = Console(stderr=to_stderr, width=simulate_report.WIDE)
     result = simulation.simulate(options, console)
     simulate_report.show(result, console)
     if json_file is not None:

@@ -6,6 +6,7 @@ mod bench;
 mod core;
 mod emulator;
 mod server;
+mod simulate;
 mod stream;
 
 use pyo3::prelude::*;
@@ -39,5 +40,12 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<server::NativeServer>()?;
     module.add_class::<stream::Stream>()?;
     module.add_class::<emulator::Emulator>()?;
+    module.add_class::<simulate::Trace>()?;
+    module.add_class::<simulate::Replay>()?;
+    module.add_class::<simulate::Progress>()?;
+    module.add_class::<simulate::Simulation>()?;
+    module.add_function(wrap_pyfunction!(simulate::policies, module)?)?;
+    module.add_function(wrap_pyfunction!(simulate::engines, module)?)?;
+    module.add_function(wrap_pyfunction!(simulate::generator_defaults, module)?)?;
     Ok(())
 }

@@ -38,7 +38,7 @@ fn scenario(replicas: usize, more: serde_json::Value) -> Scenario {
 /// Every request's record after a run.
 fn records(policy: &str, scenario: &Scenario, trace: &Arc<Trace>) -> (Workload, Vec<Record>) {
     let replay = Replay::new(Arc::clone(trace), &Scaling::default()).unwrap();
-    let workload = Workload::new(replay, 32);
+    let workload = Workload::new(replay, 32, true);
     let profiles = scenario.profiles().unwrap();
     let chosen = named(policy, scenario, &profiles, 7).unwrap();
     let mut world = World::new(scenario, &workload, chosen, &profiles[0], 7).unwrap();

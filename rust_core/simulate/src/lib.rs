@@ -35,3 +35,4 @@ pub use progress::Progress;
 pub use report::{Detail, Minute, Outcome, Row};
 pub use scenario::{EngineChoice, Group, Scenario, Slo};
 pub use simulation::{Run, Simulation};
+pub use weighbridge_engine::profile_names as engine_names;

@@ -115,6 +115,10 @@ pub struct Scenario {
     /// Whether clients name their session in a header.
     #[serde(default = "yes")]
     pub session_header: bool,
+    /// Whether clients quote answers in the engine's own words, so that what it cached of them is
+    /// found again; a replayed trace's words are not the engine's.
+    #[serde(default = "yes")]
+    pub answers_quoted: bool,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,
@@ -215,13 +219,21 @@ impl Scenario {
     /// What the router believes of each group.
     pub(crate) fn profiles(&self) -> Result<Vec<Profile>, SimulateError> {
         let reference = self.replicas.first().map(|group| &group.engine.0);
+        // All replicas serve one model: that of the first profile that names one.
+        let given = self
+            .replicas
+            .iter()
+            .find_map(|group| group.profile.as_ref());
         let believed = |(number, group): (usize, &Group)| match &group.profile {
             Some(profile) => Ok(profile.clone()),
-            None => derive(
-                number,
-                &group.engine.0,
-                reference.unwrap_or(&group.engine.0),
-            ),
+            None => {
+                let own = &group.engine.0;
+                let derived = derive(number, own, reference.unwrap_or(own))?;
+                Ok(Profile {
+                    models: given.map_or(derived.models, |profile| profile.models.clone()),
+                    ..derived
+                })
+            }
         };
         self.replicas.iter().enumerate().map(believed).collect()
     }

@@ -28,11 +28,14 @@ pub(crate) struct Sequencer {
     pool: TextPool,
     bytes: Vec<u8>,
     block_bytes: usize,
+    with_answers: bool,
 }
 
 impl Sequencer {
-    pub(crate) fn new(tokens_per_block: u32) -> Self {
+    /// Sequences of blocks of that size, with what is known of the answers or without.
+    pub(crate) fn new(tokens_per_block: u32, with_answers: bool) -> Self {
         Self {
+            with_answers,
             pool: TextPool::new(),
             bytes: Vec::new(),
             block_bytes: (tokens_per_block.max(1) as usize).saturating_mul(TOKEN_BYTES),
@@ -58,7 +61,7 @@ impl Sequencer {
         }
         self.head(Role::Assistant);
         let prompt_tokens = self.bytes.len() / TOKEN_BYTES;
-        if let Some(reply) = request.reply {
+        if let Some(reply) = request.reply.filter(|_| self.with_answers) {
             replay.write_words(arrival, reply, &self.pool, &mut self.bytes);
         }
         let mut before = 0;
@@ -99,7 +102,7 @@ mod tests {
 "#;
         let trace = read(text.as_bytes(), "test", &LoadOptions::default()).unwrap();
         let replay = Replay::new(Arc::new(trace), &Scaling::default()).unwrap();
-        let mut sequencer = Sequencer::new(8);
+        let mut sequencer = Sequencer::new(8, true);
         let first = sequencer.of(&replay, &replay.arrivals()[0]);
         let second = sequencer.of(&replay, &replay.arrivals()[1]);
         // One begins, three are around each message, two before the answer.
@@ -108,5 +111,10 @@ mod tests {
         assert_eq!(first.blocks.len(), (first.prompt_tokens as usize + 40) / 8);
         assert_eq!(second.blocks.len(), second.prompt_tokens as usize / 8);
         assert_eq!(first.blocks[..], second.blocks[..first.blocks.len()]);
+        let unknown = Sequencer::new(8, false).of(&replay, &replay.arrivals()[0]);
+        assert_eq!(
+            unknown.blocks[..],
+            first.blocks[..first.prompt_tokens as usize / 8]
+        );
     }
 }

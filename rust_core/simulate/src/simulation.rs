@@ -208,7 +208,11 @@ impl Simulation {
         }
         let replay = Replay::new(Arc::clone(&self.trace), &scaling)?;
         let made = Arc::new(Ready {
-            workload: Workload::new(replay, self.scenario.tokens_per_block()),
+            workload: Workload::new(
+                replay,
+                self.scenario.tokens_per_block(),
+                self.scenario.answers_quoted,
+            ),
             bounds: OnceLock::new(),
         });
         ready.push_back((scaling, Arc::clone(&made)));

@@ -15,13 +15,14 @@ const KEPT_HASHES: u64 = 190_000_000;
 pub(crate) struct Workload {
     replay: Replay,
     tokens_per_block: u32,
+    with_answers: bool,
     kept: Vec<OnceLock<Sequence>>,
     /// For those who compute what is kept.
     sequencers: Mutex<Vec<Sequencer>>,
 }
 
 impl Workload {
-    pub(crate) fn new(replay: Replay, tokens_per_block: u32) -> Self {
+    pub(crate) fn new(replay: Replay, tokens_per_block: u32, with_answers: bool) -> Self {
         let block = u64::from(tokens_per_block.max(1));
         let hashes: u64 = replay
             .arrivals()
@@ -38,6 +39,7 @@ impl Workload {
             kept: std::iter::repeat_with(OnceLock::new).take(kept).collect(),
             replay,
             tokens_per_block,
+            with_answers,
             sequencers: Mutex::new(Vec::new()),
         }
     }
@@ -101,7 +103,7 @@ impl Workload {
 
     fn borrow(&self) -> Sequencer {
         let spare = self.lock().pop();
-        spare.unwrap_or_else(|| Sequencer::new(self.tokens_per_block))
+        spare.unwrap_or_else(|| Sequencer::new(self.tokens_per_block, self.with_answers))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Sequencer>> {

@@ -11,10 +11,11 @@ use crate::agenda::Agenda;
 use crate::error::SimulateError;
 use crate::event::{Event, Target, What};
 use crate::measure::{Measure, Stage};
-use crate::policy::{Ask, Member, Policy, Standing, View};
+use crate::policy::{Ask, Member, Policy, Standing, Usage, View};
 use crate::progress::Progress;
 use crate::replica::{Replica, Results};
 use crate::scenario::Scenario;
+use crate::sequence::Sequence;
 use crate::workload::Workload;
 
 /// Replicas that are tried for one request, as Envoy is set up.
@@ -117,6 +118,7 @@ impl<'a> World<'a> {
             #[allow(clippy::cast_precision_loss)]
             let arrival_ms = arrival.map(|arrival| arrival.at_us as f64 / 1e3);
             if arrival_ms.is_none() && self.under_way == 0 {
+                progress.advance((next % PROGRESS) as u64);
                 return Ok((self.now_ms, false));
             }
             let due_ms = self.agenda.next_ms().unwrap_or(f64::INFINITY);
@@ -188,18 +190,16 @@ impl<'a> World<'a> {
         self.measure
             .arrived(number, self.now_ms, sequence.prompt_tokens);
         self.under_way += 1;
-        self.place(number);
+        self.place(number, &sequence, Vec::new());
     }
 
     /// Finds a replica for a request, trying again where one is gone.
-    fn place(&mut self, number: usize) {
-        let sequence = self.workload.sequence(number);
+    fn place(&mut self, number: usize, sequence: &Sequence, mut tried: Vec<usize>) {
         let session = self.scenario.session_header.then(|| {
             let arrival = self.workload.arrivals().get(number);
             let name = arrival.map(|arrival| self.workload.replay().session(arrival));
             xxh3_64(name.unwrap_or_default().as_bytes())
         });
-        let mut tried: Vec<usize> = Vec::new();
         loop {
             let attempts = self.measure.record(number).map_or(ATTEMPTS, |record| {
                 record.attempts += 1;
@@ -209,7 +209,7 @@ impl<'a> World<'a> {
                 number,
                 now_ms: self.now_ms,
                 workload: self.workload,
-                sequence: &sequence,
+                sequence,
                 session,
                 tried: &tried,
             };
@@ -226,7 +226,7 @@ impl<'a> World<'a> {
                 tried.push(replica);
                 continue;
             }
-            let spec = self.workload.spec(number, &sequence);
+            let spec = self.workload.spec(number, sequence);
             let Some(engine) = self.replicas.get_mut(replica) else {
                 return self.give_up(number, Stage::Refused);
             };
@@ -299,7 +299,14 @@ impl<'a> World<'a> {
             let number = number(finished.id);
             self.measure
                 .finished(number, self.now_ms, finished.output_tokens);
-            self.policy.finished(number, self.now_ms);
+            let usage = self.measure.record(number).map(|record| Usage {
+                prompt_tokens: record.prompt_tokens,
+                cached_tokens: record.cached_tokens,
+                output_tokens: record.output_tokens,
+            });
+            if let Some(usage) = usage {
+                self.policy.finished(number, usage, self.now_ms);
+            }
             self.count(replica, false);
             self.under_way -= 1;
         }
@@ -425,11 +432,11 @@ impl<'a> World<'a> {
         for (number, stage) in broken {
             match stage {
                 Stage::Waiting => {
-                    self.policy.dropped(number, self.now_ms);
                     if let Some(record) = self.measure.record(number) {
                         record.started = false;
                     }
-                    self.place(number);
+                    let sequence = self.workload.sequence(number);
+                    self.place(number, &sequence, vec![replica]);
                 }
                 Stage::Answering => self.give_up(number, Stage::Lost),
                 Stage::Ahead | Stage::Finished | Stage::Refused | Stage::Lost => {}

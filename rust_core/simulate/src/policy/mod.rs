@@ -62,6 +62,14 @@ pub(crate) struct Member {
     pub(crate) standing: Standing,
 }
 
+/// What the replica's own usage says of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: u32,
+    pub(crate) cached_tokens: u32,
+    pub(crate) output_tokens: u32,
+}
+
 /// Who gets a request.
 pub(crate) trait Policy {
     /// The replica for a request; `None` where there is none to name.
@@ -74,9 +82,9 @@ pub(crate) trait Policy {
     fn first_token(&mut self, _number: usize, _replica: usize, _now_ms: f64) {}
 
     /// The answer is complete.
-    fn finished(&mut self, _number: usize, _now_ms: f64) {}
+    fn finished(&mut self, _number: usize, _usage: Usage, _now_ms: f64) {}
 
-    /// The request was lost with its replica, or found none.
+    /// The request was broken off with its replica, or found none.
     fn dropped(&mut self, _number: usize, _now_ms: f64) {}
 
     /// The replicas, or what the router knows of them, have changed.

@@ -3,26 +3,30 @@
 //! that must guess these things can be expected to do better.
 //!
 //! ```text
-//! score = prefill ahead + kv wait + (1 + κ) · own prefill + δ · decode under way
+//! score = prefill ahead + kv wait + (1 + κ) · own prefill + δ · decode under way + ω · broken
 //! ```
 //! in ms. A prefill is computed for all to wait behind it, so κ counts its price for the others; δ
-//! spreads the answers, whose number slows every engine's step.
+//! spreads the answers, whose number slows every engine's step; `broken` counts the answers under
+//! way that this prefill would push over their objective, and this request if it came too late.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use weighbridge_engine::EngineProfile;
+use weighbridge_engine::{EngineProfile, Load};
 use weighbridge_place::{PrefixIndex, ReplicaCache, ReplicaId};
 use weighbridge_weigh::Profile;
 
-use super::{Ask, Policy, View, fresh};
+use super::{Ask, Policy, Usage, View, fresh};
 use crate::replica::Replica;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Slo};
 
 /// κ
 const PREFILL_PRICE: f64 = 1.0;
 /// δ
 const DECODE_PRICE: f64 = 0.25;
+
+/// ω
+const BREACH_PRICE_MS: f64 = 2000.0;
 
 /// Clusters up to this size are looked at whole.
 const SMALL: usize = 128;
@@ -49,9 +53,20 @@ struct Share {
     ahead: Ahead,
 }
 
+/// An answer under way.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    first_ms: f64,
+    output_tokens: u32,
+}
+
 /// The policy that knows all.
 pub(super) struct Oracle {
+    slo: Slo,
     ahead: Vec<Ahead>,
+    /// By replica, then by request.
+    answers: Vec<BTreeMap<usize, Answer>>,
+    lengths: HashMap<usize, u32>,
     shares: HashMap<usize, Share>,
     index: Arc<PrefixIndex>,
     caches: Vec<ReplicaCache>,
@@ -65,7 +80,10 @@ impl Oracle {
             .iter()
             .map(|group| group.engine.0.kv_blocks);
         Self {
+            slo: scenario.slo,
             ahead: Vec::new(),
+            answers: Vec::new(),
+            lengths: HashMap::new(),
             shares: HashMap::new(),
             index: PrefixIndex::new(),
             caches: Vec::new(),
@@ -119,15 +137,43 @@ impl Oracle {
         let over = (ahead.kv_tokens + own.kv_tokens - memory).max(0.0);
         // Memory comes free as fast as the answers under way hold it.
         let kv_ms = over / memory * ahead.decode_ms.max(1000.0) * BATCH;
+        let prompt = f64::from(ask.sequence.prompt_tokens);
+        let allowed = self.slo.ttft_ms + self.slo.ttft_ms_per_ktok * prompt / 1000.0;
+        let late = ahead.prefill_ms + kv_ms + own.prefill_ms > allowed;
+        let broken = f64::from(u8::from(late)) + self.broken(number, replica, own, ask.now_ms);
         ahead.prefill_ms
             + kv_ms
             + (1.0 + PREFILL_PRICE) * own.prefill_ms
             + DECODE_PRICE * ahead.decode_ms
+            + BREACH_PRICE_MS * broken
+    }
+
+    /// Answers under way that keep their objective now and would not after this prefill.
+    #[allow(clippy::cast_precision_loss)]
+    fn broken(&self, number: usize, replica: &Replica, own: Ahead, now_ms: f64) -> f64 {
+        let Some(answers) = self.answers.get(number) else {
+            return 0.0;
+        };
+        let engine = replica.engine();
+        let step_ms = step_ms(engine.profile(), engine.load()) * replica.slowdown();
+        let breaks = |answer: &&Answer| {
+            let more = f64::from(answer.output_tokens.saturating_sub(1));
+            let since_ms = now_ms - answer.first_ms;
+            // All but the delay that is known of, spread over the answer.
+            let expected_ms = since_ms.max(more * step_ms);
+            let slack_ms = self.slo.tpot_ms * more - expected_ms;
+            more > 0.0 && slack_ms > 0.0 && slack_ms < own.prefill_ms
+        };
+        answers.values().filter(breaks).count() as f64
     }
 
     fn release(&mut self, number: usize) {
+        self.lengths.remove(&number);
         if let Some(share) = self.shares.remove(&number) {
             self.change(share.replica, share.ahead, -1.0);
+            if let Some(answers) = self.answers.get_mut(share.replica) {
+                answers.remove(&number);
+            }
         }
     }
 
@@ -157,6 +203,8 @@ impl Policy for Oracle {
         };
         self.release(ask.number);
         self.shares.insert(ask.number, share);
+        self.lengths
+            .insert(ask.number, ask.workload.output_tokens(ask.number));
         self.change(share.replica, share.ahead, 1.0);
         Some(best.0)
     }
@@ -172,7 +220,7 @@ impl Policy for Oracle {
         }
     }
 
-    fn first_token(&mut self, number: usize, replica: usize, _now_ms: f64) {
+    fn first_token(&mut self, number: usize, replica: usize, now_ms: f64) {
         let Some(share) = self.shares.get_mut(&number) else {
             return;
         };
@@ -181,9 +229,21 @@ impl Policy for Oracle {
             ..Ahead::default()
         };
         self.change(replica, done, -1.0);
+        while self.answers.len() <= replica {
+            self.answers.push(BTreeMap::new());
+        }
+        if let (Some(answers), Some(length)) =
+            (self.answers.get_mut(replica), self.lengths.get(&number))
+        {
+            let answer = Answer {
+                first_ms: now_ms,
+                output_tokens: *length,
+            };
+            answers.insert(number, answer);
+        }
     }
 
-    fn finished(&mut self, number: usize, _now_ms: f64) {
+    fn finished(&mut self, number: usize, _usage: Usage, _now_ms: f64) {
         self.release(number);
     }
 
@@ -206,6 +266,19 @@ fn prefill_ms(profile: &EngineProfile, prompt: u32, cached: u32) -> f64 {
     profile.prefill_base_ms
         + profile.prefill_ms_per_token * (p - c)
         + profile.prefill_ms_per_token2 * (p * p - c * c)
+}
+
+/// What an iteration takes that adds a token to each answer under way.
+fn step_ms(profile: &EngineProfile, load: Load) -> f64 {
+    let generating = f64::from(load.generating);
+    let experts = profile.moe_ms * (1.0 - (-generating / profile.moe_batch).exp());
+    #[allow(clippy::cast_precision_loss)]
+    let context = load.generating_context as f64 / 1000.0;
+    profile.step_overhead_ms
+        + profile.decode_base_ms
+        + experts
+        + profile.decode_ms_per_seq * generating
+        + profile.decode_ms_per_ktoken * context
 }
 
 fn decode_ms(profile: &EngineProfile, prompt: u32, output: u32) -> f64 {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
-use weighbridge_decide::{Core, Incoming, ReplicaSetting, Settings, Ticket};
+use weighbridge_decide::{Begun, Core, Incoming, ReplicaSetting, Settings, Ticket};
 use weighbridge_traces::{BodyOptions, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
 
-use super::{Ask, Member, Policy, Standing, View};
+use super::{Ask, Member, Policy, Standing, Usage, View};
 use crate::error::SimulateError;
 use crate::scenario::Scenario;
 
@@ -33,6 +33,11 @@ impl Live {
         let mut settings: Map<String, Value> = scenario.core.clone();
         settings.insert("profiles".to_owned(), json!([]));
         settings.insert("decision_log".to_owned(), json!(0));
+        if settings.contains_key("admission") {
+            let reason = "admission is not simulated: every request runs at once";
+            return Err(SimulateError::Core(reason.to_owned()));
+        }
+        settings.insert("admission".to_owned(), json!({"enabled": false}));
         let mut settings: Settings =
             serde_json::from_value(Value::Object(settings)).map_err(refused)?;
         settings.profiles = profiles.to_vec();
@@ -67,7 +72,7 @@ impl Live {
         let tenant = replay.tenant(arrival);
         let session = ask.session.map(|_| replay.session(arrival));
         let incoming = Incoming {
-            request_id: "",
+            request_id: &request_id(ask.number),
             endpoint: Endpoint::ChatCompletions,
             session: session.as_deref(),
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
@@ -76,8 +81,10 @@ impl Live {
             content_encoding: None,
             body: Body::whole(&self.bytes),
         };
-        match self.core.decide(&incoming, micros(ask.now_ms)) {
-            Ok(ticket) => {
+        match self.core.begin(&incoming, micros(ask.now_ms)) {
+            // Admission is off: nothing waits.
+            Ok(Begun::Waits(_)) => None,
+            Ok(Begun::Placed(ticket)) => {
                 let replica = self.numbers.get(ticket.endpoint()).copied();
                 self.tickets.insert(ask.number, ticket);
                 replica
@@ -88,6 +95,32 @@ impl Live {
             }
         }
     }
+}
+
+impl Live {
+    fn end(&mut self, number: usize, now_us: u64) {
+        if let Some(ticket) = self.tickets.remove(&number) {
+            self.core.end(ticket, now_us);
+        }
+    }
+}
+
+fn request_id(number: usize) -> String {
+    number.to_string()
+}
+
+/// The end of a streamed reply, with what the engine says of it.
+fn last_events(usage: Usage) -> String {
+    let usage = json!({
+        "choices": [],
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.output_tokens,
+            "total_tokens": usage.prompt_tokens + usage.output_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        },
+    });
+    format!("data: {usage}\n\ndata: [DONE]\n\n")
 }
 
 impl Policy for Live {
@@ -106,14 +139,18 @@ impl Policy for Live {
         }
     }
 
-    fn finished(&mut self, number: usize, now_ms: f64) {
-        if let Some(ticket) = self.tickets.remove(&number) {
-            self.core.end(ticket, micros(now_ms));
+    fn finished(&mut self, number: usize, usage: Usage, now_ms: f64) {
+        let now_us = micros(now_ms);
+        if let Some(mut observer) = self.core.observe(&request_id(number)) {
+            observer.begin(Some("text/event-stream"), None);
+            observer.body(last_events(usage).as_bytes(), now_us);
+            self.core.observed(observer, now_us);
         }
+        self.end(number, now_us);
     }
 
-    fn dropped(&mut self, number: usize, _now_ms: f64) {
-        self.tickets.remove(&number);
+    fn dropped(&mut self, number: usize, now_ms: f64) {
+        self.end(number, micros(now_ms));
     }
 
     fn members(&mut self, members: &[Member], _now_ms: f64) -> Result<(), SimulateError> {

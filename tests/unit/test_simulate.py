@@ -1,0 +1,242 @@
+"""`weighbridge simulate`: equal seeds, equal files; what is simulated is what an emulator does."""
+
+import http.client
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from weighbridge import _core
+from weighbridge.cli import app
+from weighbridge.errors import ConfigError, RefusedError
+from weighbridge.simulate import (
+    Fleet,
+    Options,
+    confidence,
+    parse_fleets,
+    parse_policies,
+    parse_rates,
+    parse_settings,
+    read_events,
+    simulate,
+    without_minutes,
+)
+from weighbridge.simulate_report import runs
+from weighbridge.traces import load, requests_of, shipped_trace
+
+ENGINE = "llama-3.1-8b-fp8-h100"
+ROW = [
+    "policy",
+    "replicas",
+    "offered_rps",
+    "goodput_rps",
+    "slo_attainment",
+    "ttft_p50_ms",
+    "ttft_p99_ms",
+    "tpot_p50_ms",
+    "tpot_p99_ms",
+    "cache_hit_ratio",
+    "ideal_hit_ratio",
+    "pooled_hit_ratio",
+    "mu_max_over_mean",
+    "spills",
+    "slices_moved",
+    "wall_s",
+]
+
+
+def small(**changes: Any) -> Options:
+    given: dict[str, Any] = {
+        "trace": shipped_trace(),
+        "fleets": [Fleet(ENGINE, 3)],
+        "policies": ["round_robin", "weighbridge"],
+        "duration_s": 60.0,
+        "rates": [6.0],
+        **changes,
+    }
+    return Options(**given)
+
+
+def test_rows_have_the_keys_that_scripts_rely_on() -> None:
+    result = simulate(small())
+    assert [list(row) for row in result["rows"]] == [ROW, ROW]
+    assert [row["policy"] for row in result["rows"]] == ["round_robin", "weighbridge"]
+    assert all(row["wall_s"] is None for row in result["rows"])
+    assert simulate(small(timing=True, policies=["random"]))["rows"][0]["wall_s"] > 0
+
+
+def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
+    def run(seed: int, name: str) -> bytes:
+        arguments = [
+            *("simulate", "--trace", str(shipped_trace()), "--profile", ENGINE),
+            *("--replicas", "3", "--rps", "6", "--duration", "60", "--seed", str(seed)),
+            *("--event", "at=20 kill=1 for=10", "--json", str(tmp_path / name)),
+        ]
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return (tmp_path / name).read_bytes()
+
+    first = run(1, "a")
+    assert first == run(1, "b")
+    assert first != run(2, "c")
+    rows = json.loads(first)["rows"]
+    assert [row["policy"] for row in rows] == _core.policies()
+
+
+def test_hits_are_those_of_an_emulated_replica() -> None:
+    """One replica, requests one after another: each finds as much cached here as there."""
+    trace = load(shipped_trace())
+    requests = list(requests_of(trace))[:40]
+    config = {"models": ["m"], "profiles": [ENGINE], "speed": 200.0}
+    emulator = _core.Emulator(json.dumps(config))
+    try:
+        host, port = emulator.addresses()[0].split(":")
+        connection = http.client.HTTPConnection(host, int(port))
+        prompts = cached = 0
+        for request in requests:
+            headers = {"x-emulate-output-tokens": "1"}
+            body = json.loads(request.body("m"))
+            body.pop("stream", None)
+            body.pop("stream_options", None)
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+            usage = json.loads(connection.getresponse().read())["usage"]
+            words = request.input_tokens
+            # One begins, three are around each message, two before the answer.
+            assert usage["prompt_tokens"] == words + 3 * len(body["messages"]) + 3
+            prompts += usage["prompt_tokens"]
+            cached += usage["prompt_tokens_details"]["cached_tokens"]
+        connection.close()
+    finally:
+        emulator.stop()
+    options = small(
+        policies=["round_robin"],
+        fleets=[Fleet(ENGINE, 1)],
+        rates=[trace.rate],
+        duration_s=requests[-1].at_seconds + 0.0001,
+        warmup_s=0.0,
+        time_scale=1.0,
+        answers_quoted=False,
+    )
+    result = simulate(options)
+    assert result["details"][0]["requests"] == len(requests)
+    # Here some overlap: a prompt may be computed while its beginning still is.
+    simulated = result["rows"][0]["cache_hit_ratio"]
+    assert simulated == pytest.approx(cached / prompts, rel=0.02)
+
+
+def test_goodput_has_an_interval_over_seeds() -> None:
+    options = small(goodput=True, seeds=2, precision=0.2, policies=["least_request"], rates=[20.0])
+    found = simulate(options)["goodput"][0]
+    assert found["policy"] == "least_request"
+    assert len(found["seeds_rps"]) == 2
+    assert found["low_rps"] <= found["goodput_rps"] <= found["high_rps"]
+
+
+@given(st.lists(st.floats(0.1, 1e3), min_size=1, max_size=12))
+def test_the_interval_holds_the_mean(rates: list[float]) -> None:
+    found = confidence("p", rates)
+    assert found["low_rps"] <= found["goodput_rps"] <= found["high_rps"]
+
+
+def test_several_rates_are_rows_of_their_own_in_order() -> None:
+    rows = simulate(small(rates=[6.0, 3.0]))["rows"]
+    assert [row["policy"] for row in rows] == ["round_robin"] * 2 + ["weighbridge"] * 2
+    assert rows[0]["offered_rps"] > rows[1]["offered_rps"]
+
+
+def test_a_generated_trace_of_tenants_is_simulated() -> None:
+    options = small(trace=None, generator={"tenants": 4, "sessions_per_s": 1.0}, rates=[])
+    result = simulate(options)
+    assert result["trace"]["name"] == "generated-0"
+    assert result["rows"][0]["ideal_hit_ratio"] > 0.2
+
+
+def test_a_wrong_belief_changes_only_what_the_router_does() -> None:
+    right = simulate(small(fleets=[Fleet(ENGINE, 3)]))["rows"]
+    wrong = simulate(small(fleets=[Fleet(ENGINE, 3, "llama-3.1-8b-fp8-l40s")]))["rows"]
+    same = ("ttft_p99_ms", "cache_hit_ratio")
+    assert [right[0][key] for key in same] == [wrong[0][key] for key in same]
+
+
+def test_plots_are_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from weighbridge import simulate_plots
+
+    result = simulate(small(rates=[3.0, 6.0], duration_s=130.0))
+    files = simulate_plots.write(result, tmp_path)
+    assert {file.name for file in files} == {"ttft.png", "mu.png", "hits.png", "goodput.png"}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    grid = simulate_plots.mu_grid(result["details"][0]["minutes"])
+    assert len(grid) == 3
+    assert sum(row[0] for row in grid) == pytest.approx(3.0)
+
+
+def test_the_json_leaves_out_what_only_plots_need() -> None:
+    result = simulate(small(policies=["random"]))
+    assert "minutes" in result["details"][0]
+    assert "minutes" not in without_minutes(result)["details"][0]
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_the_table_fits(width: int) -> None:
+    result = simulate(small())
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(runs(result, width))
+    text = console.export_text()
+    assert "…" not in text
+    assert "weighbridge" in text
+
+
+def test_fleets_are_named_with_counts_or_share() -> None:
+    assert parse_fleets(["a", "b"], 5, None) == [Fleet("a", 3), Fleet("b", 2)]
+    assert parse_fleets(["a:1", "b:7"], 5, "p") == [Fleet("a", 1, "p"), Fleet("b", 7, "p")]
+    with pytest.raises(ConfigError, match="with each of them"):
+        parse_fleets(["a:1", "b"], 5, None)
+    with pytest.raises(ConfigError, match="'x' is no number"):
+        parse_fleets(["a:x"], 5, None)
+
+
+def test_settings_are_json_or_text() -> None:
+    given_settings = ["a.b=1", "a.c=x", "d=[1]"]
+    assert parse_settings(given_settings) == {"a": {"b": 1, "c": "x"}, "d": [1]}
+    with pytest.raises(ConfigError, match="no KEY=VALUE"):
+        parse_settings(["a"])
+    with pytest.raises(ConfigError, match="'a' has a value already"):
+        parse_settings(["a=1", "a.b=2"])
+
+
+def test_names_rates_and_events_are_read(tmp_path: Path) -> None:
+    assert parse_policies(["maglev,random", "maglev"]) == ["maglev", "random"]
+    assert parse_policies([]) == _core.policies()
+    assert parse_rates("1,2.5") == [1.0, 2.5]
+    for bad in ("x", "0", "1,-2", "inf"):
+        with pytest.raises(ConfigError, match="numbers above 0"):
+            parse_rates(bad)
+    file = tmp_path / "events"
+    file.write_text("# a comment\nat=1 kill=1\n\nat=2 add=1\n")
+    assert read_events(file) == ["at=1 kill=1", "at=2 add=1"]
+    with pytest.raises(RefusedError, match="none"):
+        read_events(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policies": ["magic"]}, "no policy 'magic'"),
+        ({"fleets": [Fleet("abacus", 1)]}, "no engine is called 'abacus'"),
+        ({"events": ["at=1 explode=1"]}, "'explode' is none of"),
+        ({"core": {"placing": {"samplez": 1}}}, "samplez"),
+        ({"fleets": [Fleet(ENGINE, 1, "nothing")]}, "no shipped profile is called 'nothing'"),
+        ({"trace": None}, "no trace"),
+        ({"slo_share": 2.0}, "slo.share"),
+    ],
+)
+def test_mistakes_are_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        simulate(small(**changes))
