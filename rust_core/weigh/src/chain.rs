@@ -138,17 +138,28 @@ pub(crate) struct Section {
     open_len: usize,
     bytes: u64,
     images: Vec<u32>,
+    mark: Mark,
     max_blocks: usize,
 }
 
 /// A point of a section to which it can return.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
+struct Mark {
     digests: usize,
     open: [u8; BLOCK_BYTES],
     open_len: usize,
     bytes: u64,
     images: usize,
+}
+
+impl Mark {
+    const START: Self = Self {
+        digests: 0,
+        open: [0; BLOCK_BYTES],
+        open_len: 0,
+        bytes: 0,
+        images: 0,
+    };
 }
 
 impl Section {
@@ -159,6 +170,7 @@ impl Section {
             open_len: 0,
             bytes: 0,
             images: Vec::new(),
+            mark: Mark::START,
             max_blocks,
         }
     }
@@ -254,22 +266,25 @@ impl Section {
             .map_or_else(|| self.digest(), |head| chained(head, 0))
     }
 
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            digests: self.digests.len(),
-            open: self.open,
-            open_len: self.open_len,
-            bytes: self.bytes,
-            images: self.images.len(),
+    /// Remembers this point, instead of the one before.
+    pub(crate) fn set_mark(&mut self) {
+        let mark = &mut self.mark;
+        mark.digests = self.digests.len();
+        mark.open_len = self.open_len;
+        mark.bytes = self.bytes;
+        mark.images = self.images.len();
+        for (to, from) in mark.open.iter_mut().zip(&self.open).take(self.open_len) {
+            *to = *from;
         }
     }
 
-    pub(crate) fn return_to(&mut self, mark: &Mark) {
-        self.digests.truncate(mark.digests);
-        self.open = mark.open;
-        self.open_len = mark.open_len;
-        self.bytes = mark.bytes;
-        self.images.truncate(mark.images);
+    /// Forgets what came after the mark.
+    pub(crate) fn return_to_mark(&mut self) {
+        self.digests.truncate(self.mark.digests);
+        self.open = self.mark.open;
+        self.open_len = self.mark.open_len;
+        self.bytes = self.mark.bytes;
+        self.images.truncate(self.mark.images);
     }
 
     pub(crate) fn clear(&mut self) {
@@ -277,6 +292,7 @@ impl Section {
         self.open_len = 0;
         self.bytes = 0;
         self.images.clear();
+        self.mark = Mark::START;
     }
 }
 
@@ -384,10 +400,10 @@ mod tests {
             let mut section = Section::new(99);
             section.feed(&kept);
             let digest = section.digest();
-            let mark = section.mark();
+            section.set_mark();
             section.note_image();
             section.feed(&undone);
-            section.return_to(&mark);
+            section.return_to_mark();
             prop_assert_eq!(section.digest(), digest);
             prop_assert_eq!(section.bytes, kept.len() as u64);
             prop_assert!(section.images.is_empty());

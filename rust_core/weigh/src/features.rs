@@ -12,8 +12,14 @@ const CHUNK: usize = 128;
 /// Bytes before a chunk that its classes may depend on.
 const LEAD: usize = 1;
 
+/// Bytes below which a text is counted one by one, which is then faster.
+const SHORT: usize = 24;
+
 /// Bytes of a stretch.
 const STRETCH: usize = 16;
+
+/// A continuation byte, which is in no class.
+const NO_CLASS: u8 = 0x80;
 
 /// A chunk with what leads to it.
 type Window = [u8; LEAD + CHUNK];
@@ -40,7 +46,8 @@ macro_rules! features {
 
         impl AddAssign for Features {
             fn add_assign(&mut self, other: Self) {
-                $(self.$field = self.$field.saturating_add(other.$field);)*
+                // Each count is at most the bytes of a body, so that sums cannot overflow.
+                $(self.$field += other.$field;)*
             }
         }
     };
@@ -97,6 +104,10 @@ impl Features {
             bytes: text.len() as u64,
             ..Self::default()
         };
+        if text.len() < SHORT {
+            features.count_one_by_one(text);
+            return features;
+        }
         // The first chunk has nothing before it and the last one is short: both pass by a copy.
         features.count_short(&[], text.get(..CHUNK).unwrap_or(text));
         let mut at = CHUNK;
@@ -110,10 +121,42 @@ impl Features {
         features
     }
 
+    /// Counts a short text.
+    fn count_one_by_one(&mut self, text: &[u8]) {
+        let mut before = NO_CLASS;
+        let mut run = 0;
+        for (i, &byte) in text.iter().enumerate() {
+            let is_letter = letter(byte);
+            run = (run + 1) * usize::from(is_letter);
+            self.stretches += u64::from(i % STRETCH == STRETCH - 1 && run >= STRETCH);
+            self.letters += u64::from(is_letter);
+            self.words += u64::from(is_letter & !letter(before));
+            self.capitals += u64::from(capital(byte));
+            self.digits += u64::from(digit(byte));
+            self.numbers += u64::from(digit(byte) & !digit(before));
+            self.spaces += u64::from(blank(byte) & u8::from(byte != b'\n'));
+            self.newlines += u64::from(byte == b'\n');
+            self.gaps += u64::from(blank(byte) & !blank(before));
+            self.punctuation += u64::from(1 & !(is_letter | digit(byte) | blank(byte) | byte >> 7));
+            match byte {
+                0..=0xC1 | 0xF5.. => {}
+                0xC2..=0xCA => self.latin += 1,
+                0xCB..=0xDF => self.two_byte += 1,
+                0xE0..=0xE1 => self.brahmic += 1,
+                0xE2 => self.symbols += 1,
+                0xE3 => self.kana += 1,
+                0xE4..=0xE9 => self.han += 1,
+                0xEA..=0xED => self.hangul += 1,
+                0xEE..=0xEF => self.full_width += 1,
+                0xF0..=0xF4 => self.four_byte += 1,
+            }
+            before = byte;
+        }
+    }
+
     /// Counts a chunk shorter than [`CHUNK`], after `lead`.
     fn count_short(&mut self, lead: &[u8], rest: &[u8]) {
-        // A continuation byte is in no class.
-        let mut window: Window = [0x80; LEAD + CHUNK];
+        let mut window: Window = [NO_CLASS; LEAD + CHUNK];
         let (before, chunk) = window.split_at_mut(LEAD);
         for (to, from) in before.iter_mut().rev().zip(lead.iter().rev()) {
             *to = *from;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::visit::Str;
-use crate::chain::{Mark, Section};
+use crate::chain::Section;
 use crate::exact::{self, ExactTokens, TokenCounter};
 use crate::features::Features;
 use crate::image::Image;
@@ -192,11 +192,18 @@ struct Tally {
     media_bytes: u64,
 }
 
+impl Tally {
+    fn is_empty(&self) -> bool {
+        let texts = self.text.bytes + self.tool_text.bytes + self.media_bytes;
+        texts == 0 && self.audio_seconds == 0.0
+    }
+}
+
 /// One message while it is read.
 pub(super) struct Turn<'de> {
     role: Option<Role>,
-    /// Set once the message's start is in its section.
-    begun: Option<Begun>,
+    /// Once the message's start is in its section: whether that is the leading one.
+    leads: Option<bool>,
     pending: Vec<Piece<'de>>,
     content: Tally,
     calls: Tally,
@@ -205,16 +212,11 @@ pub(super) struct Turn<'de> {
     more_images: u64,
 }
 
-struct Begun {
-    leads: bool,
-    mark: Mark,
-}
-
 impl<'de> Turn<'de> {
     pub(super) fn new(conversation: &Conversation) -> Self {
         Self {
             role: None,
-            begun: None,
+            leads: None,
             pending: Vec::new(),
             content: Tally::default(),
             calls: Tally::default(),
@@ -243,8 +245,8 @@ impl<'de> Turn<'de> {
         self.pending.clear();
         conversation.images.truncate(self.first_image);
         conversation.more_images = self.more_images;
-        if let Some(begun) = self.begun.take() {
-            section(conversation, begun.leads).return_to(&begun.mark);
+        if let Some(leads) = self.leads.take() {
+            section(conversation, leads).return_to_mark();
         }
     }
 
@@ -317,16 +319,14 @@ impl<'de> Turn<'de> {
     /// The message's section, with the message's start and what was pending written to it.
     fn begun_section<'c>(&mut self, conversation: &'c mut Conversation) -> &'c mut Section {
         let role = self.role.unwrap_or(Role::User);
-        let leads = match &self.begun {
-            Some(begun) => begun.leads,
+        let leads = match self.leads {
+            Some(leads) => leads,
             None => {
                 let leads = role == Role::System && !conversation.opened;
+                self.leads = Some(leads);
                 conversation.opened |= !leads;
                 let section = section(conversation, leads);
-                self.begun = Some(Begun {
-                    leads,
-                    mark: section.mark(),
-                });
+                section.set_mark();
                 section.feed(&[MESSAGE, role as u8]);
                 for piece in self.pending.drain(..) {
                     feed(section, piece.kind, &piece.bytes);
@@ -342,6 +342,9 @@ impl<'de> Turn<'de> {
         let role = self.role.unwrap_or(Role::User);
         self.begun_section(conversation);
         for tally in [&self.content, &self.calls] {
+            if tally.is_empty() {
+                continue;
+            }
             *conversation.text.get_mut(role.part()) += tally.text;
             *conversation.text.get_mut(Part::Tool) += tally.tool_text;
             conversation.exact.add(role.part(), tally.exact);

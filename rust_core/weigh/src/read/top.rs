@@ -445,6 +445,9 @@ impl<'de> Visitor<'de> for InstructionsSeed<'_> {
     }
 }
 
+/// Bytes of definitions of tools that are weighed at once, so that many small ones cost no more.
+const TOOLS_AT_ONCE: usize = 4096;
+
 /// `tools`: a list of definitions, each any JSON, or null.
 struct ToolsSeed<'a>(&'a mut Scan);
 
@@ -476,19 +479,38 @@ impl<'de> Visitor<'de> for ToolsSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let scan = self.0;
+        scan.scratch.clear();
         loop {
-            self.0.scratch.clear();
-            let element = seq.next_element_seed(CanonicalSeed(&mut self.0.scratch));
-            if !self.0.scratch.is_empty() {
-                self.0.reading.tools = self.0.reading.tools.saturating_add(1);
-                self.0.reading.text.tools += Features::of(&self.0.scratch);
-                self.0.tools_exact += self.0.conversation.count(&self.0.scratch);
-                self.0.tools.feed(&self.0.scratch);
-                self.0.tools.feed(b"\xFE");
+            let before = scan.scratch.len();
+            if scan.reading.tools > 0 {
+                // Canonical JSON has no line feeds of its own.
+                scan.scratch.push(b'\n');
+            }
+            let start = scan.scratch.len();
+            let element = seq.next_element_seed(CanonicalSeed(&mut scan.scratch));
+            if scan.scratch.len() > start {
+                scan.reading.tools = scan.reading.tools.saturating_add(1);
+            } else {
+                scan.scratch.truncate(before);
+            }
+            let over = !matches!(element, Ok(Some(())));
+            if over || scan.scratch.len() >= TOOLS_AT_ONCE {
+                scan.weigh_tools();
             }
             if element?.is_none() {
                 return Ok(());
             }
         }
+    }
+}
+
+impl Scan {
+    /// Weighs the definitions of tools that were written to the scratch.
+    fn weigh_tools(&mut self) {
+        self.reading.text.tools += Features::of(&self.scratch);
+        self.tools_exact += self.conversation.count(&self.scratch);
+        self.tools.feed(&self.scratch);
+        self.scratch.clear();
     }
 }
