@@ -10,8 +10,8 @@
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
 //!
-//! The lowest score wins, but the replica that holds the prompt's prefix, or else home, keeps the
-//! request unless the winner beats it by the spill margin.
+//! The lowest score wins, but the replica that holds half of the prompt or more keeps the request,
+//! and else home does, unless the winner beats it by the spill margin.
 //! Looked at are: the slice's replicas (home first, by rendezvous of key and replica), those with the
 //! longest cached prefix, and a few of the pool, half of them the same each time for the same key.
 //! Estimating latency per candidate rather than comparing loads is Prequal's lesson (Wydrowski et al.,
@@ -291,26 +291,27 @@ impl Look<'_> {
             .iter()
             .filter(|candidate| candidate.verdict == Verdict::Fit);
         let best = fit.min_by(|a, b| self.order(a, b)).copied()?;
-        match self.incumbent() {
-            Some(incumbent) if best.score + self.margin(incumbent.score) >= incumbent.score => {
-                Some(incumbent)
-            }
-            _ => Some(best),
-        }
+        let home = self
+            .candidates
+            .first()
+            .filter(|home| home.verdict == Verdict::Fit);
+        let keeps =
+            |candidate: &Candidate| best.score + self.margin(candidate.score) >= candidate.score;
+        let mut first = [self.holder(), home.copied()].into_iter().flatten();
+        first.find(keeps).or(Some(best))
     }
 
-    /// Who keeps the request unless another beats it by the margin: the replica that holds most of
-    /// the prompt, if that is half of it or more, else home. A slice that has moved thus takes new
-    /// sessions along; old ones stay with their cache.
-    fn incumbent(&self) -> Option<Candidate> {
-        let fit = |candidate: &&Candidate| candidate.verdict == Verdict::Fit;
+    /// The replica that holds most of the prompt, if that is half of it or more. A slice that has
+    /// moved takes new sessions along; old ones stay with their cache.
+    fn holder(&self) -> Option<Candidate> {
         let half = u32::try_from(self.ask.chain.len().div_ceil(2)).unwrap_or(u32::MAX);
-        let holders = (self.candidates.iter()).filter(|c| c.cached_blocks >= half.max(1));
-        holders
-            .filter(fit)
-            .max_by(|a, b| (a.cached_blocks.cmp(&b.cached_blocks)).then_with(|| self.order(b, a)))
-            .or_else(|| self.candidates.first().filter(fit))
-            .copied()
+        let holds = |candidate: &&Candidate| {
+            candidate.verdict == Verdict::Fit && candidate.cached_blocks >= half.max(1)
+        };
+        let most = |a: &&Candidate, b: &&Candidate| {
+            (a.cached_blocks.cmp(&b.cached_blocks)).then_with(|| self.order(b, a))
+        };
+        self.candidates.iter().filter(holds).max_by(most).copied()
     }
 
     /// By score; equals by the hash of key and replica, so that no replica is favoured by its place.

@@ -160,7 +160,10 @@ fn a_cached_prefix_is_worth_its_prefill_and_no_more() {
         (8, MicroMu::from_mu(80.0))
     );
     assert_eq!(decision.saved, MicroMu::from_mu(320.0));
-    fleet.load(9, 300.0);
+    // 320 ms saved: the holder keeps the request until it is later by more than the margin.
+    fleet.load(9, 360.0);
+    assert_eq!(fleet.chosen(&ask()), (fleet.id(9), Reason::Cached));
+    fleet.load(9, 20.0);
     assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
 }
 
