@@ -197,6 +197,15 @@ impl Pass {
         }
     }
 
+    /// It is over, but what it took is not known yet: it makes room for others.
+    pub fn over(&mut self, now_us: u64) {
+        if let Some(grant) = &mut self.grant {
+            self.door.with(now_us, |inside, events| {
+                inside.gate.over(grant, now_us, events);
+            });
+        }
+    }
+
     /// It has ended and took `actual` MU.
     pub fn finish(mut self, actual: MicroMu, now_us: u64) {
         if let Some(grant) = self.grant.take() {

@@ -108,13 +108,24 @@ impl Gate {
         }))
     }
 
-    /// Ends a request that took `actual` MU: what was charged is trued up.
-    pub fn release(&mut self, grant: Grant, actual: MicroMu, now_us: u64, events: &mut Vec<Event>) {
+    /// A request is over, but what it took is not known yet: nothing of it is in flight any more.
+    /// [`Gate::release`] follows.
+    pub fn over(&mut self, grant: &mut Grant, now_us: u64, events: &mut Vec<Event>) {
         self.settle(now_us, events);
-        self.running.take(&grant.held);
-        if grant.promised {
-            self.promised.take(&grant.held);
-        }
+        self.take_off(grant);
+        self.dispatch(events);
+    }
+
+    /// Ends a request that took `actual` MU: what was charged is trued up.
+    pub fn release(
+        &mut self,
+        mut grant: Grant,
+        actual: MicroMu,
+        now_us: u64,
+        events: &mut Vec<Event>,
+    ) {
+        self.settle(now_us, events);
+        self.take_off(&mut grant);
         self.true_up(&grant, actual);
         self.accounts.count(grant.account, -1, 0);
         if self.waiters.len() > 0 {
@@ -272,6 +283,18 @@ impl Gate {
             .find_map(|(priority, class)| Some((class.next()?, priority, false)))
     }
 
+    /// Takes what a request holds out of what is in flight, once.
+    fn take_off(&mut self, grant: &mut Grant) {
+        if std::mem::replace(&mut grant.over, true) {
+            return;
+        }
+        self.running.take(&grant.held);
+        if grant.promised {
+            self.promised.take(&grant.held);
+        }
+        grant.held = Amount::default();
+    }
+
     /// Charges a request that runs now.
     fn start(&mut self, at: u32, priority: Priority, cost: Amount, promised: bool) -> Grant {
         let work = cost.prefill + cost.decode;
@@ -300,6 +323,7 @@ impl Gate {
             promised,
             charged: work,
             held: cost,
+            over: false,
         }
     }
 

@@ -29,6 +29,7 @@ enum Step {
     },
     PrefillDone(usize),
     DecodeDone(usize, f64),
+    Over(usize),
     Cancel(usize),
     Pass(u64),
     Capacity(f64),
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, factor)| Step::Release { which, factor }),
         3 => any::<usize>().prop_map(Step::PrefillDone),
         2 => (any::<usize>(), 0.0..MOST_MU).prop_map(|(which, mu)| Step::DecodeDone(which, mu)),
+        2 => any::<usize>().prop_map(Step::Over),
         2 => any::<usize>().prop_map(Step::Cancel),
         5 => (0u64..2_000_000).prop_map(Step::Pass),
         1 => (0.0..4.0f64).prop_map(Step::Capacity),
@@ -114,6 +116,8 @@ struct World {
     gate: Gate,
     now_us: u64,
     running: Vec<(Grant, Amount)>,
+    /// Over, but not released.
+    over: Vec<Grant>,
     waiting: HashMap<WaitId, (Amount, u64)>,
     actual: MicroMu,
     events: Vec<Event>,
@@ -129,6 +133,7 @@ impl World {
             gate: Gate::new(settings(), book(30_000.0), capacity(1.0)),
             now_us: 0,
             running: Vec::new(),
+            over: Vec::new(),
             waiting: HashMap::new(),
             actual: MicroMu::ZERO,
             events: Vec::new(),
@@ -188,6 +193,12 @@ impl World {
                         .decode_done(&mut grant, done, self.now_us, &mut self.events);
                     held.decode -= done.min(held.decode);
                     self.running.push((grant, held));
+                }
+            }
+            Step::Over(which) => {
+                if let Some((mut grant, _)) = self.pick(which) {
+                    self.gate.over(&mut grant, self.now_us, &mut self.events);
+                    self.over.push(grant);
                 }
             }
             Step::Cancel(which) => {
@@ -289,6 +300,13 @@ proptest! {
         while !world.running.is_empty() {
             world.take(Step::Release { which: 0, factor: 0.7 });
         }
+        for grant in std::mem::take(&mut world.over) {
+            let actual = grant.charged();
+            world.actual += actual;
+            world.gate.release(grant, actual, world.now_us, &mut world.events);
+        }
+        prop_assert!(world.events.is_empty(), "what was over held nobody up");
+        prop_assert!(world.gate.standings().all(|(_, standing)| standing.running == 0));
         prop_assert_eq!(world.gate.in_flight(), (0, MicroMu::ZERO));
         prop_assert_eq!(world.gate.promised_in_flight(), (0, MicroMu::ZERO));
         let billed: MicroMu = world.gate.standings().map(|(_, standing)| standing.billed).sum();

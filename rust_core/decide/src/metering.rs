@@ -224,6 +224,8 @@ impl Metering {
         state.ended_us = Some(now_us);
         if !state.is_observed {
             self.settle(&bill.facts, &mut state, now_us);
+        } else if let Some(pass) = &mut state.pass {
+            pass.over(now_us);
         }
     }
 

@@ -8,6 +8,7 @@
 mod explain;
 mod head;
 mod machine;
+mod observe;
 mod reply;
 pub mod wire;
 

@@ -1,6 +1,7 @@
 //! The states of one request's stream and the moves between them.
 
 use crate::head::{self, Head};
+use crate::observe::Observation;
 use crate::reply;
 use crate::wire::{
     BodySendMode, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
@@ -9,11 +10,8 @@ use crate::wire::{
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use weighbridge_decide::{Begun, Core, Incoming, Observer, Refusal, Ticket, Waiting};
+use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, Waiting};
 use weighbridge_weigh::{Body, Endpoint};
-
-/// The header that both streams of a request have.
-const REQUEST_ID: &str = "x-request-id";
 
 /// How much of a streamed body is held back for weighing.
 #[derive(Clone, Copy, Debug)]
@@ -72,12 +70,6 @@ struct Held {
     waiting: Box<Waiting>,
     /// Trailers came with the end of the body and are to be answered after it.
     trailers: bool,
-}
-
-/// What is observed of a request that another stream routed.
-#[derive(Default)]
-struct Observation {
-    observer: Option<Observer>,
 }
 
 /// More time than the longest wait, ms: for the answer's way.
@@ -368,26 +360,8 @@ impl Stream {
         if matches!(self.state, State::Start) {
             self.state = State::Observe(Box::default());
         }
-        let State::Observe(observation) = &mut self.state else {
-            return;
-        };
-        match message.request {
-            Some(Request::RequestHeaders(headers)) => {
-                let id = headers.headers.as_ref().and_then(|map| map.get(REQUEST_ID));
-                observation.observer = id.and_then(|id| self.core.observe(id));
-            }
-            Some(Request::ResponseHeaders(headers)) => {
-                if let Some(observer) = &mut observation.observer {
-                    let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
-                    observer.begin(value("content-type"), value("content-encoding"));
-                }
-            }
-            Some(Request::ResponseBody(body)) => {
-                if let Some(observer) = &mut observation.observer {
-                    observer.body(&body.body, now_us);
-                }
-            }
-            _ => {}
+        if let State::Observe(observation) = &mut self.state {
+            observation.on_copy(&self.core, message, now_us);
         }
     }
 
@@ -450,11 +424,7 @@ impl Stream {
     pub fn close(&mut self, now_us: u64) {
         match std::mem::replace(&mut self.state, State::Pass) {
             State::Placed(ticket) => self.core.end(*ticket, now_us),
-            State::Observe(observation) => {
-                if let Some(observer) = observation.observer {
-                    self.core.observed(observer, now_us);
-                }
-            }
+            State::Observe(mut observation) => observation.close(&self.core, now_us),
             _ => {}
         }
     }

@@ -308,6 +308,29 @@ fn an_observed_reply_is_billed_by_its_usage_whoever_ends_first() {
 }
 
 #[test]
+fn a_reply_is_settled_at_its_last_byte_and_holds_nobody_up_until_then() {
+    let core = core(&narrow());
+    let (mut first, _) = send(&core, "1", "", 0);
+    let mut copied = observer(&core, "1");
+    let (mut second, _) = send(&core, "2", "", 0);
+    respond(&mut first, "200", 0);
+    drop(first);
+    // What it took is not known yet, and yet the next one runs.
+    assert!(poll(&mut second, &Arc::default(), 0).is_ready());
+    assert!(core.take_usage(1).is_empty());
+    copy_reply(
+        &mut copied,
+        r#"{"usage":{"prompt_tokens":210,"completion_tokens":40}}"#,
+    );
+    let last = HttpBody {
+        body: Bytes::new(),
+        end_of_stream: true,
+    };
+    copy(&mut copied, Request::ResponseBody(last), 0);
+    assert_eq!(usage(&core).output_tokens, 40);
+}
+
+#[test]
 fn what_replies_had_is_what_the_next_is_expected_to_have() {
     let core = core(&serde_json::json!({}));
     for round in 0..40u64 {
