@@ -221,7 +221,7 @@ def up(
             listen_port=port,
             base_port=base_port,
             envoy=envoy,
-            sidecar=demo.sidecar_settings(requests, replicas),
+            sidecar=demo.sidecar_settings(requests),
         ),
         requests=requests,
         trace=trace,

@@ -35,18 +35,13 @@ class Options:
     json_file: Path | None
 
 
-def sidecar_settings(requests: int, replicas: int) -> dict[str, Any]:
+def sidecar_settings(requests: int) -> dict[str, Any]:
     """What the demo sets of the sidecar: it lasts seconds, and is to show every decision."""
     return {
         "decision_log": max(1024, requests),
-        "placing": {
-            # Its one tenant has all replicas from the start; else the assigner would learn for as
-            # long as the demo lasts how many it needs, and move sessions meanwhile.
-            "workloads": [{"tenant": "", "min_replicas": replicas}],
-            "churn_share": 0,
-            # In a few seconds of traffic one long prompt outweighs all others: sessions stay.
-            "spill_margin_ms": 20_000,
-        },
+        # In a few seconds of traffic one prompt of 120,000 tokens outweighs all others; with the
+        # margin of a long run, every short turn behind it would rightly leave its cache.
+        "placing": {"spill_margin_ms": 20_000},
     }
 
 
