@@ -34,36 +34,52 @@ fn texts(kinds: &[&str]) -> Vec<String> {
 }
 
 /// A chat of about `bytes` bytes whose messages are the given texts, over and over.
-fn chat(texts: &[String], bytes: usize, tools: bool) -> Vec<u8> {
-    let mut messages = vec![json!({"role": "system", "content": "You are a helpful assistant."})];
-    let mut size = 300;
+fn chat(texts: &[String], bytes: usize) -> Vec<u8> {
+    let mut messages =
+        String::from(r#"{"role":"system","content":"You are a helpful assistant."}"#);
     for (i, text) in texts.iter().cycle().enumerate() {
-        let room = bytes.saturating_sub(size);
+        let room = bytes.saturating_sub(messages.len() + 200);
         if room < 60 {
             break;
         }
-        let text: String = text.chars().take(room - 40).collect();
-        size += serde_json::to_string(&text).unwrap().len() + 40;
-        let role = if i % 2 == 0 { "user" } else { "assistant" };
-        messages.push(json!({"role": role, "content": text}));
-    }
-    let mut body = json!({
-        "model": "llama", "messages": messages, "temperature": 0.7, "max_tokens": 512,
-        "stream": true, "stream_options": {"include_usage": true},
-    });
-    if tools {
-        let lines = texts.iter().flat_map(|text| text.lines());
-        let tools = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut left = bytes;
-        body["messages"] = json!([{"role": "user", "content": "Which?"}]);
-        body["tools"] = tools
-            .take_while(|tool| {
-                left = left.saturating_sub(tool.to_string().len());
-                left > 0
+        let most = text
+            .char_indices()
+            .map(|(at, _)| at)
+            .take_while(|at| at + 40 <= room)
+            .last();
+        let text = text
+            .split_at(if text.len() + 40 <= room {
+                text.len()
+            } else {
+                most.unwrap_or(0)
             })
-            .collect();
+            .0;
+        let role = if i % 2 == 0 { "user" } else { "assistant" };
+        messages += &format!(r#",{{"role":"{role}","content":{}}}"#, Value::from(text));
     }
-    body.to_string().into_bytes()
+    body(&messages, "")
+}
+
+/// A chat with one short message and about `bytes` bytes of the given definitions of tools.
+fn chat_with_tools(texts: &[String], bytes: usize) -> Vec<u8> {
+    let mut tools = String::new();
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        if serde_json::from_str::<Value>(line).is_ok() && tools.len() + line.len() < bytes {
+            tools += if tools.is_empty() { "" } else { "," };
+            tools += line;
+        }
+    }
+    body(
+        r#"{"role":"user","content":"Which?"}"#,
+        &format!(r#","tools":[{tools}]"#),
+    )
+}
+
+/// A body in the order in which OpenAI's clients write it.
+fn body(messages: &str, tools: &str) -> Vec<u8> {
+    let head = format!(r#"{{"messages":[{messages}],"model":"llama","max_tokens":512"#);
+    let tail = r#","stream":true,"stream_options":{"include_usage":true},"temperature":0.7}"#;
+    format!("{head}{tools}{tail}").into_bytes()
 }
 
 /// The same with every character beyond ASCII escaped, as Python's `json.dumps` writes it.
@@ -89,16 +105,14 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     let tools = texts(&["json"]);
     let mut bodies = Vec::new();
     for bytes in SIZES {
-        bodies.push(("chat", chat(&prose, bytes, false)));
-        bodies.push((
-            "one message",
-            chat(&[prose.concat().repeat(1 + bytes / 50_000)], bytes, false),
-        ));
-        bodies.push(("code", chat(&code, bytes, false)));
-        bodies.push(("chinese", chat(&chinese, bytes / 3, false)));
-        bodies.push(("chinese escaped", ascii(&chat(&chinese, bytes / 6, false))));
+        let one = prose.concat().repeat(1 + bytes / 50_000);
+        bodies.push(("chat", chat(&prose, bytes)));
+        bodies.push(("one message", chat(&[one], bytes)));
+        bodies.push(("code", chat(&code, bytes)));
+        bodies.push(("chinese", chat(&chinese, bytes)));
+        bodies.push(("chinese escaped", ascii(&chat(&chinese, bytes / 2))));
     }
-    bodies.push(("tools", chat(&tools, 32 << 10, true)));
+    bodies.push(("tools", chat_with_tools(&tools, 32 << 10)));
     bodies
 }
 

@@ -364,6 +364,9 @@ mod tests {
             assert_eq!(error, DecodeError::TooLarge { limit: LIMIT });
             assert_eq!(error.status(), 413);
         }
+        let exactly = encode("gzip", &zeros[..5000]);
+        assert!(decode("gzip", Body::whole(&exactly), 5000).is_ok());
+        assert!(decode("gzip", Body::whole(&exactly), 4999).is_err());
         let body = Body::whole(b"");
         assert_eq!(
             decode("gzip,gzip,gzip,gzip", body, 9),
@@ -374,9 +377,22 @@ mod tests {
 
     #[test]
     fn a_zstd_window_beyond_the_bound_is_refused() {
-        // A frame header that asks for a window of 2 GiB.
-        let frame = [0x28, 0xB5, 0x2F, 0xFD, 0x00, 21 << 3, 0x01, 0x00, 0x00];
-        let error = decode("zstd", Body::whole(&frame), LIMIT).unwrap_err();
+        // An empty frame that asks for a window of 2^log bytes.
+        let frame = |log: u8| {
+            [
+                0x28,
+                0xB5,
+                0x2F,
+                0xFD,
+                0x00,
+                (log - 10) << 3,
+                0x01,
+                0x00,
+                0x00,
+            ]
+        };
+        assert!(decode("zstd", Body::whole(&frame(23)), LIMIT).is_ok());
+        let error = decode("zstd", Body::whole(&frame(24)), LIMIT).unwrap_err();
         assert_eq!(error.code(), "invalid_content_encoding");
     }
 

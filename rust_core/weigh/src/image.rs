@@ -190,6 +190,7 @@ mod tests {
     fn a_jpegs_size_stands_behind_its_metadata() {
         let mut jpeg = vec![0xFF, 0xD8, 0xFF, 0xE1, 0xFF, 0xFF];
         jpeg.extend(vec![0; 65_533]);
+        jpeg.extend([0xFF, 0xC4, 0, 9, 8, 9, 9, 9, 9, 9, 9]);
         jpeg.extend([
             0xFF, 0xDB, 0, 4, 1, 2, 0xFF, 0xFF, 0xC2, 0, 17, 8, 0x04, 0x38, 0x07, 0x80,
         ]);

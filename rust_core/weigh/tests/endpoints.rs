@@ -101,6 +101,27 @@ fn a_chat_with_tools_images_and_audio() {
 }
 
 #[test]
+fn audios_format_may_come_after_its_data() {
+    let seconds = |audio: &str| {
+        let body = format!(
+            r#"{{"model":"m","messages":[{{"role":"user","content":[{{"input_audio":{audio}}}]}}]}}"#
+        );
+        let body = Body::whole(body.as_bytes());
+        read(Endpoint::ChatCompletions, body, &Limits::default())
+            .unwrap()
+            .audio_seconds
+    };
+    let data = base64(&[0; 48_000]);
+    let after = seconds(&format!(r#"{{"data":"{data}","format":"pcm16"}}"#));
+    let before = seconds(&format!(r#"{{"format":"pcm16","data":"{data}"}}"#));
+    assert!(
+        (after - 1.0).abs() < 0.001 && (before - 1.0).abs() < 0.001,
+        "{after} {before}"
+    );
+    assert_eq!(seconds(r#"{"url":"https://x/a.mp3"}"#), 30.0);
+}
+
+#[test]
 fn completions_take_prompts_of_every_form() {
     let prompt = |prompt: Value| {
         read_json(
@@ -277,6 +298,28 @@ fn the_last_of_duplicate_keys_wins() {
     assert_eq!(reading.text.user.bytes, 3 + 1);
     assert_eq!(reading.text.total().bytes, 4);
     assert!(reading.images.is_empty());
+}
+
+#[test]
+fn a_repeated_content_leaves_no_trace_in_the_chain() {
+    let chain = |contents: &str| {
+        let body = format!(
+            r#"{{"model":"m","messages":[{{"role":"system","content":"s"}},{{"role":"user",{contents}}},
+            {{"role":"user","content":"{}"}}]}}"#,
+            "tail ".repeat(100)
+        );
+        let body = Body::whole(body.as_bytes());
+        read(Endpoint::ChatCompletions, body, &Limits::default()).unwrap()
+    };
+    let long = "forgotten ".repeat(200);
+    let once = chain(r#""content":"kept""#);
+    let twice = chain(&format!(r#""content":"{long}","content":"kept""#));
+    let image = chain(r#""content":[{"image_url":"https://x"}],"content":"kept""#);
+    for other in [twice, image] {
+        assert_eq!(other.prefix, once.prefix);
+        assert_eq!(other.session.opening, once.session.opening);
+        assert_eq!(other.text, once.text);
+    }
 }
 
 #[test]
@@ -501,6 +544,8 @@ fn faults_are_fit_for_the_client() {
     assert!(fault(ChatCompletions, &long).to_string().len() < 400);
     let long = format!(r#"{{"messages":"{}"}}"#, "x".repeat(10_000));
     assert!(fault(Messages, &long).to_string().len() < 400);
+    let long = format!(r#"{{"tools":"{}"}}"#, "x".repeat(10_000));
+    assert!(fault(ChatCompletions, &long).to_string().len() < 400);
     let long = format!(r#"{{"model":"{}"}}"#, "x".repeat(10_000));
     assert_eq!(fault(ChatCompletions, &long).code(), "invalid_value");
 }

@@ -62,6 +62,10 @@ fn values_that_the_cut_may_have_shortened_are_dropped() {
         999,
     );
     assert_eq!((reading.model.as_str(), reading.choices), ("gpt-4", 1));
+    let reading = beginning(br#"{"model":"m","n":2,"best_of":3"#, 999);
+    assert_eq!(reading.choices, 2);
+    let reading = beginning(br#"{"model":"m","best_of":2,"n":3"#, 999);
+    assert_eq!(reading.choices, 2);
     let reading = beginning(br#"{"model":"m","max_tokens":12"#, 999);
     assert_eq!(reading.max_output_tokens, None);
     let reading = beginning(br#"{"model":"m","max_tokens":12,"str"#, 999);

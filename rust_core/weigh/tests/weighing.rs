@@ -127,6 +127,17 @@ fn a_cached_beginning_is_told_in_tokens() {
 }
 
 #[test]
+fn the_last_token_is_always_computed() {
+    let mut profile = profile(json!({"per_request": 0, "per_message": 0}));
+    profile.block_tokens = 1;
+    let text = "Be exact. ".repeat(100);
+    let reading = chat(&json!({"model": "m", "messages": [{"role": "system", "content": text}]}));
+    let tokens = profile.tokens(&reading, 1.0);
+    let cached = profile.cached_tokens(&reading, &tokens, reading.prefix.len());
+    assert_eq!(cached, tokens.total() - 1);
+}
+
+#[test]
 fn images_are_cached_with_the_blocks_they_stand_in() {
     let image = json!({"type": "image_url", "image_url": {"url": "https://x/1"}});
     let long = json!({"type": "text", "text": "word ".repeat(400)});
