@@ -53,6 +53,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 BodyMode = Literal["none", "buffered", "buffered_partial", "streamed", "full_duplex_streamed"]
 ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
 Transport = Literal["native", "grpcio"]
+Priority = Literal["critical", "standard", "batch", "sheddable"]
 
 
 class Section(BaseModel):
@@ -167,6 +168,90 @@ class Placing(Section):
     workloads: tuple[Workload, ...] = Field((), description="Wishes about single tenants.")
 
 
+class Queue(Section):
+    """What may run and what may wait before a model's replicas."""
+
+    window_ms: float = Field(
+        15_000,
+        ge=1,
+        le=1e9,
+        description="Work in flight that counts as full, ms of the replicas' capacity: about the "
+        "time that an answer takes on a busy replica.",
+    )
+    prefill_window_ms: float = Field(
+        3_000,
+        ge=1,
+        le=1e9,
+        description="Prefill not yet done that counts as full, ms of the replicas' capacity.",
+    )
+    kv_share: float = Field(
+        1.0, ge=0.01, le=10, description="Share of the replicas' KV tokens that counts as full."
+    )
+    queue_requests: int = Field(4096, ge=0, le=1 << 20, description="Requests that may wait.")
+    queue_window_ms: float = Field(
+        30_000, ge=1, le=1e9, description="MU that may wait, ms of the replicas' capacity."
+    )
+    max_wait_ms: int = Field(30_000, ge=0, le=110_000, description="Longest wait, ms.")
+    min_share: float = Field(
+        0.05, ge=0, le=0.25, description="Least share of what is served for each waiting priority."
+    )
+    unknown_tenants: int = Field(
+        4096, ge=0, le=1 << 20, description="Names not listed below that are kept apart."
+    )
+
+
+class Tenant(Section):
+    """What a tenant was promised and may ask for, of each model."""
+
+    guaranteed_mu_per_min: float = Field(
+        0, ge=0, le=1e12, description="MU a minute that it gets whatever others do."
+    )
+    burst_mu: float | None = Field(
+        None, gt=0, le=1e12, description="MU at once within the promise; else ten seconds of it."
+    )
+    weight: float = Field(
+        1, ge=0.001, le=1000, description="Its part of what promises leave over, beside others'."
+    )
+    priority: Priority = Field(
+        "standard", description="What is served first; a request may ask for less, never for more."
+    )
+    max_request_mu: float | None = Field(
+        None, gt=0, description="Most MU that one request may be weighed at."
+    )
+    max_queued: int | None = Field(
+        None, ge=0, le=1 << 20, description="Most requests that it may have waiting."
+    )
+
+
+class Admission(Section):
+    """Tenants, their promises, and the queues that keep them."""
+
+    enabled: bool = Field(True, description="Off: everything runs at once.")
+    queue: Queue = Queue()
+    tenants: dict[Name, Tenant] = Field(
+        {}, max_length=10_000, description="By the name that `tenant_header` carries."
+    )
+    default_tenant: Tenant = Field(
+        Tenant(), description="For requests that name no tenant, or one that is not listed."
+    )
+
+
+class UsageLog(Section):
+    """What each request took, a line of JSON each; for bills."""
+
+    path: str | None = Field(None, description="The file; left out: none is written.")
+    max_bytes: int = Field(
+        256 << 20, ge=1024, le=1 << 40, description="Size at which the file is set aside, bytes."
+    )
+    files: int = Field(8, ge=1, le=1000, description="Files set aside that are kept.")
+    interval_seconds: float = Field(
+        0.5, gt=0, le=1, description="Between two writes, s; a kill loses no more than that."
+    )
+    max_pending: int = Field(
+        100_000, ge=1, le=10_000_000, description="Records that wait for a disk that is full."
+    )
+
+
 class Health(Section):
     """How the replicas' health is watched."""
 
@@ -192,6 +277,11 @@ class EnvoySettings(Section):
     admin: LoopbackAddress = Field("127.0.0.1:9901", description="Envoy's admin port.")
     body_mode: BodyMode = Field(
         "buffered_partial", description="How much of a request's body the sidecar is sent."
+    )
+    metering: bool = Field(
+        True,
+        description="A second filter copies replies to the sidecar, which reads their usage; no "
+        "reply waits for it.",
     )
     message_timeout_seconds: float = Field(
         1.0,
@@ -224,6 +314,12 @@ class Config(Section):
     tenant_header: HeaderName = Field(
         "x-tenant-id", description="Request header that names the tenant."
     )
+    priority_header: HeaderName = Field(
+        "x-request-priority",
+        description="Request header that may ask for a lower priority than the tenant's.",
+    )
+    admission: Admission = Admission()
+    usage_log: UsageLog = UsageLog()
     default_output_tokens: int = Field(
         256, ge=1, le=1 << 20, description="Output assumed of a request, tokens."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config import Config, Placing, Replica, ReplicaState
+from weighbridge.config import Admission, Config, Placing, Replica, ReplicaState
 from weighbridge.errors import ConfigError
 from weighbridge.profiles import load_profiles
 
@@ -20,7 +20,15 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "tenant_header": config.tenant_header,
         "default_output_tokens": config.default_output_tokens,
         "decision_log": config.decision_log,
+        "admission": admission(config.admission),
+        "priority_header": config.priority_header,
+        "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }
+
+
+def admission(config: Admission) -> dict[str, Any]:
+    """Tenants and what may wait, for the core."""
+    return config.model_dump()
 
 
 def placing(config: Placing) -> dict[str, Any]:

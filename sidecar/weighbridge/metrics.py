@@ -34,6 +34,52 @@ class StatusCollector:
         )
         yield by_label("weighbridge_refusals", "Refusals by code", "code", status.get("errors", {}))
         yield from replica_families(status["replicas"])
+        yield from admission_families(status.get("admission", {}))
+        yield from tenant_families(status.get("tenants", ()))
+        yield CounterMetricFamily(
+            "weighbridge_usage_records_lost",
+            "Usage records that could not be written down in time",
+            status.get("usage_records_lost", 0),
+        )
+
+
+def admission_families(doors: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
+    """What runs and what waits before each model's replicas."""
+    running = GaugeMetricFamily(
+        "weighbridge_admission_mu_in_flight", "MU admitted and not done", labels=["model", "on"]
+    )
+    requests = GaugeMetricFamily(
+        "weighbridge_queue_requests", "Requests that wait", labels=["model", "priority"]
+    )
+    mu = GaugeMetricFamily("weighbridge_queue_mu", "MU that wait", labels=["model", "priority"])
+    for model, door in doors.items():
+        running.add_metric([model, "promises"], door["promised_mu"])
+        running.add_metric([model, "the rest"], door["running_mu"] - door["promised_mu"])
+        for priority, queue in door["waiting"].items():
+            requests.add_metric([model, priority], queue["requests"])
+            mu.add_metric([model, priority], queue["mu"])
+    return running, requests, mu
+
+
+def tenant_families(tenants: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
+    """What each tenant took of each model since start."""
+    labels = ["tenant", "model"]
+    requests = CounterMetricFamily(
+        "weighbridge_tenant_requests", "Requests that ended", labels=labels
+    )
+    mu = CounterMetricFamily("weighbridge_tenant_mu", "MU billed", labels=labels)
+    tokens = CounterMetricFamily(
+        "weighbridge_tenant_tokens",
+        "Tokens; cached ones are prompt as well",
+        labels=[*labels, "of"],
+    )
+    for one in tenants:
+        who = [one["tenant"], one["model"]]
+        requests.add_metric(who, one["requests"])
+        mu.add_metric(who, one["mu"])
+        for kind in ("prompt", "cached", "output"):
+            tokens.add_metric([*who, kind], one[f"{kind}_tokens"])
+    return requests, mu, tokens
 
 
 def by_label(

@@ -4,24 +4,25 @@ import asyncio
 import json
 import logging
 import signal
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from weighbridge import __version__, logs, transports
 from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
-from weighbridge.core import build, placing, replica_settings, settings
+from weighbridge.core import admission, build, placing, replica_settings, settings
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
+from weighbridge.usage import UsageWriter
 from weighbridge.watch import changes
 
 log = logging.getLogger(__name__)
 
 FILE_INTERVAL_SECONDS = 1.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
-FIXED_SECTIONS = ("listen", "admin")
-CHANGEABLE_SETTINGS = ("placing",)
+FIXED_SECTIONS = ("listen", "admin", "usage_log")
+CHANGEABLE_SETTINGS = ("placing", "admission")
 
 
 class Service:
@@ -53,6 +54,8 @@ class Service:
             await self._health.watch(self._endpoints(), config.health)
             for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
                 stack.callback(asyncio.create_task(work).cancel)
+            usage = asyncio.create_task(UsageWriter(self._core, config.usage_log).run())
+            stack.push_async_callback(_ended, usage)
             await self._set_ready(transport, True)
             log.info(
                 "weighbridge %s serves ext_proc on %s (%s), admin on %s, %d replicas",
@@ -102,6 +105,7 @@ class Service:
                 return
             self._check_changeable(config)
             self._core.set_placing(json.dumps(placing(config.placing)))
+            self._core.set_admission(json.dumps(admission(config.admission)))
             self._core.set_replicas(
                 json.dumps(replica_settings(config.replicas, self._health.states()))
             )
@@ -125,6 +129,13 @@ class Service:
         ]
         if changed:
             raise ConfigError(f"{self._source}: {changed[0]}: needs a restart to change")
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancels a task and waits until it has done what it does last."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def check(source: Path) -> None:

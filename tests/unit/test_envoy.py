@@ -68,12 +68,22 @@ def test_clients_cannot_steer_and_a_dead_sidecar_is_no_error() -> None:
     assert names == [
         "envoy.filters.http.header_mutation",
         "envoy.filters.http.ext_proc",
+        "envoy.filters.http.ext_proc/metering",
         "envoy.filters.http.router",
     ]
     strip, ext_proc = filters[0]["typed_config"], filters[1]["typed_config"]
     assert strip["mutations"]["request_mutations"] == [{"remove": "x-gateway-destination-endpoint"}]
     assert ext_proc["failure_mode_allow"] is True
     assert ext_proc["metadata_options"]["receiving_namespaces"] == {"untyped": ["envoy.lb"]}
+
+
+def test_metering_waits_for_nothing_and_may_be_left_out() -> None:
+    metering = manager(parsed(config()))["http_filters"][2]["typed_config"]
+    assert metering["observability_mode"] is True
+    assert metering["processing_mode"]["response_body_mode"] == "STREAMED"
+    without = render(config(metering=False))
+    assert "metering" not in without
+    binary.validate_text(binary.find(), without, ".yaml")
 
 
 def test_the_default_body_mode_lets_large_bodies_pass() -> None:

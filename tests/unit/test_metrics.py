@@ -9,6 +9,25 @@ STATUS = {
     "streams": 2,
     "reasons": {"home": 7},
     "errors": {"model_not_found": 1},
+    "admission": {
+        "m": {
+            "running_mu": 50.0,
+            "promised_mu": 20.0,
+            "waiting": {"standard": {"requests": 4, "mu": 400.0}},
+        }
+    },
+    "tenants": [
+        {
+            "tenant": "acme",
+            "model": "m",
+            "requests": 3,
+            "mu": 12.5,
+            "prompt_tokens": 100,
+            "cached_tokens": 60,
+            "output_tokens": 30,
+        }
+    ],
+    "usage_records_lost": 2,
     "replicas": [
         {
             "endpoint": "10.0.0.1:8000",
@@ -46,5 +65,15 @@ def test_every_figure_of_the_status_arrives() -> None:
     assert found["weighbridge_replica_kv_tokens", replica] == 900
     assert found["weighbridge_replica_healthy", replica] == 0
     assert found["weighbridge_replica_mu_total", replica] == 123.5
+    queue = (("model", "m"), ("priority", "standard"))
+    assert found["weighbridge_queue_requests", queue] == 4
+    assert found["weighbridge_queue_mu", queue] == 400
+    promises = (("model", "m"), ("on", "promises"))
+    assert found["weighbridge_admission_mu_in_flight", promises] == 20
+    acme = (("model", "m"), ("tenant", "acme"))
+    assert found["weighbridge_tenant_mu_total", acme] == 12.5
+    cached = (("model", "m"), ("of", "cached"), ("tenant", "acme"))
+    assert found["weighbridge_tenant_tokens_total", cached] == 60
+    assert found["weighbridge_usage_records_lost_total", ()] == 2
     prefill = tuple(sorted([*replica, ("phase", "prefill")]))
     assert found["weighbridge_replica_mu_in_flight", prefill] == 10.5

@@ -54,28 +54,34 @@ impl Stream {
     /// has given it.
     fn is_waiting(&self) -> bool {
         let machine = self.lock();
-        machine.as_ref().is_some_and(weighbridge_stream::Stream::is_waiting)
+        machine
+            .as_ref()
+            .is_some_and(weighbridge_stream::Stream::is_waiting)
     }
 
     /// The serialised replies that have waited, or `None` while they still have to; then `wake` is
     /// called once, from any thread, when it is worth asking again.
-    fn resume<'py>(
-        &self,
-        py: Python<'py>,
-        wake: Py<PyAny>,
-    ) -> Option<Vec<Bound<'py, PyBytes>>> {
+    fn resume<'py>(&self, py: Python<'py>, wake: Py<PyAny>) -> Option<Vec<Bound<'py, PyBytes>>> {
         let waker = Waker::from(Arc::new(Call(wake)));
         let replies = py.detach(|| {
             let mut machine = self.lock();
             let machine = machine.as_mut()?;
             match machine.poll_resume(&mut Context::from_waker(&waker), self.core.now_us()) {
                 Poll::Pending => None,
-                Poll::Ready(replies) => {
-                    Some(replies.iter().map(Message::encode_to_vec).collect::<Vec<_>>())
-                }
+                Poll::Ready(replies) => Some(
+                    replies
+                        .iter()
+                        .map(Message::encode_to_vec)
+                        .collect::<Vec<_>>(),
+                ),
             }
         })?;
-        Some(replies.iter().map(|reply| PyBytes::new(py, reply)).collect())
+        Some(
+            replies
+                .iter()
+                .map(|reply| PyBytes::new(py, reply))
+                .collect(),
+        )
     }
 
     /// The stream has ended: what it charged is released.

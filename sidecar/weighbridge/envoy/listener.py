@@ -60,10 +60,13 @@ from weighbridge.envoy import names
 from weighbridge.envoy.pack import address, pack, seconds
 
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
+METERING_FILTER = "envoy.filters.http.ext_proc/metering"
 # A reset before the response has begun is safe to repeat: the replica has answered nothing.
 RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request"
 # What the sidecar may set: on a request its choice, on an answer of its own what says why.
-SIDECAR_HEADERS = r"x-gateway-destination-endpoint|x-weighbridge-.*|content-type|retry-after"
+SIDECAR_HEADERS = (
+    r"x-gateway-destination-endpoint|x-weighbridge-.*|content-type|retry-after|x-ratelimit-.*"
+)
 # The longest that the sidecar may ask for when it holds a request back, s.
 MAX_MESSAGE_TIMEOUT = 120
 # Silence on a request, s: a queued prompt may stay silent for long before its first token.
@@ -121,6 +124,7 @@ def connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
         http_filters=[
             http_filter("envoy.filters.http.header_mutation", strip_choice()),
             http_filter(EXT_PROC_FILTER, ext_proc(settings)),
+            *([http_filter(METERING_FILTER, metering())] if settings.metering else []),
             http_filter("envoy.filters.http.router", Router()),
         ],
     )
@@ -173,6 +177,33 @@ def ext_proc(settings: EnvoySettings) -> ExternalProcessor:
     )
 
 
+def sidecar_filters(settings: EnvoySettings) -> list[str]:
+    """The filters that talk to the sidecar."""
+    return [EXT_PROC_FILTER, *([METERING_FILTER] if settings.metering else [])]
+
+
+def metering() -> ExternalProcessor:
+    """Copies replies to the sidecar, which reads what they took; waits for nothing."""
+    return ExternalProcessor(
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.SIDECAR_CLUSTER)
+        ),
+        failure_mode_allow=True,
+        observability_mode=True,
+        # What is under way to the sidecar when a request has ended still arrives.
+        deferred_close_timeout=seconds(1),
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.NONE,
+            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_header_mode=ProcessingModeHeaderSendMode.SEND,
+            response_body_mode=ProcessingModeBodySendMode.STREAMED,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        mutation_rules=HeaderMutationRules(disallow_all=True),
+    )
+
+
 def namespaces(*untyped: str) -> MetadataOptionsMetadataNamespaces:
     """Namespaces of untyped metadata."""
     return MetadataOptionsMetadataNamespaces(untyped=list(untyped))
@@ -184,8 +215,8 @@ def virtual_host(settings: EnvoySettings) -> VirtualHost:
         name="inference",
         domains=["*"],
         routes=[
-            answer(RouteMatch(path="/health"), 200, ""),
-            answer(RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
+            answer(settings, RouteMatch(path="/health"), 200, ""),
+            answer(settings, RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
             Route(
                 match=RouteMatch(prefix="/v1/"),
                 route=RouteAction(
@@ -196,7 +227,7 @@ def virtual_host(settings: EnvoySettings) -> VirtualHost:
                 ),
                 request_body_buffer_limit=settings.body_buffer_bytes,
             ),
-            answer(RouteMatch(prefix="/"), 404, NOT_FOUND),
+            answer(settings, RouteMatch(prefix="/"), 404, NOT_FOUND),
         ],
     )
 
@@ -207,7 +238,7 @@ NOT_FOUND = (
 )
 
 
-def answer(match: RouteMatch, status: int, body: str) -> Route:
+def answer(settings: EnvoySettings, match: RouteMatch, status: int, body: str) -> Route:
     """A route that Envoy answers itself, without asking the sidecar."""
     return Route(
         match=match,
@@ -219,7 +250,9 @@ def answer(match: RouteMatch, status: int, body: str) -> Route:
         ]
         if body
         else [],
-        typed_per_filter_config={EXT_PROC_FILTER: pack(ExtProcPerRoute(disabled=True))},
+        typed_per_filter_config={
+            name: pack(ExtProcPerRoute(disabled=True)) for name in sidecar_filters(settings)
+        },
     )
 
 

@@ -80,8 +80,27 @@ class GrpcioTransport:
             async for message in messages:
                 for reply in stream.on_message(message):
                     yield reply
+                if stream.is_waiting():
+                    for reply in await admitted(stream):
+                        yield reply
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
             self._open_streams -= 1
             stream.close()
+
+
+async def admitted(stream: Stream) -> list[bytes]:
+    """The replies that have waited for admission, once that is decided."""
+    loop = asyncio.get_running_loop()
+    while True:
+        woken = asyncio.Event()
+
+        # Called from any thread; when the loop is closed, nobody waits any more.
+        def wake(woken: asyncio.Event = woken) -> None:
+            loop.call_soon_threadsafe(woken.set)
+
+        replies = stream.resume(wake)
+        if replies is not None:
+            return replies
+        await woken.wait()

@@ -1,0 +1,112 @@
+"""The usage log: what each request took, a line of JSON each, for bills and for those who check.
+
+Lines are appended and forced to the disk at least once a second, so a kill loses the last second
+at most. A full disk holds up nothing: records wait in the core up to a limit, and then the oldest
+are lost and counted.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+from weighbridge._core import Core
+from weighbridge.config import UsageLog
+
+log = logging.getLogger(__name__)
+
+BATCH = 10_000
+
+
+class UsageWriter:
+    """Takes the core's records and writes them down."""
+
+    def __init__(self, core: Core, settings: UsageLog) -> None:
+        self._core = core
+        self._settings = settings
+        self._pending: list[str] = []
+        self._failing = False
+        # The core's clock starts with it; records tell the time in s since 1970 as well.
+        self._epoch = time.time() - core.now_us() / 1e6
+
+    async def run(self) -> None:
+        """Writes until cancelled, and what is left then."""
+        try:
+            while True:
+                await asyncio.sleep(self._settings.interval_seconds)
+                await asyncio.to_thread(self.write)
+        finally:
+            self.write()
+
+    def write(self) -> None:
+        """Writes down what the core has, as far as the disk takes it."""
+        if self._settings.path is None:
+            return
+        while True:
+            if not self._pending:
+                self._pending = [self._line(record) for record in self._core.take_usage(BATCH)]
+            if not self._pending:
+                return
+            try:
+                self._append(Path(self._settings.path), self._pending)
+            except OSError as error:
+                if not self._failing:
+                    log.error("usage log: %s: %s", self._settings.path, error.strerror or error)
+                self._failing = True
+                return
+            if self._failing:
+                log.info("usage log: %s is written again", self._settings.path)
+            self._failing = False
+            self._pending = []
+
+    def _line(self, record: str) -> str:
+        fields = json.loads(record)
+        fields["ended_at"] = round(self._epoch + fields["ended_us"] / 1e6, 6)
+        return json.dumps(fields, separators=(",", ":"))
+
+    def _append(self, path: Path, lines: list[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines).encode()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            end = _last_line_end(descriptor)
+            try:
+                # A half line is what a kill or a full disk left of an earlier one.
+                os.ftruncate(descriptor, end)
+                os.lseek(descriptor, end, os.SEEK_SET)
+                _write_all(descriptor, text)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)
+                raise
+            size = end + len(text)
+        finally:
+            os.close(descriptor)
+        if size >= self._settings.max_bytes:
+            self._rotate(path)
+
+    def _rotate(self, path: Path) -> None:
+        for number in range(self._settings.files - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        path.replace(path.with_name(f"{path.name}.1"))
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    view = memoryview(text)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _last_line_end(descriptor: int, piece: int = 65_536) -> int:
+    """Where the last whole line ends."""
+    at = os.lseek(descriptor, 0, os.SEEK_END)
+    while at > 0:
+        start = max(0, at - piece)
+        found = os.pread(descriptor, at - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        at = start
+    return 0

@@ -1,0 +1,104 @@
+"""The usage log: whole lines, rotated, nothing lost that the disk took."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from weighbridge._core import Core
+from weighbridge.config import UsageLog
+from weighbridge.usage import UsageWriter
+
+
+class Records:
+    """A core that has records to give."""
+
+    def __init__(self) -> None:
+        self.waiting: list[str] = []
+        self.given = 0
+
+    def add(self, count: int) -> None:
+        for _ in range(count):
+            self.given += 1
+            self.waiting.append(json.dumps({"number": self.given, "ended_us": self.given * 1000}))
+
+    def take_usage(self, most: int) -> list[str]:
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        return taken
+
+    def now_us(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def writer(tmp_path: Path, records: Records) -> Callable[..., UsageWriter]:
+    def make(**fields: Any) -> UsageWriter:
+        settings = UsageLog(path=str(tmp_path / "usage.jsonl"), **fields)
+        return UsageWriter(cast("Core", records), settings)
+
+    return make
+
+
+def numbers(path: Path) -> list[int]:
+    return [json.loads(line)["number"] for line in path.read_text().splitlines()]
+
+
+def test_every_record_is_a_line(
+    tmp_path: Path, records: Records, writer: Callable[..., UsageWriter]
+) -> None:
+    log = writer()
+    for count in (3, 0, 2):
+        records.add(count)
+        log.write()
+    path = tmp_path / "usage.jsonl"
+    assert numbers(path) == [1, 2, 3, 4, 5]
+    first = json.loads(path.read_text().splitlines()[0])
+    assert first["ended_at"] > 1_600_000_000
+    assert path.stat().st_mode & 0o007 == 0, "not for everyone to read"
+
+
+def test_the_half_line_of_a_kill_is_cut_off(
+    tmp_path: Path, records: Records, writer: Callable[..., UsageWriter]
+) -> None:
+    path = tmp_path / "usage.jsonl"
+    path.write_text('{"number":7}\n{"numb')
+    records.add(1)
+    writer().write()
+    assert numbers(path) == [7, 1]
+
+
+def test_files_are_set_aside_and_the_oldest_removed(
+    tmp_path: Path, records: Records, writer: Callable[..., UsageWriter]
+) -> None:
+    log = writer(max_bytes=1024, files=2)
+    for _ in range(8):
+        records.add(20)
+        log.write()
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["usage.jsonl.1", "usage.jsonl.2"]
+    assert numbers(tmp_path / "usage.jsonl.1")[-1] == 160
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_loses_nothing_that_still_fits_in_memory(
+    tmp_path: Path, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "usage.jsonl"
+    os.symlink("/dev/full", path)
+    log = UsageWriter(cast("Core", records), UsageLog(path=str(path)))
+    records.add(3)
+    log.write()
+    log.write()
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
+    path.unlink()
+    records.add(1)
+    log.write()
+    assert numbers(path) == [1, 2, 3, 4]
