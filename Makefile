@@ -12,12 +12,13 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
+.PHONY: bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
 	@echo "make demo    six emulated replicas, the sidecar, a real Envoy, 300 requests"
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
+	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (half an hour)"
 	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
@@ -70,6 +71,10 @@ PEERS := smg==1.13.0 sglang-router==0.3.2 vllm-router==0.1.17
 arena: build .peers/stamp
 	$(call say,Arena (half an hour; python -m tests.arena.run --help for less))
 	$(BIN)/python -m tests.arena.run --peers .peers --json out/arena.json
+
+bench-simulator: build
+	$(call say,Policies side by side before modelled replicas)
+	$(BIN)/python -m tests.simulator
 
 bench: build
 	$(call say,Benchmarks (criterion$(comma) then weighbridge bench; JSON in out/))

@@ -18,7 +18,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 # Columns that only a wide terminal shows; all of them are in the JSON.
-WIDE = 124
+WIDE = 136
 
 
 def runs(result: Mapping[str, Any], width: int) -> Table:
@@ -94,17 +94,23 @@ def goodput(found: Sequence[Mapping[str, Any]]) -> Table:
     """The goodput of each policy, the best first."""
     table = Table(title="Goodput", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("policy")
-    for title in ("requests/s", "95 % interval", "of the best"):
+    for title in ("requests/s", "95 % interval", "of ours, seed by seed"):
         table.add_column(title, justify="right")
-    best = max((one["goodput_rps"] for one in found), default=0.0)
     for one in sorted(found, key=lambda one: -one["goodput_rps"]):
         table.add_row(
             one["policy"],
             number(one["goodput_rps"], 2),
             f"{one['low_rps']:.2f} to {one['high_rps']:.2f}",
-            f"{one['goodput_rps'] / best:.0%}" if best else NONE,
+            share(one["of_ours"]),
         )
     return table
+
+
+def share(of_ours: Mapping[str, float] | None) -> str:
+    """A share with its interval."""
+    if of_ours is None:
+        return NONE
+    return f"{of_ours['mean']:.0%} ({of_ours['low']:.0%} to {of_ours['high']:.0%})"
 
 
 def number(value: float | None, digits: int) -> str:

@@ -24,6 +24,7 @@ from weighbridge.simulate import (
     parse_rates,
     parse_settings,
     read_events,
+    shares,
     simulate,
     without_minutes,
 )
@@ -135,6 +136,7 @@ def test_goodput_has_an_interval_over_seeds() -> None:
     found = simulate(options)["goodput"][0]
     assert found["policy"] == "least_request"
     assert len(found["seeds_rps"]) == 2
+    assert found["of_ours"] is None
     assert found["low_rps"] <= found["goodput_rps"] <= found["high_rps"]
 
 
@@ -142,6 +144,14 @@ def test_goodput_has_an_interval_over_seeds() -> None:
 def test_the_interval_holds_the_mean(rates: list[float]) -> None:
     found = confidence("p", rates)
     assert found["low_rps"] <= found["goodput_rps"] <= found["high_rps"]
+
+
+def test_policies_are_told_apart_seed_by_seed() -> None:
+    # Seeds differ threefold, the policies by a fifth on each of them.
+    found = shares([0.8, 1.6, 2.4], [1.0, 2.0, 3.0])
+    assert found["mean"] == pytest.approx(0.8)
+    assert found["low"] == pytest.approx(found["high"])
+    assert shares([1.0], [0.0])["mean"] == 0.0
 
 
 def test_several_rates_are_rows_of_their_own_in_order() -> None:
