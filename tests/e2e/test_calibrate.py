@@ -87,6 +87,11 @@ def true_costs(url_profile: dict[str, Any], engine: Engine, batch: float) -> dic
     return costs
 
 
+def heed_interrupts() -> None:
+    """Gives Ctrl-C its usual effect on the process that is about to start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_an_interrupted_calibration_goes_on_and_finds_the_hidden_costs(
     start: Start, tmp_path: Path
 ) -> None:
@@ -97,7 +102,11 @@ def test_an_interrupted_calibration_goes_on_and_finds_the_hidden_costs(
         *("--max-prompt", "6000", "--minutes", "0.6", "--report", tmp_path / "report"),
     )
     with subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A runner in the background of a script has SIGINT ignored, and so would its children.
+        preexec_fn=heed_interrupts,  # noqa: PLW1509
     ) as first:
         deadline = time.monotonic() + 60
         while not state.exists() or len(state.read_text().splitlines()) < 6:
