@@ -1,4 +1,4 @@
-"""The sidecar's own HTTP pages on loopback: health, status, decisions and metrics."""
+"""The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
 import asyncio
 import json

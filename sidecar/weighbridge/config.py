@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
 from weighbridge.errors import ConfigError
@@ -85,7 +94,24 @@ class Listen(Section):
 class Admin(Section):
     """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
-    address: LoopbackAddress = Field("127.0.0.1:9005", description="`host:port` on loopback.")
+    open: bool = Field(
+        False,
+        description="Lets `address` be reached from other machines, as a container needs; the "
+        "pages answer anyone who asks.",
+    )
+    address: TcpAddress = Field(
+        "127.0.0.1:9005", description="`host:port`, on loopback unless `open` is true."
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _loopback_unless_open(cls, address: str, info: ValidationInfo) -> str:
+        if info.data.get("open"):
+            return address
+        try:
+            return _loopback(address)
+        except ValueError as error:
+            raise ValueError(f"{error}; admin.open: true allows it") from None
 
 
 class Replica(Section):

@@ -86,6 +86,12 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, content: object, exp
     assert refusal(tmp_path, content).startswith(expected)
 
 
+def test_admin_pages_leave_loopback_only_when_opened(tmp_path: Path) -> None:
+    config = load(write(tmp_path, {"admin": {"address": "0.0.0.0:9005", "open": True}}))
+    assert config.admin.address == "0.0.0.0:9005"
+    assert "admin.open: true allows it" in refusal(tmp_path, {"admin": {"address": "0.0.0.0:80"}})
+
+
 def test_further_mistakes_are_counted(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"a": 1, "b": 2, "c": 3}).endswith("(and 2 more)")
 
