@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +24,61 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def main() -> None:
-    """Runs the cases asked for, keeps the results of the others, and writes the page anew."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Runs the cases asked for, writing each to the results and the page as soon as it is done."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     names = ", ".join(case.name for case in CASES)
-    parser.add_argument("--only", help=f"cases, by commas: {names}")
-    parser.add_argument("--policies", help="by commas; else all")
+    parser.add_argument("--only", default="", help=f"cases, by commas: {names}")
+    parser.add_argument("--missing", action="store_true", help="only cases without a result")
+    parser.add_argument("--policies", default="", help="by commas; else all")
     parser.add_argument("--pages", action="store_true", help="only write the page from the results")
+    parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
     options = parser.parse_args()
-    results: dict[str, Any] = {}
-    if RESULTS.is_file():
-        results = json.loads(RESULTS.read_text())
-    wanted = [case for case in CASES if not options.only or case.name in options.only.split(",")]
+    results = stored()
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
-    for case in [] if options.pages else wanted:
+    wanted = [] if options.pages else chosen(options.only)
+    trace = find_trace(options.trace, checkout())
+    for case in wanted:
+        if options.missing and case.name in results:
+            continue
         console.print(f"[bold]{case.title}")
-        results[case.name] = run(case, options.policies, console)
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        results[case.name] = run(case, trace, parse_policies([options.policies]), console)
+        store(results)
+    store(results)
+
+
+def chosen(only: str) -> list[Case]:
+    """The cases of these names, by commas; all where none is given."""
+    names = [name for name in only.split(",") if name]
+    known = {case.name: case for case in CASES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RefusedError(f"there is no case '{unknown[0]}' (there are: {', '.join(known)})")
+    return [known[name] for name in names] or list(CASES)
+
+
+def stored() -> dict[str, Any]:
+    """Results of earlier runs, by case."""
+    if not RESULTS.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
+def store(results: Mapping[str, Any]) -> None:
+    """Writes all results, and the page from them. An interruption leaves the files whole."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    unfinished = RESULTS.with_suffix(".part")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n")
+    unfinished.replace(RESULTS)
     known = [(case, results[case.name]) for case in CASES if case.name in results]
     write_between(PAGE, "simulator", page(known))
 
 
-def run(case: Case, policies: str | None, console: Console) -> dict[str, Any]:
+def run(case: Case, trace: Path, policies: Sequence[str], console: Console) -> dict[str, Any]:
     """One case: what is kept of it is small."""
-    trace = find_trace(None, checkout())
-    result = simulate(case.options(trace, parse_policies([policies or ""])), console)
+    before = time.monotonic(), time.process_time()
+    result = simulate(case.options(trace, policies), console)
+    wall, cpu = time.monotonic() - before[0], time.process_time() - before[1]
     show(result, console)
     kept = ("policy", "requests", "finished", "refused", "lost", "unfinished", "retried", "reasons")
     return {
@@ -55,6 +88,7 @@ def run(case: Case, policies: str | None, console: Console) -> dict[str, Any]:
         "details": [{key: one[key] for key in kept} for one in result["details"]],
         "goodput": result["goodput"],
         "ours": OURS,
+        "took": {"wall_s": round(wall), "cpu_s": round(cpu), "cores": os.cpu_count()},
     }
 
 

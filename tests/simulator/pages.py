@@ -38,6 +38,17 @@ def conditions(result: Result) -> str:
         f" {fleet['count']:,} replicas of {fleet['engine']}. SLO: first token within"
         f" {slo['ttft_ms']:g} ms + {slo['ttft_ms_per_ktok']:g} ms per 1,000 prompt tokens, and"
         f" {slo['tpot_ms']:g} ms a token after it, for {slo['share']:.0%} of requests.{events}"
+        f"{cost(result.get('took'))}"
+    )
+
+
+def cost(took: Mapping[str, float] | None) -> str:
+    """How long the case took, where that is known."""
+    if took is None:
+        return ""
+    return (
+        f" The case took {took['wall_s']:,.0f} s on {took['cores']:.0f} cores, and"
+        f" {took['cpu_s']:,.0f} CPU seconds."
     )
 
 
