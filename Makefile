@@ -20,7 +20,7 @@ help:
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
 	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
-	@echo "make arena   ours beside other routers, live, on the same emulated replicas (half an hour)"
+	@echo "make arena   ours beside other routers, live, on the same emulated replicas (20 minutes)"
 	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
 	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
 	@echo "make truth   calibration against engines with hidden costs (ten minutes)"
@@ -60,21 +60,28 @@ demo: build
 
 # Each peer in an environment of its own: two of them bring commands of the same name.
 PEERS := smg==1.13.0 sglang-router==0.3.2 vllm-router==0.1.17
+# Of Dynamo, what its selection service needs: one of the other dependencies needs a GPU to build.
+DYNAMO := ai-dynamo==1.6.1 ai-dynamo-runtime==1.6.1
+DYNAMO_NEEDS := pydantic==2.13.3
 .peers/stamp: Makefile
-	$(call say,Peers: $(PEERS))
+	$(call say,Peers: $(PEERS) $(DYNAMO))
 	@for peer in $(PEERS); do \
 	  $(PYTHON) -m venv .peers/$${peer%%==*}; \
 	  .peers/$${peer%%==*}/bin/pip install --quiet --disable-pip-version-check $$peer; \
 	done
+	@$(PYTHON) -m venv .peers/dynamo
+	@.peers/dynamo/bin/pip install --quiet --disable-pip-version-check $(DYNAMO_NEEDS)
+	@.peers/dynamo/bin/pip install --quiet --disable-pip-version-check --no-deps $(DYNAMO)
 	@touch $@
 
 arena: build .peers/stamp
-	$(call say,Arena (half an hour; python -m tests.arena.run --help for less))
-	$(BIN)/python -m tests.arena.run --peers .peers --json out/arena.json
+	$(call say,Arena (some 20 minutes on a quiet machine; ARENA=... for less$(comma) see docs/benchmarks.md))
+	$(BIN)/python -m tests.arena.run --peers .peers --pages $(ARENA)
+	$(BIN)/python -m tests.arena.agree
 
 bench-simulator: build
 	$(call say,Policies side by side before modelled replicas)
-	$(BIN)/python -m tests.simulator
+	$(BIN)/python -m tests.simulator $(SIMULATOR)
 
 bench: build
 	$(call say,Benchmarks (criterion$(comma) then weighbridge bench; JSON in out/))

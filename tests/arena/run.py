@@ -5,132 +5,134 @@ python -m tests.arena.run --peers FOLDER --json out/arena.json
 
 import argparse
 import asyncio
-import json
+import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import yaml
 
+from tests.arena import results
 from tests.arena.contestants import (
     LOOPBACK,
     Contestant,
     Site,
     envoy_policies,
-    peer_routers,
     weighbridge,
 )
-from tests.arena.measure import Figures, Objective, Run, cpu_seconds, figures
+from tests.arena.measure import Figures, Run, Tokens, cpu_seconds, figures, machine_ticks
+from tests.arena.peers import peer_routers
 from tests.arena.report import table
+from tests.arena.setting import Objective, Setting, requests_in
 from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
 from weighbridge.ports import find_free_run
 from weighbridge.processes import Family
 from weighbridge.profiles import load_profile, locate
-from weighbridge.stack import DEFAULT_PROFILE, answers
-from weighbridge.traces import TraceRequest, find_trace, read_rows, requests_of
-from weighbridge.traffic import drive
+from weighbridge.stack import answers
+from weighbridge.traces import TraceRequest, find_trace
+from weighbridge.traffic import Outcome, drive
 
+PROFILE = "llama-3.1-70b-fp8-h100x4"
+ROOT = Path(__file__).resolve().parents[2]
 PROBES = 40
-# The conversation trace's output tokens: median 350, p95 698.
-ANSWERS = {"output_median": 350.0, "output_sigma": 0.42}
 READY_SECONDS = 30.0
+# Ports of one contestant, before those of the replicas.
+OWN_PORTS = 8
+# Seconds of a run besides those of the trace: starting, probing, last answers, stopping.
+AROUND_SECONDS = 8.0
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all contestants share."""
-
-    requests: Sequence[TraceRequest]
-    replicas: int
-    # How many times faster than real the replicas run, and the trace with them.
-    speed: float
-    # How many times denser than recorded the requests come.
-    rate: float
-    rounds: int
-    objective: Objective
-    seed: int
-
-    @property
-    def span_seconds(self) -> float:
-        """Of the replicas' own time, from the first request to the last."""
-        times = [request.at_seconds for request in self.requests]
-        return (max(times) - min(times)) / self.rate
 
 
 def contestants(peers: Path | None) -> list[Contestant]:
     """All that can be run here."""
     ours = [
         weighbridge("weighbridge", {}, keyed=True),
-        weighbridge("weighbridge, no session header", {}, keyed=False),
+        weighbridge("weighbridge without header", {}, keyed=False),
     ]
     return [*ours, *envoy_policies(), *(peer_routers(peers) if peers else [])]
 
 
-async def run(setting: Setting, chosen: Sequence[Contestant], say: Say) -> list[Figures]:
+async def run(
+    setting: Setting, chosen: Sequence[Contestant], found: results.Results, say: Say
+) -> None:
     """All rounds. A contestant that fails is reported and left out of that round."""
-    rows: list[Figures] = []
+    requests = requests_in(setting)
+    found.begin(requests)
     for round_number in range(1, setting.rounds + 1):
-        for contestant in chosen:
+        # Each round begins with another, so that none always comes after the same one.
+        first = (round_number - 1) * len(chosen) // setting.rounds
+        for contestant in [*chosen[first:], *chosen[:first]]:
             start = time.monotonic()
             try:
-                row = await one_run(setting, contestant, round_number)
-            except RefusedError as error:
-                say(f"round {round_number}: {contestant.name}: {error}")
+                row, outcomes = await one_run(setting, requests, contestant, round_number)
+            except (RefusedError, aiohttp.ClientError, OSError, TimeoutError) as error:
+                text = f"round {round_number}: {contestant.name}: {type(error).__name__}: {error}"
+                found.failed(text)
+                say(text)
                 continue
-            rows.append(row)
+            found.add(row, outcomes)
             say(
                 f"round {round_number}: {contestant.name}: SLO {row.slo_attainment:.1%}, "
                 f"TTFT p50 {row.ttft_p50_ms:.0f} p99 {row.ttft_p99_ms:.0f} ms, "
-                f"cached {row.cache_hit_ratio:.1%}, {time.monotonic() - start:.0f} s"
+                f"cached {row.cache_hit_ratio:.1%}, failed {row.failed}, "
+                f"machine {row.machine_busy:.0%} busy, {time.monotonic() - start:.0f} s"
             )
-    return rows
 
 
-async def one_run(setting: Setting, contestant: Contestant, round_number: int) -> Figures:
+async def one_run(
+    setting: Setting,
+    requests: Sequence[TraceRequest],
+    contestant: Contestant,
+    round_number: int,
+) -> tuple[Figures, list[Outcome]]:
     """One contestant on cold replicas."""
     with tempfile.TemporaryDirectory(prefix="arena-") as name:
         directory = Path(name)
         async with Family(directory) as family:
             site = prepare(setting, directory)
             await start_replicas(setting, site, family)
-            pids = []
+            counted = []
             for part in contestant.parts(site):
                 child = await family.start(part.name, part.command, part.environment or None)
-                pids.append(child.pid)
+                counted += [child.pid] if part.counted else []
+                if part.ready is not None:
+                    await answers(part.ready)
             url = f"http://{LOOPBACK}:{site.port}"
             await answers(contestant.ready(site))
             await routable(url, site.model)
             added = await added_p50_ms(url, site)
-            before = cpu_seconds(pids)
+            tokens = await tokens_by_replica(site)
+            cpu, (used, ticks) = cpu_seconds(counted), machine_ticks()
             outcomes = await drive(
                 url,
                 site.model,
-                setting.requests,
-                setting.speed * setting.rate,
+                requests,
+                setting.speed,
                 lambda _: None,
                 headers=lambda request: session_headers(contestant, request),
             )
+            cpu, (used_after, ticks_after) = cpu_seconds(counted) - cpu, machine_ticks()
             ended = Run(
                 contestant=contestant.name,
                 round=round_number,
-                span_seconds=setting.span_seconds,
+                span_seconds=requests[-1].at_seconds - requests[0].at_seconds,
                 speed=setting.speed,
                 objective=setting.objective,
-                cpu_seconds=cpu_seconds(pids) - before,
+                cpu_seconds=cpu,
                 added_ms=added,
+                machine_busy=(used_after - used) / max(1, ticks_after - ticks),
+                tokens=[
+                    Tokens(after.prompt - before.prompt, after.cached - before.cached)
+                    for before, after in zip(tokens, await tokens_by_replica(site), strict=True)
+                ],
             )
-            return figures(ended, outcomes)
+            return figures(ended, outcomes), outcomes
 
 
 def session_headers(contestant: Contestant, request: TraceRequest) -> Mapping[str, str]:
@@ -140,28 +142,43 @@ def session_headers(contestant: Contestant, request: TraceRequest) -> Mapping[st
 
 def prepare(setting: Setting, directory: Path) -> Site:
     """Ports and names for one run."""
-    first = find_free_run(8 + setting.replicas)
-    profile = locate(DEFAULT_PROFILE, Path.cwd()).resolve()
+    first = find_free_run(OWN_PORTS + setting.replicas)
+    file = locate(setting.profile, Path.cwd()).resolve()
+    profile = load_profile(file)
+    base = first + OWN_PORTS
     return Site(
-        endpoints=tuple(f"{LOOPBACK}:{first + 8 + index}" for index in range(setting.replicas)),
+        endpoints=tuple(f"{LOOPBACK}:{base + index}" for index in range(setting.replicas)),
         port=first,
         admin_port=first + 1,
-        more_ports=tuple(range(first + 2, first + 8)),
-        model=str(load_profile(profile)["models"][0]),
-        profile=str(profile),
+        more_ports=tuple(range(first + 2, base)),
+        model=str(profile["models"][0]),
+        profile=str(file),
+        kv_tokens=int(profile["kv_tokens"]),
         directory=directory,
         envoy=binary.find(),
     )
+
+
+def control_port(site: Site) -> int:
+    """Where the emulator tells what its replicas have done."""
+    return site.more_ports[-1]
 
 
 async def start_replicas(setting: Setting, site: Site, family: Family) -> None:
     """Emulated replicas with nothing cached.
 
     They draw the length of an answer from its prompt: some routers pass on no header by which it
-    could be asked for, and a limit in the body would tell our own what it has to guess.
+    could be asked for, and a limit in the body would tell our own what it has to guess. They take
+    fields that they do not know, since SGLang's router adds some.
     """
     file = site.directory / "emulator.yaml"
-    file.write_text(yaml.safe_dump(ANSWERS), encoding="utf-8")
+    content = {
+        "output_median": setting.output_median,
+        "output_sigma": setting.output_sigma,
+        "control_port": control_port(site),
+        "strict_fields": False,
+    }
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     base = site.endpoints[0].rpartition(":")[2]
     command = [
         *(sys.executable, "-m", "weighbridge", "emulate"),
@@ -173,6 +190,14 @@ async def start_replicas(setting: Setting, site: Site, family: Family) -> None:
     await family.start("emulate", command)
     for endpoint in site.endpoints:
         await answers(f"http://{endpoint}/health")
+
+
+async def tokens_by_replica(site: Site) -> list[Tokens]:
+    """As the replicas have counted since their start."""
+    url = f"http://{LOOPBACK}:{control_port(site)}/replicas"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        counters = [replica["counters"] for replica in await response.json()]
+    return [Tokens(each["prompt_tokens"], each["cached_tokens"]) for each in counters]
 
 
 async def routable(url: str, model: str) -> None:
@@ -209,84 +234,72 @@ async def ask_repeatedly(url: str, model: str) -> float:
     return statistics.median(taken)
 
 
-def versions(chosen: Sequence[Contestant], peers: Path | None) -> dict[str, str]:
-    """The version of each product that takes part."""
-    found: dict[str, str] = {}
-    for contestant in chosen:
-        name = contestant.distribution
-        if name is None or name in found:
-            continue
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = peer_version(name, peers)
-    return found
-
-
-def peer_version(name: str, peers: Path | None) -> str:
-    """From the metadata of the peer's own environment."""
-    stem = name.replace("-", "_")
-    root = peers / name if peers else Path()
-    for path in root.glob(f"lib/python*/site-packages/{stem}-*.dist-info"):
-        return path.name.removeprefix(f"{stem}-").removesuffix(".dist-info")
-    return "unknown"
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.arena.run", description=__doc__)
     parser.add_argument("--peers", type=Path, help="folder with an environment for each peer")
-    parser.add_argument("--trace", type=Path, help="a trace in Mooncake's form")
-    parser.add_argument("--requests", type=int, default=800)
+    parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
+    parser.add_argument("--seconds", type=float, default=140.0, help="of the trace")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="the trace's own clock")
+    parser.add_argument("--profile", default=PROFILE, help="of the replicas and of the router")
     parser.add_argument("--replicas", type=int, default=8)
-    parser.add_argument("--speed", type=float, default=2.0, help="of the replicas and the trace")
-    parser.add_argument("--rate", type=float, default=4.0, help="times the recorded rate")
+    parser.add_argument("--speed", type=float, default=8.0, help="of the replicas and the trace")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slo-ttft", type=float, default=2000.0, metavar="MS")
-    parser.add_argument("--slo-tpot", type=float, default=50.0, metavar="MS")
+    parser.add_argument("--slo-ttft-per-ktok", type=float, default=150.0, metavar="MS")
+    parser.add_argument("--slo-tpot", type=float, default=100.0, metavar="MS")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", help="run those alone whose name holds this text")
-    parser.add_argument("--json", type=Path, help="where to write all rows")
+    parser.add_argument("--only", default="", help="names or parts of names, by commas")
+    parser.add_argument("--list", action="store_true", help="only tell who would run, how long")
+    parser.add_argument("--json", type=Path, default=ROOT / "out" / "arena.json")
+    parser.add_argument("--pages", action="store_true", help="write docs/benchmarks.md as well")
     return parser.parse_args()
+
+
+def selected(all_of_them: Sequence[Contestant], only: str) -> list[Contestant]:
+    """Those whose name holds one of the words; RefusedError for a word that none holds."""
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    for word in words:
+        if not any(word in each.name for each in all_of_them):
+            names = "; ".join(each.name for each in all_of_them)
+            raise RefusedError(f"no contestant is called '{word}' (there are: {names})")
+    return [each for each in all_of_them if not words or any(word in each.name for word in words)]
 
 
 def main() -> int:
     """The exit code: 0 when every contestant ran in every round."""
     options = arguments()
-    trace = find_trace(options.trace, Path(__file__).resolve().parents[2])
     setting = Setting(
-        requests=list(islice(requests_of(read_rows(trace)), options.requests)),
+        trace=str(find_trace(options.trace, ROOT)),
+        seconds=options.seconds,
+        time_scale=options.time_scale,
+        profile=options.profile,
         replicas=options.replicas,
         speed=options.speed,
-        rate=options.rate,
         rounds=options.rounds,
-        objective=Objective(options.slo_ttft, options.slo_tpot),
         seed=options.seed,
+        objective=Objective(options.slo_ttft, options.slo_ttft_per_ktok, options.slo_tpot),
     )
     peers = options.peers.absolute() if options.peers else None
-    chosen = [each for each in contestants(peers) if (options.only or "") in each.name]
-    rows = asyncio.run(run(setting, chosen, lambda text: print(text, flush=True)))
-    found = versions(chosen, peers)
-    table(rows, found)
-    if options.json:
-        write(options.json, setting, rows, found)
-    return 0 if len(rows) == len(chosen) * setting.rounds else 1
-
-
-def write(file: Path, setting: Setting, rows: Sequence[Figures], found: dict[str, str]) -> None:
-    """All rows, what they were measured on and with."""
-    content: dict[str, Any] = {
-        "replicas": setting.replicas,
-        "requests": len(setting.requests),
-        "offered_rps": len(setting.requests) / setting.span_seconds,
-        "speed": setting.speed,
-        "slo": {"ttft_ms": setting.objective.ttft_ms, "tpot_ms": setting.objective.tpot_ms},
-        "versions": found,
-        "rows": [row.row() for row in rows],
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    chosen = selected(contestants(peers), options.only)
+    each = setting.seconds / setting.speed + AROUND_SECONDS
+    minutes = each * len(chosen) * setting.rounds / 60
+    names = ", ".join(contestant.name for contestant in chosen)
+    print(f"{len(chosen)} contestants: {names}", flush=True)
+    print(f"{setting.rounds} rounds, about {minutes:.0f} minutes", flush=True)
+    if options.list:
+        return 0
+    os.environ["PYTHONPATH"] = str(ROOT)
+    found = results.Results(options.json, setting, results.versions(chosen, peers))
+    asyncio.run(run(setting, chosen, found, lambda text: print(text, flush=True)))
+    table(found.content())
+    if options.pages:
+        results.write_page(found.content())
+    return 0 if found.is_complete(len(chosen)) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RefusedError as problem:
+        sys.exit(f"arena: {problem}")
