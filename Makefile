@@ -12,7 +12,7 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
+.PHONY: docs bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
@@ -25,6 +25,7 @@ help:
 	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
 	@echo "make truth   calibration against engines with hidden costs (ten minutes)"
 	@echo "make profiles  the shipped profiles from NVIDIA's tables, which it installs"
+	@echo "make docs    the generated parts of docs/, from the code"
 	@echo "make clean   removes .venv and what Rust has built"
 
 build: $(STAMPS)/extension
@@ -127,6 +128,10 @@ profiles: build
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 	  "$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["aiconfigurator"][0])')"
 	$(BIN)/weighbridge calibrate --from-aiconfigurator --out tensorrt_backends/profiles
+
+docs: build
+	$(call say,Generated parts of docs/)
+	$(BIN)/python -m weighbridge.reference docs
 
 comma := ,
 

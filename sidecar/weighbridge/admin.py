@@ -1,15 +1,15 @@
 """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
 import asyncio
-import json
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
-from weighbridge import explain
+from weighbridge import explain, status
 from weighbridge._core import Core
 from weighbridge.address import parse_host_port
+from weighbridge.config import Config
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
 
@@ -30,10 +30,13 @@ EXPLAINED_BYTES = 16 << 20
 class AdminServer:
     """Answers from the core's state; nothing here changes it."""
 
-    def __init__(self, core: Core, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, core: Core, is_ready: Callable[[], bool], config: Callable[[], Config]
+    ) -> None:
         self._core = core
         self._is_ready = is_ready
-        self._metrics = Metrics(lambda: json.loads(core.status()))
+        self._config = config
+        self._metrics = Metrics(self._snapshot)
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
@@ -70,6 +73,9 @@ class AdminServer:
             await self._runner.cleanup()
             self._runner = None
 
+    def _snapshot(self) -> dict[str, Any]:
+        return status.snapshot(self._core, self._config())
+
     async def _index(self, _: web.Request) -> web.Response:
         return web.Response(text=INDEX)
 
@@ -82,7 +88,7 @@ class AdminServer:
         return web.Response(text="not ready\n", status=503)
 
     async def _status(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._core.status(), content_type="application/json")
+        return web.json_response(await asyncio.to_thread(self._snapshot))
 
     async def _decisions(self, request: web.Request) -> web.Response:
         text = request.query.get("after", "0")
@@ -103,7 +109,9 @@ class AdminServer:
         return web.json_response(explanation)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
+        # With a thousand replicas it takes a while, in which other pages are to answer.
+        text = await asyncio.to_thread(self._metrics.text)
         return web.Response(
-            body=self._metrics.text(),
+            body=text,
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )

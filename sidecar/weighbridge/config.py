@@ -289,6 +289,19 @@ class Health(Section):
     successes: int = Field(1, ge=1, le=100, description="Good probes that bring it back.")
 
 
+class Autoscaling(Section):
+    """What `weighbridge_desired_replicas` aims at, for each model."""
+
+    target_utilisation: float = Field(
+        0.7, gt=0, le=1, description="Share of capacity that demand should take."
+    )
+    queue_seconds: float = Field(
+        60.0, gt=0, le=3600, description="Time in which what waits should be served, s."
+    )
+    min_replicas: int = Field(1, ge=0, le=100_000, description="At least.")
+    max_replicas: int = Field(1000, ge=1, le=100_000, description="At most.")
+
+
 class Log(Section):
     """The log on standard error, one line a record."""
 
@@ -356,6 +369,7 @@ class Config(Section):
         30.0, ge=0, le=3600, description="Time that open streams get at SIGTERM, s."
     )
     health: Health = Health()
+    autoscaling: Autoscaling = Autoscaling()
     log: Log = Log()
     envoy: EnvoySettings = EnvoySettings()
 

@@ -1,124 +1,194 @@
-"""Prometheus metrics, collected from the core's status when they are asked for."""
+"""Prometheus metrics, collected from the sidecar's status when they are asked for."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    InfoMetricFamily,
-    Metric,
-)
+from prometheus_client.core import Metric
 
-from weighbridge import __version__
+from weighbridge import catalogue as cat
+from weighbridge.catalogue import Family
 
 Status = Mapping[str, Any]
-REPLICA_LABELS = ("replica", "model", "domain")
+STATES = ("healthy", "degraded", "probing", "ejected", "draining")
+# Kinds of tokens, as OpenTelemetry's terms for GenAI name them; cached ones are input as well.
+TOKEN_TYPES = {"input": "prompt_tokens", "cached": "cached_tokens", "output": "output_tokens"}
 
 
 class StatusCollector:
-    """Turns a status of the core into metric families."""
+    """Turns a status into metric families."""
 
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        """All families, from one look at the core."""
+        """All families, from one look at the status."""
         status = self._status()
-        yield InfoMetricFamily("weighbridge_build", "This build", {"version": __version__})
-        yield GaugeMetricFamily("weighbridge_streams", "Open ext_proc streams", status["streams"])
-        yield GaugeMetricFamily("weighbridge_pool_number", "The pool's number", status["pool"])
-        yield by_label(
-            "weighbridge_decisions", "Decisions by reason", "reason", status.get("reasons", {})
-        )
-        yield by_label("weighbridge_refusals", "Refusals by code", "code", status.get("errors", {}))
-        yield from replica_families(status["replicas"])
-        yield from admission_families(status.get("admission", {}))
-        yield from tenant_families(status.get("tenants", ()))
-        yield CounterMetricFamily(
-            "weighbridge_usage_records_lost",
-            "Usage records that could not be written down in time",
-            status.get("usage_records_lost", 0),
-        )
+        for families in (
+            process_families,
+            assignment_families,
+            autoscaling_families,
+            replica_families,
+            admission_families,
+            tenant_families,
+            measure_families,
+        ):
+            for family in families(status):
+                yield family.metric
 
 
-def admission_families(doors: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:
-    """What runs and what waits before each model's replicas."""
-    running = GaugeMetricFamily(
-        "weighbridge_admission_mu_in_flight", "MU admitted and not done", labels=["model", "on"]
-    )
-    requests = GaugeMetricFamily(
-        "weighbridge_queue_requests", "Requests that wait", labels=["model", "priority"]
-    )
-    mu = GaugeMetricFamily("weighbridge_queue_mu", "MU that wait", labels=["model", "priority"])
-    for model, door in doors.items():
-        running.add_metric([model, "promises"], door["promised_mu"])
-        running.add_metric([model, "the rest"], door["running_mu"] - door["promised_mu"])
-        for priority, queue in door["waiting"].items():
-            requests.add_metric([model, priority], queue["requests"])
-            mu.add_metric([model, priority], queue["mu"])
-    return running, requests, mu
+def process_families(status: Status) -> list[Family]:
+    """The process and its decisions."""
+    build, streams, pool = Family(cat.BUILD), Family(cat.STREAMS), Family(cat.POOL_NUMBER)
+    build.add([status["version"]], 1)
+    streams.add([], status["streams"])
+    pool.add([], status["pool"])
+    decision = Family(cat.DECISION_DURATION)
+    decision.add_histogram([], status["decision"])
+    lost = Family(cat.USAGE_RECORDS_LOST)
+    lost.add([], status["usage_records_lost"])
+    return [
+        build,
+        streams,
+        pool,
+        counted(cat.DECISIONS, status["reasons"]),
+        counted(cat.REFUSALS, status["errors"]),
+        decision,
+        lost,
+    ]
 
 
-def tenant_families(tenants: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
-    """What each tenant took of each model since start."""
-    labels = ["tenant", "model"]
-    requests = CounterMetricFamily(
-        "weighbridge_tenant_requests", "Requests that ended", labels=labels
-    )
-    mu = CounterMetricFamily("weighbridge_tenant_mu", "MU billed", labels=labels)
-    tokens = CounterMetricFamily(
-        "weighbridge_tenant_tokens",
-        "Tokens; cached ones are prompt as well",
-        labels=[*labels, "of"],
-    )
-    for one in tenants:
-        who = [one["tenant"], one["model"]]
-        requests.add_metric(who, one["requests"])
-        mu.add_metric(who, one["mu"])
-        for kind in ("prompt", "cached", "output"):
-            tokens.add_metric([*who, kind], one[f"{kind}_tokens"])
-    return requests, mu, tokens
-
-
-def by_label(
-    name: str, help_text: str, label: str, counts: Mapping[str, float]
-) -> CounterMetricFamily:
-    """A counter with one label."""
-    family = CounterMetricFamily(name, help_text, labels=[label])
+def counted(metric: cat.Spec, counts: Mapping[str, float]) -> Family:
+    """A family with one label."""
+    family = Family(metric)
     for value, count in counts.items():
-        family.add_metric([value], count)
+        family.add([value], count)
     return family
 
 
-def replica_families(replicas: Iterable[Mapping[str, Any]]) -> Iterable[Metric]:
-    """What each replica carries now and was given since start."""
+def assignment_families(status: Status) -> list[Family]:
+    """Slices, and what the assigner has done."""
+    assignment = status["assignment"]
+    number = Family(cat.ASSIGNMENT_NUMBER)
+    number.add([], assignment["number"])
+    slices, homes, use = Family(cat.SLICES), Family(cat.SLICE_HOMES), Family(cat.UTILISATION)
+    for model, report in assignment["models"].items():
+        slices.add([model], report["slices"])
+        homes.add([model], report["homes"])
+        use.add([model, "highest"], report["highest"])
+        use.add([model, "mean"], report["mean"])
+    return [number, counted(cat.ASSIGNMENT_MOVES, assignment["moves"]), slices, homes, use]
 
-    def gauge(name: str, help_text: str, *more: str) -> GaugeMetricFamily:
-        return GaugeMetricFamily(name, help_text, labels=[*REPLICA_LABELS, *more])
 
-    def counter(name: str, help_text: str) -> CounterMetricFamily:
-        return CounterMetricFamily(name, help_text, labels=REPLICA_LABELS)
+def autoscaling_families(status: Status) -> list[Family]:
+    """Demand, capacity, and the replicas that they ask for."""
+    demand, capacity = Family(cat.DEMAND), Family(cat.CAPACITY)
+    target, needed, desired = (
+        Family(cat.TARGET_UTILISATION),
+        Family(cat.NEEDED_REPLICAS),
+        Family(cat.DESIRED_REPLICAS),
+    )
+    for model, signal in status["autoscaling"].items():
+        demand.add([model, "placed"], signal["placed_mu"])
+        demand.add([model, "queued"], signal["queued_mu"])
+        capacity.add([model], signal["capacity_mu"])
+        target.add([model], signal["target_utilisation"])
+        needed.add([model, "mu"], signal["replicas_by_mu"])
+        needed.add([model, "kv"], signal["replicas_by_kv"])
+        desired.add([model], signal["desired_replicas"])
+    return [demand, capacity, target, needed, desired, replica_counts(status["replicas"])]
 
-    in_flight = gauge("weighbridge_replica_requests_in_flight", "Requests in flight")
-    mu_in_flight = gauge("weighbridge_replica_mu_in_flight", "MU in flight, by phase", "phase")
-    kv_tokens = gauge("weighbridge_replica_kv_tokens", "KV tokens of the requests in flight")
-    capacity = gauge("weighbridge_replica_capacity_mu_per_minute", "MU per minute at saturation")
-    healthy = gauge("weighbridge_replica_healthy", "1 while the replica is healthy")
-    requests = counter("weighbridge_replica_requests", "Requests given to the replica")
-    mu = counter("weighbridge_replica_mu", "MU given to the replica")
+
+def replica_counts(replicas: Iterable[Mapping[str, Any]]) -> Family:
+    """How many replicas of each model are in each state."""
+    counts: dict[str, dict[str, int]] = {}
     for replica in replicas:
-        labels = [replica["endpoint"], replica["model"], replica.get("domain", "")]
-        in_flight.add_metric(labels, replica["requests"])
-        mu_in_flight.add_metric([*labels, "prefill"], replica["prefill_mu"])
-        mu_in_flight.add_metric([*labels, "decode"], replica["decode_mu"])
-        kv_tokens.add_metric(labels, replica["kv_tokens"])
-        capacity.add_metric(labels, replica["capacity_mu_per_min"])
-        healthy.add_metric(labels, replica["state"] == "healthy")
-        requests.add_metric(labels, replica["served"]["requests"])
-        mu.add_metric(labels, replica["served"]["mu"])
-    return in_flight, mu_in_flight, kv_tokens, capacity, healthy, requests, mu
+        states = counts.setdefault(replica["model"], dict.fromkeys(STATES, 0))
+        states[replica["state"]] += 1
+    family = Family(cat.REPLICAS)
+    for model, states in counts.items():
+        for state, count in states.items():
+            family.add([model, state], count)
+    return family
+
+
+# Of a replica: the metric, and where its figure is.
+REPLICA_FIGURES: tuple[tuple[cat.Spec, Callable[[Mapping[str, Any]], float]], ...] = (
+    (cat.REPLICA_IN_FLIGHT, lambda replica: replica["requests"]),
+    (cat.REPLICA_KV_TOKENS, lambda replica: replica["kv_tokens"]),
+    (cat.REPLICA_KV_CAPACITY, lambda replica: replica["kv_capacity_tokens"]),
+    (cat.REPLICA_CAPACITY, lambda replica: replica["capacity_mu_per_min"]),
+    (cat.REPLICA_CACHED_BLOCKS, lambda replica: replica["cached_blocks"]),
+    (cat.REPLICA_HEALTHY, lambda replica: replica["state"] == "healthy"),
+    (cat.REPLICA_REQUESTS, lambda replica: replica["served"]["requests"]),
+    (cat.REPLICA_MU, lambda replica: replica["served"]["mu"]),
+    (cat.REPLICA_FAILURES, lambda replica: replica["served"]["failures"]),
+    (cat.REPLICA_PROMPT_TOKENS, lambda replica: replica["served"]["prompt_tokens"]),
+    (cat.REPLICA_CACHED_TOKENS, lambda replica: replica["served"]["cached_tokens"]),
+)
+
+
+def replica_families(status: Status) -> list[Family]:
+    """What each replica carries now and was given since start."""
+    families = [Family(metric) for metric, _ in REPLICA_FIGURES]
+    mu, states = Family(cat.REPLICA_MU_IN_FLIGHT), Family(cat.REPLICA_STATE)
+    for replica in status["replicas"]:
+        labels = [replica["endpoint"], replica["model"], replica["domain"]]
+        for family, (_, figure) in zip(families, REPLICA_FIGURES, strict=True):
+            family.add(labels, figure(replica))
+        mu.add([*labels, "prefill"], replica["prefill_mu"])
+        mu.add([*labels, "decode"], replica["decode_mu"])
+        for state in STATES:
+            states.add([*labels, state], replica["state"] == state)
+    return [*families, mu, states]
+
+
+def admission_families(status: Status) -> list[Family]:
+    """What runs and what waits before each model's replicas."""
+    running = Family(cat.ADMISSION_MU)
+    requests, mu = Family(cat.QUEUE_REQUESTS), Family(cat.QUEUE_MU)
+    for model, door in status["admission"].items():
+        running.add([model, "promises"], door["promised_mu"])
+        running.add([model, "the rest"], door["running_mu"] - door["promised_mu"])
+        for priority, queue in door["waiting"].items():
+            requests.add([model, priority], queue["requests"])
+            mu.add([model, priority], queue["mu"])
+    return [running, requests, mu]
+
+
+def tenant_families(status: Status) -> list[Family]:
+    """What each tenant took of each model since start."""
+    requests, mu = Family(cat.TENANT_REQUESTS), Family(cat.TENANT_MU)
+    tokens = Family(cat.TENANT_TOKENS)
+    for one in status["tenants"]:
+        who = [one["tenant"], one["model"]]
+        requests.add(who, one["requests"])
+        mu.add(who, one["mu"])
+        for kind, key in TOKEN_TYPES.items():
+            tokens.add([*who, kind], one[key])
+    return [requests, mu, tokens]
+
+
+def measure_families(status: Status) -> list[Family]:
+    """Times of requests, and how true predictions were."""
+    histograms = {
+        "first_token": Family(cat.FIRST_TOKEN),
+        "request": Family(cat.REQUEST_DURATION),
+        "queue": Family(cat.QUEUE_WAIT),
+    }
+    predictions = {
+        "requests": Family(cat.PREDICTIONS),
+        "predicted": Family(cat.PREDICTED_TOKENS),
+        "actual": Family(cat.ACTUAL_TOKENS),
+        "absolute_error": Family(cat.PREDICTION_ERROR),
+    }
+    for model, measures in status["measures"].items():
+        for key, family in histograms.items():
+            family.add_histogram([model], measures[key])
+        for kind, of in TOKEN_TYPES.items():
+            for key, family in predictions.items():
+                family.add([model, kind], measures[of][key])
+    return [*histograms.values(), *predictions.values()]
 
 
 class Metrics:

@@ -47,7 +47,8 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         async with AsyncExitStack() as stack:
-            admin = await AdminServer(self._core, lambda: self._ready).start(config.admin.address)
+            admin = AdminServer(self._core, lambda: self._ready, lambda: self._config)
+            await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen)
             stack.push_async_callback(self._health.close)

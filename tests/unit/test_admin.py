@@ -9,6 +9,7 @@ import pytest
 
 from weighbridge._core import Core
 from weighbridge.admin import AdminServer
+from weighbridge.config import Config
 from weighbridge.errors import RefusedError
 from weighbridge.ports import LOOPBACK, find_free_run
 
@@ -38,7 +39,7 @@ class Pages:
         self.address = f"{LOOPBACK}:{find_free_run(1)}"
         core = Core(json.dumps({"profiles": [PROFILE]}))
         core.set_replicas(json.dumps([{"endpoint": "10.0.0.1:80", "profile": "p"}]))
-        self.server = AdminServer(core, lambda: self.ready)
+        self.server = AdminServer(core, lambda: self.ready, Config)
 
 
 @pytest.fixture

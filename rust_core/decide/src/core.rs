@@ -101,6 +101,12 @@ impl Core {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// Time since the core was made, finer than [`Core::now_us`]: to measure decisions with.
+    #[must_use]
+    pub fn elapsed(&self) -> std::time::Duration {
+        self.start.elapsed()
+    }
+
     /// Replaces the replicas and takes slices off those that must not serve; ledgers and caches of endpoints that stay are kept. The new pool's
     /// number.
     ///

@@ -1,9 +1,10 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
+use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::tally::TenantTallies;
 use crate::ticket::Origin;
 use crate::usage_log::{UsageLog, UsageRecord, UsageSource};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weighbridge_admit::Pass;
@@ -26,6 +27,7 @@ pub(crate) struct Metering {
     pub(crate) predictor: Predictor,
     /// By base model.
     panels: HashMap<Arc<str>, Panel>,
+    measures: HashMap<Arc<str>, Measures>,
     caches: Mutex<HashMap<u32, CacheTrust>>,
     open: [Mutex<HashMap<Box<str>, Arc<Bill>>>; SHARDS],
     pub(crate) log: UsageLog,
@@ -124,14 +126,27 @@ impl Metering {
         predictor: Predictor,
         log: usize,
     ) -> Self {
+        let panels: HashMap<_, _> = models.map(|model| (model, Panel::new())).collect();
         Self {
             predictor,
-            panels: models.map(|model| (model, Panel::new())).collect(),
+            measures: panels
+                .keys()
+                .map(|model| (Arc::clone(model), Measures::default()))
+                .collect(),
+            panels,
             caches: Mutex::default(),
             open: std::array::from_fn(|_| Mutex::default()),
             log: UsageLog::new(log),
             tenants: TenantTallies::default(),
         }
+    }
+
+    /// What came of requests, by model.
+    pub(crate) fn measures(&self) -> BTreeMap<String, MeasuresStatus> {
+        self.measures
+            .iter()
+            .map(|(model, measures)| (model.to_string(), measures.look()))
+            .collect()
     }
 
     /// The factor on a model's token estimates.
@@ -235,6 +250,14 @@ impl Metering {
         let actual = MicroMu::from_mu(cost.total());
         if let Some(pass) = state.pass.take() {
             pass.finish(actual, now_us);
+        }
+        if let Some(measures) = self.measures.get(&facts.origin.model) {
+            measures.took(Times::of(facts, state, now_us));
+            if source == UsageSource::Usage {
+                let usage = state.reply.as_ref().map(|reply| &reply.usage);
+                let reports_cache = usage.is_some_and(|usage| usage.cached_tokens.is_some());
+                measures.compare(&facts.work, &work, reports_cache);
+            }
         }
         if source == UsageSource::Usage {
             self.learn(facts, state);
@@ -374,6 +397,19 @@ impl Metering {
         if trust.observe(expected, cached) == CacheVerdict::Cold {
             drop(caches);
             replica.cache.clear();
+        }
+    }
+}
+
+impl Times {
+    fn of(facts: &Facts, state: &BillState, now_us: u64) -> Self {
+        let since = |at: u64| facts.waited_us + at.saturating_sub(facts.origin.at_us);
+        let seen = state.reply.as_ref().and_then(|reply| reply.output_from_us);
+        let answered = (200..300).contains(&state.status);
+        Self {
+            waited_us: facts.waited_us,
+            first_token_us: seen.or(state.first_byte_us).filter(|_| answered).map(since),
+            whole_us: since(state.ended_us.unwrap_or(now_us)),
         }
     }
 }

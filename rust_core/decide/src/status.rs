@@ -3,6 +3,8 @@
 use crate::admission::DoorStatus;
 use crate::assigning::AssignmentStatus;
 use crate::core::Core;
+use crate::histogram::HistogramStatus;
+use crate::measures::MeasuresStatus;
 use crate::settings::ReplicaState;
 use crate::tally::TenantTally;
 use serde::Serialize;
@@ -23,6 +25,10 @@ pub struct Status {
     pub replicas: Vec<ReplicaStatus>,
     /// Decisions by reason, since start.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// Time that decisions took.
+    pub decision: HistogramStatus,
+    /// What came of requests, by model.
+    pub measures: BTreeMap<String, MeasuresStatus>,
     /// Refusals by code, since start.
     pub errors: BTreeMap<&'static str, u64>,
     /// Admission, by model.
@@ -105,6 +111,8 @@ impl Status {
             streams: core.tallies().streams.load(Relaxed),
             replicas,
             reasons: core.tallies().reasons(),
+            decision: core.tallies().decisions.look(),
+            measures: core.metering().measures(),
             errors: core.tallies().refusals(),
             admission: core.doors().status(),
             tenants: core

@@ -1,5 +1,6 @@
 //! Counters of what was decided and served, for metrics and `status`.
 
+use crate::histogram::{DECISION_NS, Histogram};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -23,13 +24,27 @@ pub struct Tally {
 }
 
 /// All counters of a core.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tallies {
     replicas: RwLock<HashMap<String, Arc<Tally>>>,
     reasons: Mutex<BTreeMap<&'static str, u64>>,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     /// ext_proc streams open now.
     pub streams: AtomicU64,
+    /// Time that decisions took: read, weighed and placed, without waits.
+    pub decisions: Histogram,
+}
+
+impl Default for Tallies {
+    fn default() -> Self {
+        Self {
+            replicas: RwLock::default(),
+            reasons: Mutex::default(),
+            refusals: Mutex::default(),
+            streams: AtomicU64::new(0),
+            decisions: Histogram::new(DECISION_NS),
+        }
+    }
 }
 
 impl Tallies {

@@ -273,7 +273,11 @@ impl Stream {
     ) {
         let mut gather = gather;
         let body = std::mem::take(&mut gather.body).freeze();
-        match self.core.begin(&gather.incoming(&body, complete), now_us) {
+        let before = self.core.elapsed();
+        let begun = self.core.begin(&gather.incoming(&body, complete), now_us);
+        let took = self.core.elapsed().saturating_sub(before);
+        self.core.tallies().decisions.observe(took);
+        match begun {
             Ok(Begun::Placed(ticket)) => {
                 self.answer_choice(&gather, body, ended, ticket, replies);
             }
