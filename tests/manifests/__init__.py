@@ -1,0 +1,1 @@
+"""Kubernetes manifests, mesh fragments and dashboards, checked without a cluster."""

@@ -1,0 +1,119 @@
+"""The Helm chart and the manifests rendered from it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.manifests.schema import problems, read
+from weighbridge.config import Config
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "helm" / "weighbridge"
+RENDERED = ROOT / "deploy" / "kubernetes" / "weighbridge.yaml"
+# What `deploy/kubernetes` is rendered with.
+PLAIN = ("--namespace", "inference", "--set", "replicas=2")
+EVERYTHING = """
+replicas: 3
+tlsSecret: ext-proc-tls
+inferencePool: {enabled: true}
+networkPolicy:
+  enabled: true
+  gatewayNamespaceLabels: {kubernetes.io/metadata.name: gateways}
+  monitoringNamespaceLabels: {kubernetes.io/metadata.name: monitoring}
+serviceMonitor: {enabled: true, labels: {release: prometheus}}
+imagePullSecrets: [{name: registry}]
+podAnnotations: {a: b}
+podLabels: {c: d}
+nodeSelector: {disk: fast}
+tolerations: [{key: infra, operator: Exists}]
+priorityClassName: high
+"""
+
+
+def helm(*arguments: str) -> str:
+    """What helm prints; the test is skipped where there is no helm."""
+    found = shutil.which("helm") or shutil.which("helm", path=str(Path.home() / "go" / "bin"))
+    if found is None:
+        pytest.skip("NOT TESTED: helm is missing (go install helm.sh/helm/v3/cmd/helm@v3.18.4)")
+    result = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+def template(*arguments: str) -> list[dict[str, Any]]:
+    text = helm("template", "weighbridge", str(CHART), "--kube-version", "1.33.0", *arguments)
+    return [thing for thing in yaml.safe_load_all(text) if thing]
+
+
+def by_kind(things: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(thing for thing in things if thing["kind"] == kind)
+
+
+def test_lint_finds_nothing() -> None:
+    helm("lint", "--strict", str(CHART))
+
+
+def test_plain_manifests_are_the_chart_rendered() -> None:
+    assert template(*PLAIN) == read(RENDERED)
+
+
+def test_plain_manifests_fit_their_schemas() -> None:
+    things = read(RENDERED)
+    assert {thing["kind"] for thing in things} >= {
+        "ConfigMap",
+        "Deployment",
+        "PodDisruptionBudget",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+    }
+    assert [line for thing in things for line in problems(thing)] == []
+
+
+def test_the_container_may_do_nothing_that_it_does_not_need() -> None:
+    pod = by_kind(read(RENDERED), "Deployment")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"startupProbe", "readinessProbe", "livenessProbe", "resources"} <= container.keys()
+    # It is let finish what it drains before it is killed.
+    config = configuration(read(RENDERED))
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > config.drain_seconds + pause
+
+
+def test_the_sidecar_takes_the_configuration_that_the_chart_writes() -> None:
+    things = read(RENDERED)
+    config = configuration(things)
+    service = by_kind(things, "Service")
+    assert [port["port"] for port in service["spec"]["ports"]] == [9002, 9005]
+    assert config.listen.address == "0.0.0.0:9002"
+    assert config.admin.address == "0.0.0.0:9005"
+
+
+def test_every_value_renders_to_what_an_api_server_takes(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(EVERYTHING)
+    things = template("--values", str(values))
+    kinds = {thing["kind"] for thing in things}
+    assert kinds >= {"InferencePool", "NetworkPolicy", "ServiceMonitor", "PodDisruptionBudget"}
+    checked = [thing for thing in things if thing["kind"] != "ServiceMonitor"]
+    assert [line for thing in checked for line in problems(thing)] == []
+
+
+def test_one_sidecar_has_no_budget_that_would_hold_a_drain_up() -> None:
+    assert "PodDisruptionBudget" not in {thing["kind"] for thing in template()}
+
+
+def configuration(things: list[dict[str, Any]]) -> Config:
+    text = by_kind(things, "ConfigMap")["data"]["weighbridge.yaml"]
+    return Config.model_validate(yaml.safe_load(text))
