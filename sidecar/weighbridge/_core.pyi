@@ -16,7 +16,8 @@ class Core:
 
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
         "tenant_header": str, "default_output_tokens": int, "decision_log": int,
-        "admission": {…}, "priority_header": str, "usage_records": int}
+        "admission": {…}, "priority_header": str, "usage_records": int,
+        "unweighed": "pass" | "pick"}
         """
     def set_replicas(self, replicas_json: str) -> int:
         """Replaces the replicas.

@@ -359,6 +359,11 @@ class Config(Section):
     )
     admission: Admission = Admission()
     usage_log: UsageLog = UsageLog()
+    unweighed: Literal["pass", "pick"] = Field(
+        "pass",
+        description="Requests that are no inference, such as `GET /v1/models`: `pass`: the gateway "
+        "balances them; `pick`: a replica is named for them too, for a gateway without a fallback.",
+    )
     default_output_tokens: int = Field(
         256, ge=1, le=1 << 20, description="Output assumed of a request, tokens."
     )

@@ -22,6 +22,7 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "decision_log": config.decision_log,
         "admission": admission(config.admission),
         "priority_header": config.priority_header,
+        "unweighed": config.unweighed,
         "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }
 

@@ -14,7 +14,7 @@ use crate::usage_log::UsageRecord;
 use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{
@@ -57,6 +57,7 @@ pub struct Core {
     pub(crate) tallies: Tallies,
     pub(crate) log: DecisionLog,
     pub(crate) numbers: AtomicU64,
+    turns: AtomicUsize,
     start: Instant,
 }
 
@@ -84,6 +85,7 @@ impl Core {
             tallies: Tallies::default(),
             log: DecisionLog::new(settings.decision_log),
             numbers: AtomicU64::new(0),
+            turns: AtomicUsize::new(0),
             start: Instant::now(),
             settings,
         })
@@ -376,6 +378,16 @@ impl Core {
     }
 
     /// Endpoints to retry on, in order.
+    /// How many replicas are named after the chosen one.
+    pub(crate) fn fallback_count(&self) -> usize {
+        self.placing.load().fallbacks
+    }
+
+    /// A number that is another at each call, for turns between equals.
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turns.fetch_add(1, Relaxed)
+    }
+
     pub(crate) fn fallbacks(&self, decision: &Decision, pool: &Pool) -> Vec<String> {
         decision
             .fallbacks

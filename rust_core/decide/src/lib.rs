@@ -12,6 +12,7 @@ mod log;
 mod measures;
 mod metering;
 mod models;
+mod pick;
 mod refusal;
 mod session;
 mod settings;
@@ -33,7 +34,7 @@ pub use metering::Observer;
 pub use refusal::Refusal;
 pub use session::Session;
 pub use settings::{
-    Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, WorkloadSetting,
+    Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, Unweighed, WorkloadSetting,
 };
 pub use status::{ReplicaStatus, Status, TenantUsage};
 pub use tally::{Tallies, Tally, TenantTally};

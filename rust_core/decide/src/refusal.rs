@@ -137,6 +137,15 @@ impl Refusal {
         }
     }
 
+    /// No replica is left for a request whose model is not known.
+    #[must_use]
+    pub fn no_replica_at_all() -> Self {
+        Self {
+            message: "no replica can take the request".to_owned(),
+            ..Self::no_replica("")
+        }
+    }
+
     /// A request that admission has shed, and where its tenant stands.
     #[must_use]
     pub fn shed(shed: Shed, standing: &Standing) -> Self {

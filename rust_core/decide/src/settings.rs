@@ -40,6 +40,20 @@ pub struct Settings {
     /// Usage records kept until they are taken; 0 keeps none.
     #[serde(default)]
     pub usage_records: usize,
+    /// What becomes of requests that are no inference.
+    #[serde(default)]
+    pub unweighed: Unweighed,
+}
+
+/// What becomes of a request that is no inference, such as `GET /v1/models`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Unweighed {
+    /// It passes unsteered: the gateway balances it.
+    #[default]
+    Pass,
+    /// A replica is named for it too, as a gateway that balances nothing itself needs.
+    Pick,
 }
 
 /// One replica, as the control plane hands it over.

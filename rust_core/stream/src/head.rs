@@ -98,17 +98,22 @@ pub(crate) fn subset_hint(metadata: Option<&Metadata>) -> Option<Vec<String>> {
             .values
             .iter()
             .filter_map(|value| match value.kind.as_ref() {
-                Some(Kind::StringValue(text)) => Some(text.clone()),
+                Some(Kind::StringValue(text)) => Some(text.as_str()),
                 _ => None,
             })
+            .flat_map(endpoints)
             .collect(),
-        Some(Kind::StringValue(text)) => text
-            .split(',')
-            .map(|part| part.trim().to_owned())
-            .filter(|part| !part.is_empty())
-            .collect(),
+        Some(Kind::StringValue(text)) => endpoints(text).collect(),
         _ => Vec::new(),
     })
+}
+
+/// The endpoints of a text with commas, as a gateway makes it of a header.
+fn endpoints(text: &str) -> impl Iterator<Item = String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
 }
 
 /// The endpoint that the gateway says it was served by.

@@ -10,7 +10,7 @@ use crate::wire::{
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, Waiting};
+use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, Unweighed, Waiting};
 use weighbridge_weigh::{Body, Endpoint};
 
 /// How much of a streamed body is held back for weighing.
@@ -164,9 +164,7 @@ impl Stream {
     ) {
         let head = Head::read(headers.headers.as_ref(), self.core.settings());
         let Some(endpoint) = head.endpoint else {
-            self.state = State::Pass;
-            replies.push(Response::RequestHeaders(unsteered(&head)).into());
-            return;
+            return self.pass(&head, subset.as_deref(), replies);
         };
         if headers.end_of_stream {
             return self.refuse(Refusal::empty_body(), replies);
@@ -198,6 +196,26 @@ impl Stream {
                 self.decide(gather, false, false, now_us, replies);
             }
         }
+    }
+
+    /// Lets a request pass that is not weighed, with a replica named where that is wanted.
+    fn pass(
+        &mut self,
+        head: &Head,
+        subset: Option<&[String]>,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        if self.core.settings().unweighed == Unweighed::Pick {
+            match self.core.pick(subset) {
+                Ok(endpoints) => {
+                    replies.push(reply::choice(&endpoints, Response::RequestHeaders));
+                }
+                Err(refusal) => return self.refuse(refusal, replies),
+            }
+        } else {
+            replies.push(Response::RequestHeaders(unsteered(head)).into());
+        }
+        self.state = State::Pass;
     }
 
     fn on_request_body(

@@ -1,0 +1,1 @@
+"""Conformance to the endpoint picker protocol, each case citing its clause."""

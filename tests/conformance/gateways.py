@@ -1,0 +1,215 @@
+"""Envoy as gateways configure it for an InferencePool: one listener and one cluster for each way.
+
+The settings are what the gateways' own code renders, read at the source; names, TLS and what has
+no part in the protocol are left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from weighbridge.address import parse_host_port
+from weighbridge.envoy.names import DESTINATION, METADATA_NAMESPACE, SERVED, SIDECAR_CLUSTER
+
+Gateway = Literal["metadata", "header", "per_route"]
+
+TYPE = "type.googleapis.com/"
+EXT_PROC = "envoy.filters.http.ext_proc"
+DUPLEX = {
+    "request_header_mode": "SEND",
+    "request_body_mode": "FULL_DUPLEX_STREAMED",
+    "request_trailer_mode": "SEND",
+    "response_header_mode": "SEND",
+    "response_body_mode": "FULL_DUPLEX_STREAMED",
+    "response_trailer_mode": "SEND",
+}
+NOTHING = {
+    "request_header_mode": "SKIP",
+    "request_body_mode": "NONE",
+    "request_trailer_mode": "SKIP",
+    "response_header_mode": "SKIP",
+    "response_body_mode": "NONE",
+    "response_trailer_mode": "SKIP",
+}
+PICKER = {"envoy_grpc": {"cluster_name": SIDECAR_CLUSTER, "authority": "picker.default.svc:9002"}}
+NAMESPACES = {
+    "forwarding_namespaces": {"untyped": [METADATA_NAMESPACE, "envoy.lb.subset_hint"]},
+    "receiving_namespaces": {"untyped": [METADATA_NAMESPACE]},
+}
+METADATA_SOURCE = {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": DESTINATION}]}}
+# Envoy AI Gateway and Istio read the choice from metadata, Envoy Gateway's EndpointOverride from
+# the header; Istio and kgateway switch a silent filter on for the routes of a pool.
+SOURCES: dict[Gateway, list[dict[str, Any]]] = {
+    "metadata": [METADATA_SOURCE],
+    "header": [{"header": DESTINATION}],
+    "per_route": [METADATA_SOURCE, {"header": DESTINATION}],
+}
+FALLBACKS: dict[Gateway, tuple[str, str]] = {
+    "metadata": ("least_request", "LeastRequest"),
+    "header": ("random", "Random"),
+    "per_route": ("round_robin", "RoundRobin"),
+}
+# Stands in for whatever tells a gateway the subset: endpoints of a header, `none` for no endpoint.
+HINT = """
+function envoy_on_request(handle)
+  local hint = handle:headers():get("x-test-subset")
+  if hint == nil then return end
+  local list = {}
+  if hint ~= "none" then
+    for one in string.gmatch(hint, "[^ ]+") do list[#list + 1] = one end
+  end
+  handle:streamInfo():dynamicMetadata():set(
+    "envoy.lb.subset_hint", "x-gateway-destination-endpoint-subset", list)
+end
+"""
+
+
+def typed(kind: str, **fields: Any) -> dict[str, Any]:
+    """A typed configuration."""
+    return {"@type": TYPE + kind, **fields}
+
+
+def ext_proc(gateway: Gateway) -> dict[str, Any]:
+    """The filter that asks the endpoint picker."""
+    per_route = gateway == "per_route"
+    return typed(
+        "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service=PICKER,
+        processing_mode=NOTHING if per_route else DUPLEX,
+        message_timeout="10s" if per_route else "5s",
+        failure_mode_allow=False,
+        metadata_options=NAMESPACES,
+        # As EnvoyExtensionPolicy renders it.
+        allow_mode_override=gateway == "header",
+    )
+
+
+def route(gateway: Gateway) -> dict[str, Any]:
+    """The route to a pool, which retries what a replica did not begin."""
+    found: dict[str, Any] = {
+        "match": {"prefix": "/"},
+        "route": {
+            "cluster": f"pool-{gateway}",
+            "timeout": "0s",
+            "retry_policy": {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2},
+        },
+    }
+    if gateway == "per_route":
+        overrides = {"processing_mode": DUPLEX, "grpc_service": PICKER, "failure_mode_allow": False}
+        found["typed_per_filter_config"] = {
+            EXT_PROC: typed(
+                "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides=overrides
+            )
+        }
+    return found
+
+
+def listener(gateway: Gateway, port: int) -> dict[str, Any]:
+    """What clients reach."""
+    filters = [
+        {
+            "name": "envoy.filters.http.lua",
+            "typed_config": typed(
+                "envoy.extensions.filters.http.lua.v3.Lua",
+                default_source_code={"inline_string": HINT},
+            ),
+        },
+        {"name": EXT_PROC, "typed_config": ext_proc(gateway)},
+        {
+            "name": "envoy.filters.http.router",
+            "typed_config": typed("envoy.extensions.filters.http.router.v3.Router"),
+        },
+    ]
+    manager = typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=gateway,
+        always_set_request_id_in_response=True,
+        route_config={
+            "virtual_hosts": [{"name": "pool", "domains": ["*"], "routes": [route(gateway)]}]
+        },
+        http_filters=filters,
+    )
+    return {
+        "name": gateway,
+        "address": socket(f"127.0.0.1:{port}"),
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": manager,
+                    }
+                ]
+            }
+        ],
+    }
+
+
+def pool(gateway: Gateway, replicas: Sequence[str]) -> dict[str, Any]:
+    """The pool's cluster: the host that the picker named, else the gateway's own policy."""
+    name, kind = FALLBACKS[gateway]
+    fallback = {
+        "name": f"envoy.load_balancing_policies.{name}",
+        "typed_config": typed(f"envoy.extensions.load_balancing_policies.{name}.v3.{kind}"),
+    }
+    policy = typed(
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
+        override_host_sources=SOURCES[gateway],
+        selected_host_key={"key": METADATA_NAMESPACE, "path": [{"key": SERVED}]},
+        fallback_policy={"policies": [{"typed_extension_config": fallback}]},
+    )
+    return cluster(f"pool-{gateway}", replicas) | {
+        "load_balancing_policy": {
+            "policies": [
+                {
+                    "typed_extension_config": {
+                        "name": "envoy.load_balancing_policies.override_host",
+                        "typed_config": policy,
+                    }
+                }
+            ]
+        }
+    }
+
+
+def picker(address: str) -> dict[str, Any]:
+    """The endpoint picker's cluster, over HTTP/2."""
+    options = typed(
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        explicit_http_config={"http2_protocol_options": {}},
+    )
+    return cluster(SIDECAR_CLUSTER, [address]) | {
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options
+        }
+    }
+
+
+def cluster(name: str, members: Sequence[str]) -> dict[str, Any]:
+    """A cluster of fixed members."""
+    hosts = [{"endpoint": {"address": socket(member)}} for member in members]
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]},
+    }
+
+
+def socket(address: str) -> dict[str, Any]:
+    """`ip:port` as Envoy writes it."""
+    where = parse_host_port(address)
+    return {"socket_address": {"address": where.host, "port_value": where.port}}
+
+
+def bootstrap(
+    ports: dict[Gateway, int], admin: str, sidecar: str, replicas: Sequence[str]
+) -> dict[str, Any]:
+    """Envoy's bootstrap: a listener for each way of gateways."""
+    return {
+        "node": {"id": "gateway", "cluster": "gateway"},
+        "admin": {"address": socket(admin)},
+        "static_resources": {
+            "listeners": [listener(gateway, port) for gateway, port in ports.items()],
+            "clusters": [picker(sidecar), *(pool(gateway, replicas) for gateway in ports)],
+        },
+    }
