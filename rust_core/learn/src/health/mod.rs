@@ -100,6 +100,36 @@ pub struct Standing {
 /// A replica's number, as the pool has it.
 pub type Id = u32;
 
+/// What weighs most against a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// Nothing does.
+    Nothing,
+    /// Its health page does not answer well.
+    Probes,
+    /// Envoy has found it out.
+    Outlier,
+    /// Too many of its requests fail.
+    Failures,
+    /// It is slower than its like.
+    Slow,
+}
+
+impl Cause {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Probes => "probes",
+            Self::Outlier => "outlier",
+            Self::Failures => "failures",
+            Self::Slow => "slow",
+        }
+    }
+}
+
 /// The health of all replicas.
 #[derive(Debug)]
 pub struct Health {
@@ -134,6 +164,18 @@ impl Health {
         if let Some(record) = self.records.get_mut(&id) {
             record.hear(sign, now_us);
         }
+    }
+
+    /// Hears of so many requests that were answered and so many that failed.
+    pub fn count(&mut self, id: Id, good: u32, bad: u32, now_us: u64) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.count(good, bad, now_us);
+        }
+    }
+
+    /// Judges by other settings from now on; what is known stays.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// Judges all replicas; to be called about once a second. True if anything has changed.
@@ -194,6 +236,18 @@ impl Health {
     #[must_use]
     pub fn wellness(&self, id: Id) -> f64 {
         self.records.get(&id).map_or(1.0, Record::wellness)
+    }
+
+    /// What weighed most against a replica in the last round.
+    #[must_use]
+    pub fn cause(&self, id: Id) -> Cause {
+        self.records.get(&id).map_or(Cause::Nothing, Record::cause)
+    }
+
+    /// A replica's speed against its profile, as far as known.
+    #[must_use]
+    pub fn speed(&self, id: Id) -> Option<f64> {
+        self.records.get(&id).and_then(Record::speed)
     }
 
     /// Replicas that may be ejected at once.

@@ -2,7 +2,7 @@
 
 use weighbridge_place::State;
 
-use super::{Settings, Sign, Standing};
+use super::{Cause, Settings, Sign, Standing};
 
 /// µs after which a success or failure counts half.
 const HALF_LIFE_US: f64 = 10e6;
@@ -30,6 +30,7 @@ pub(crate) struct Record {
     state: State,
     share: f64,
     wellness: f64,
+    cause: Cause,
     good: f64,
     bad: f64,
     counted_at_us: u64,
@@ -54,6 +55,7 @@ impl Default for Record {
             state: State::Healthy,
             share: 1.0,
             wellness: 1.0,
+            cause: Cause::Nothing,
             good: 0.0,
             bad: 0.0,
             counted_at_us: 0,
@@ -73,8 +75,8 @@ impl Default for Record {
 impl Record {
     pub(crate) fn hear(&mut self, sign: Sign, now_us: u64) {
         match sign {
-            Sign::Success => self.count(true, now_us),
-            Sign::Failure | Sign::Timeout => self.count(false, now_us),
+            Sign::Success => self.count(1, 0, now_us),
+            Sign::Failure | Sign::Timeout => self.count(0, 1, now_us),
             Sign::Probe(true) => {
                 self.probe_failures = 0;
                 self.probing_good = self.probing_good.saturating_add(1);
@@ -98,15 +100,12 @@ impl Record {
         }
     }
 
-    fn count(&mut self, good: bool, now_us: u64) {
+    pub(crate) fn count(&mut self, good: u32, bad: u32, now_us: u64) {
         self.decay(now_us);
-        if good {
-            self.good += 1.0;
-            self.probing_good = self.probing_good.saturating_add(1);
-        } else {
-            self.bad += 1.0;
-            self.probing_bad = self.probing_bad.saturating_add(1);
-        }
+        self.good += f64::from(good);
+        self.probing_good = self.probing_good.saturating_add(good);
+        self.bad += f64::from(bad);
+        self.probing_bad = self.probing_bad.saturating_add(bad);
     }
 
     fn decay(&mut self, now_us: u64) {
@@ -141,6 +140,10 @@ impl Record {
         self.wellness
     }
 
+    pub(crate) fn cause(&self) -> Cause {
+        self.cause
+    }
+
     pub(crate) fn speed(&self) -> Option<f64> {
         self.speed
     }
@@ -149,9 +152,12 @@ impl Record {
         matches!(self.state, State::Ejected | State::Probing)
     }
 
-    fn wellness_now(&self, settings: &Settings, typical: Option<f64>) -> f64 {
-        if self.probe_failures >= settings.probe_failures.max(1) || self.is_outlier {
-            return 0.0;
+    fn wellness_now(&self, settings: &Settings, typical: Option<f64>) -> (f64, Cause) {
+        if self.is_outlier {
+            return (0.0, Cause::Outlier);
+        }
+        if self.probe_failures >= settings.probe_failures.max(1) {
+            return (0.0, Cause::Probes);
         }
         let all = self.good + self.bad;
         let failures = if all >= settings.least_requests {
@@ -167,13 +173,19 @@ impl Record {
         };
         let failing = fall(failures, settings.failures_well, settings.failures_worst);
         let slow = 1.0 - fall(speed, settings.speed_worst, settings.speed_well);
-        failing.min(slow)
+        if failing.min(slow) >= 1.0 {
+            (1.0, Cause::Nothing)
+        } else if failing <= slow {
+            (failing, Cause::Failures)
+        } else {
+            (slow, Cause::Slow)
+        }
     }
 
     /// Judges it anew; an ejection is for the pool to allow.
     pub(crate) fn judge(&mut self, settings: &Settings, typical: Option<f64>, now_us: u64) {
         self.decay(now_us);
-        self.wellness = self.wellness_now(settings, typical);
+        (self.wellness, self.cause) = self.wellness_now(settings, typical);
         match self.state {
             State::Healthy => {
                 if self.wellness < DEGRADED_BELOW {
