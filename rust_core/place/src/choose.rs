@@ -220,7 +220,7 @@ impl Look<'_> {
     fn weigh(&self, replica: &Replica, role: Role) -> Candidate {
         let settings = self.settings;
         let totals = replica.load.totals();
-        let cached_blocks = self.matches.blocks(replica.id);
+        let cached_blocks = replica.cache.believed(self.matches.blocks(replica.id));
         let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
         let wait_ms = ahead.max(0.0) / replica.mu_per_ms();
         let prefill_ms =

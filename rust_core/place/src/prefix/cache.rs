@@ -1,5 +1,6 @@
 //! One replica's part of the prefix index: what it has likely cached, and how far to trust that.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::PrefixIndex;
@@ -24,7 +25,12 @@ pub struct ReplicaCache {
     id: ReplicaId,
     index: Arc<PrefixIndex>,
     blocks: Mutex<Blocks>,
+    /// Share of what the index promises that is counted on, in 1/65,536.
+    believed: AtomicU32,
 }
+
+/// The whole of a share.
+const WHOLE: u32 = 1 << 16;
 
 #[derive(Debug)]
 struct Blocks {
@@ -58,7 +64,28 @@ impl ReplicaCache {
                 limit,
                 trust: 1.0,
             }),
+            believed: AtomicU32::new(WHOLE),
         }
+    }
+
+    /// Sets the share, 0 to 1, of promised blocks to count on, as the replica's reports bear out.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn believe(&self, share: f64) {
+        let share = (share.clamp(0.0, 1.0) * f64::from(WHOLE)) as u32;
+        self.believed.store(share, Relaxed);
+    }
+
+    /// The share that is counted on.
+    #[must_use]
+    pub fn believed_share(&self) -> f64 {
+        f64::from(self.believed.load(Relaxed)) / f64::from(WHOLE)
+    }
+
+    /// How many of so many promised blocks are counted on.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn believed(&self, promised: u32) -> u32 {
+        (u64::from(promised) * u64::from(self.believed.load(Relaxed)) / u64::from(WHOLE)) as u32
     }
 
     /// Notes that this replica has, or is about to have, the whole chain in its cache. Returns how
@@ -105,6 +132,7 @@ impl ReplicaCache {
             self.index.release(block, self.id);
         }
         blocks.trust = 1.0;
+        self.believed.store(WHOLE, Relaxed);
     }
 
     /// Sets how many blocks its KV memory holds.
