@@ -149,5 +149,7 @@ def test_autoscaling_examples_ask_for_a_number_of_replicas() -> None:
     # Desired = metric ÷ threshold.
     assert (scaled["metricType"], scaled["metadata"]["threshold"]) == ("AverageValue", "1")
     external = read(AUTOSCALING / "hpa.yaml")[0]["spec"]["metrics"][0]["external"]
-    assert external["metric"]["name"] in labels_by_name()
+    rule = read(AUTOSCALING / "prometheus-adapter.yaml")[0]["rules"]["external"][0]
+    assert external["metric"]["name"] == rule["name"]["as"]
+    assert mistakes(rule["seriesQuery"]) == []
     assert external["target"] == {"type": "AverageValue", "averageValue": "1"}

