@@ -4,7 +4,7 @@ use crate::settings::Placing;
 use arc_swap::{ArcSwap, Guard};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use weighbridge_place::assigner::{AssignerSettings, Member, Round, WorkloadHint, round};
 use weighbridge_place::key::workload_hash;
 use weighbridge_place::{Assignment, Heat, Pool, Slices};
@@ -14,6 +14,15 @@ use weighbridge_place::{Assignment, Heat, Pool, Slices};
 pub(crate) struct Assigning {
     current: ArcSwap<Assignment>,
     rounds: Mutex<Rounds>,
+    /// What the last round came to, to be read while another one is under way.
+    report: Mutex<Report>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Report {
+    rounded_at_ms: u64,
+    models: BTreeMap<String, ModelReport>,
+    moves: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -21,8 +30,7 @@ struct Rounds {
     heats: HashMap<String, Heat>,
     /// When the last round with new heat was, ms on the core's clock.
     last_ms: u64,
-    models: BTreeMap<String, ModelReport>,
-    moves: BTreeMap<&'static str, u64>,
+    report: Report,
 }
 
 /// The assigner's work since start, and what its last round came to.
@@ -30,6 +38,8 @@ struct Rounds {
 pub struct AssignmentStatus {
     /// Number of the assignment.
     pub number: u64,
+    /// When the last round with new heat ended, ms on the core's clock.
+    pub rounded_at_ms: u64,
     /// By model.
     pub models: BTreeMap<String, ModelReport>,
     /// Changes of slices' replicas since start, by reason.
@@ -64,13 +74,20 @@ impl Assigning {
         let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed_s = Self::seconds(now_ms.saturating_sub(rounds.last_ms));
         rounds.last_ms = now_ms;
+        rounds.report.rounded_at_ms = now_ms;
         self.run(&mut rounds, pool, placing, Some(now_ms), elapsed_s);
     }
 
     /// A round at once, on a change of replicas or their health: what must move moves, and no time
-    /// has passed for which anything else could.
+    /// has passed for which anything else could. While another round is under way there is none:
+    /// the choice passes over a replica that is out, and the next round moves its slices. So a
+    /// round that hangs holds up neither health nor discovery.
     pub(crate) fn react(&self, pool: &Pool, placing: &Placing) {
-        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rounds = match self.rounds.try_lock() {
+            Ok(rounds) => rounds,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         self.run(&mut rounds, pool, placing, None, 0.0);
     }
 
@@ -113,10 +130,11 @@ impl Assigning {
                 elapsed_s,
             );
             rounds
+                .report
                 .models
                 .insert(name.clone(), ModelReport::of(&result, heat));
             for step in &result.moves {
-                *rounds.moves.entry(step.why.as_str()).or_default() += 1;
+                *rounds.report.moves.entry(step.why.as_str()).or_default() += 1;
             }
             // Slices that stay as they are keep their counters, and the number does not change.
             if result.moves.is_empty() && result.splits + result.merges == 0 {
@@ -128,19 +146,28 @@ impl Assigning {
             models.insert(name.clone(), Arc::new(Slices::new(result.slices)));
         }
         rounds.heats.retain(|model, _| models.contains_key(model));
-        rounds.models.retain(|model, _| models.contains_key(model));
+        rounds
+            .report
+            .models
+            .retain(|model, _| models.contains_key(model));
         if changed || before.models().count() != models.len() {
             self.current
                 .store(Arc::new(Assignment::new(before.number + 1, models)));
         }
+        *self.report() = rounds.report.clone();
+    }
+
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn status(&self) -> AssignmentStatus {
-        let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = self.report().clone();
         AssignmentStatus {
             number: self.current.load().number,
-            models: rounds.models.clone(),
-            moves: rounds.moves.clone(),
+            rounded_at_ms: report.rounded_at_ms,
+            models: report.models,
+            moves: report.moves,
         }
     }
 }

@@ -171,6 +171,13 @@ impl Core {
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
         });
+        let flight = self.watch.signs(replica.id).map(|signs| {
+            // Were nothing batched: what an engine on its profile needs at most.
+            let before = replica.load.totals().work() - MicroMu::from_mu(cost.decode_mu);
+            let expected_ms = before.as_mu().max(0.0) / replica.full_mu_per_ms();
+            let flight = signs.placed(expected_ms, now_us);
+            (signs, flight)
+        });
         replica.cache.record(&weighed.chain);
         if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
             slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
@@ -205,10 +212,12 @@ impl Core {
             is_whole: weighed.is_whole,
             max_output: reading.max_output_tokens,
             promised_blocks: decision.cached_blocks,
+            believed_share: replica.cache.believed_share(),
             estimated: MicroMu::from_mu(cost.total()),
+            decode_mu: cost.decode_mu,
             waited_us: admitted.waited_us,
         };
-        let bill = Metering::open(facts, admitted.pass, replica);
+        let bill = Metering::open(facts, admitted.pass, replica, flight);
         let ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
         if self.log.is_kept() {
             self.log.push(Record {

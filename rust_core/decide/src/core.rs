@@ -2,19 +2,24 @@
 
 use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
+use crate::foreign::Means;
+use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
 use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
 use crate::refusal::Refusal;
 use crate::session::Session;
-use crate::settings::{Placing, ReplicaSetting, Settings, SettingsError};
+use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
 use crate::usage_log::UsageRecord;
 use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{
@@ -49,6 +54,9 @@ pub struct Core {
     settings: Settings,
     models: Models,
     pub(crate) registry: Registry,
+    /// The replicas as they were set, before health has its say; locked while a pool is published.
+    replicas: Mutex<Vec<ReplicaSetting>>,
+    pub(crate) watch: Watch,
     pub(crate) assigning: Assigning,
     placing: ArcSwap<Placing>,
     pub(crate) doors: Doors,
@@ -80,6 +88,8 @@ impl Core {
             metering: Metering::new(names(), predictor, settings.usage_records),
             models,
             registry: Registry::default(),
+            replicas: Mutex::default(),
+            watch: Watch::new(std::mem::take(&mut settings.health)),
             assigning: Assigning::default(),
             placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
@@ -109,14 +119,25 @@ impl Core {
         self.start.elapsed()
     }
 
-    /// Replaces the replicas and takes slices off those that must not serve; ledgers and caches of endpoints that stay are kept. The new pool's
-    /// number.
+    /// Replaces the replicas and takes slices off those that must not serve; ledgers, caches and
+    /// health of endpoints that stay are kept. The new pool's number.
     ///
     /// # Errors
     /// When a replica names a profile or model that is unknown; then nothing is changed.
     pub fn set_replicas(&self, replicas: Vec<ReplicaSetting>) -> Result<u64, SettingsError> {
+        let mut current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = self.publish(&replicas)?;
+        self.watch
+            .follow(&self.registry.pool_full(), &self.kinds(&replicas));
+        *current = replicas;
+        Ok(number)
+    }
+
+    /// Publishes a pool of these replicas as healthy as they are. To be called with the lock on
+    /// `replicas` held.
+    fn publish(&self, replicas: &[ReplicaSetting]) -> Result<u64, SettingsError> {
         let specs = replicas
-            .into_iter()
+            .iter()
             .map(|replica| self.spec(replica))
             .collect::<Result<_, _>>()?;
         let number = self.registry.replace(specs);
@@ -124,6 +145,61 @@ impl Core {
         self.assigning.react(&pool, &self.placing.load());
         self.doors.set_pool(&pool, self.now_us());
         Ok(number)
+    }
+
+    /// Of each endpoint, the requests that fill it and the number of those that are like it.
+    fn kinds(&self, replicas: &[ReplicaSetting]) -> HashMap<String, (f64, u32)> {
+        let kind = |replica: &ReplicaSetting| {
+            let batch = self
+                .models
+                .profile(&replica.profile)
+                .map_or(1.0, |profile| profile.reference_batch);
+            let mut hasher = DefaultHasher::new();
+            replica.profile.hash(&mut hasher);
+            #[allow(clippy::cast_possible_truncation)]
+            let group = hasher.finish() as u32;
+            (replica.endpoint.clone(), (batch, group))
+        };
+        replicas.iter().map(kind).collect()
+    }
+
+    /// Takes in what was seen of replicas from outside their requests.
+    pub fn hear(&self, observations: &[Observation], now_us: u64) {
+        let pool = self.registry.pool_full();
+        let means = self.mean_mu(&pool);
+        self.watch
+            .hear(observations, &pool, |model| means.of(model), now_us);
+    }
+
+    /// Judges the replicas' health by what was heard up to `now_us`, and lets the ill have less. To
+    /// be called about once a second. The changes of state.
+    ///
+    /// # Errors
+    /// Never, as far as the replicas were accepted when they were set.
+    pub fn judge(&self, now_us: u64) -> Result<Vec<HealthChange>, SettingsError> {
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let (changes, moved) = self.watch.round(&self.registry.pool_full(), now_us);
+        if moved {
+            self.publish(&replicas)?;
+        }
+        Ok(changes)
+    }
+
+    /// Judges health by other settings from now on.
+    pub fn set_health(&self, setting: HealthSetting) {
+        self.watch.set(setting);
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn mean_mu(&self, pool: &Pool) -> Means {
+        let mut means = Means::default();
+        for replica in pool.replicas() {
+            let tally = self.tallies.replica(&replica.spec.endpoint);
+            let mu = tally.micro_mu.load(Relaxed) as f64 / 1e6;
+            let requests = tally.requests.load(Relaxed) as f64;
+            means.add(&replica.spec.model, requests, mu);
+        }
+        means
     }
 
     /// Changes tenants' terms and what may wait, from now on.
@@ -200,32 +276,38 @@ impl Core {
         self.assigning.status()
     }
 
-    fn spec(&self, replica: ReplicaSetting) -> Result<ReplicaSpec, SettingsError> {
+    fn spec(&self, replica: &ReplicaSetting) -> Result<ReplicaSpec, SettingsError> {
         let Some(profile) = self.models.profile(&replica.profile) else {
             return Err(SettingsError::UnknownProfile {
-                endpoint: replica.endpoint,
-                profile: replica.profile,
+                endpoint: replica.endpoint.clone(),
+                profile: replica.profile.clone(),
             });
         };
         let asked = replica
             .model
+            .clone()
             .or_else(|| profile.models.first().cloned())
             .unwrap_or_default();
         let Some(model) = self.models.get(&asked) else {
             return Err(SettingsError::UnknownModel {
-                endpoint: replica.endpoint,
+                endpoint: replica.endpoint.clone(),
                 model: asked,
             });
         };
+        let standing = self.watch.standing(&replica.endpoint);
         Ok(ReplicaSpec {
-            endpoint: replica.endpoint,
+            endpoint: replica.endpoint.clone(),
             model: model.name.to_string(),
-            adapters: replica.adapters,
+            adapters: replica.adapters.clone(),
             capacity_mu_per_min: profile.capacity_mu_per_min,
             kv_tokens: profile.kv_tokens,
-            domain: replica.domain,
-            state: replica.state.into(),
-            share: replica.share,
+            domain: replica.domain.clone(),
+            // What was set to be out of service stays so, however well it is.
+            state: match replica.state {
+                ReplicaState::Healthy => standing.state,
+                other => other.into(),
+            },
+            share: replica.share * standing.share,
         })
     }
 
@@ -234,8 +316,15 @@ impl Core {
     pub fn first_byte(&self, ticket: &mut Ticket, status: u16, served: Option<&str>, now_us: u64) {
         if let Some(endpoint) = served.filter(|endpoint| *endpoint != ticket.endpoint()) {
             if let Some(replica) = self.registry.pool().endpoint(endpoint) {
+                // Envoy could not begin where we had sent it.
+                if let Some(signs) = self.watch.signs(ticket.replica_id()) {
+                    signs.failed();
+                }
                 ticket.move_to(replica);
             }
+        }
+        if let Some(signs) = self.watch.signs(ticket.replica_id()) {
+            signs.answered(status);
         }
         ticket.first_byte(status, now_us);
         if status >= 500 {
@@ -253,6 +342,12 @@ impl Core {
             slices.record_kv(ticket.key(), ticket.kv_token_ms(now_us));
         }
         let bill = Arc::clone(ticket.bill());
+        let waited_us = now_us.saturating_sub(ticket.placed_us());
+        if !bill.has_begun() && waited_us >= self.watch.first_byte_us() {
+            if let Some(signs) = self.watch.signs(ticket.replica_id()) {
+                signs.failed();
+            }
+        }
         drop(ticket);
         self.metering.ended(&bill, now_us);
     }

@@ -1,6 +1,7 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
 use crate::measures::{Measures, MeasuresStatus, Times};
+use crate::signs::Signs;
 use crate::tally::TenantTallies;
 use crate::ticket::Origin;
 use crate::usage_log::{UsageLog, UsageRecord, UsageSource};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weighbridge_admit::Pass;
 use weighbridge_learn::predict::{Ask, Predictor};
 use weighbridge_learn::usage::{Reply, ReplyReader};
-use weighbridge_learn::{CacheTrust, CacheVerdict, Panel};
+use weighbridge_learn::{CacheTrust, CacheVerdict, Flight, Panel};
 use weighbridge_place::{MicroMu, Replica};
 use weighbridge_weigh::{Profile, Reading, Work};
 
@@ -51,7 +52,11 @@ pub(crate) struct Facts {
     pub(crate) is_whole: bool,
     pub(crate) max_output: Option<u64>,
     pub(crate) promised_blocks: u32,
+    /// Share of what the index promised that these are.
+    pub(crate) believed_share: f64,
     pub(crate) estimated: MicroMu,
+    /// Of these, for the answer.
+    pub(crate) decode_mu: f64,
     pub(crate) waited_us: u64,
 }
 
@@ -66,6 +71,8 @@ pub(crate) struct Bill {
 struct BillState {
     pass: Option<Pass>,
     replica: Arc<Replica>,
+    /// How its speed is measured, by whom.
+    flight: Option<(Arc<Signs>, Flight)>,
     status: u16,
     first_byte_us: Option<u64>,
     /// Somebody observes the reply and is not done.
@@ -82,13 +89,27 @@ impl Bill {
     pub(crate) fn first_byte(&self, status: u16, replica: &Arc<Replica>, now_us: u64) {
         let mut state = self.lock();
         state.status = status;
+        let has_moved = state.replica.id != replica.id;
         if !Arc::ptr_eq(&state.replica, replica) {
             state.replica = Arc::clone(replica);
         }
         state.first_byte_us = state.first_byte_us.or(Some(now_us));
+        if let Some((signs, mut flight)) = state.flight.take() {
+            if has_moved || status >= 400 {
+                signs.end(flight, None, now_us);
+            } else {
+                signs.first_byte(&mut flight, self.facts.decode_mu, now_us);
+                state.flight = Some((signs, flight));
+            }
+        }
         if let Some(pass) = &mut state.pass {
             pass.prefill_done(now_us);
         }
+    }
+
+    /// Whether a reply has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.lock().first_byte_us.is_some()
     }
 }
 
@@ -181,12 +202,18 @@ impl Metering {
     }
 
     /// Opens a bill.
-    pub(crate) fn open(facts: Facts, pass: Option<Pass>, replica: &Arc<Replica>) -> Arc<Bill> {
+    pub(crate) fn open(
+        facts: Facts,
+        pass: Option<Pass>,
+        replica: &Arc<Replica>,
+        flight: Option<(Arc<Signs>, Flight)>,
+    ) -> Arc<Bill> {
         Arc::new(Bill {
             facts,
             state: Mutex::new(BillState {
                 pass,
                 replica: Arc::clone(replica),
+                flight,
                 status: 0,
                 first_byte_us: None,
                 is_observed: false,
@@ -258,6 +285,10 @@ impl Metering {
                 let reports_cache = usage.is_some_and(|usage| usage.cached_tokens.is_some());
                 measures.compare(&facts.work, &work, reports_cache);
             }
+        }
+        if let Some((signs, flight)) = state.flight.take() {
+            let is_whole = state.reply.as_ref().is_some_and(|reply| reply.is_whole);
+            signs.end(flight, is_whole.then_some(cost.decode_mu), now_us);
         }
         if source == UsageSource::Usage {
             self.learn(facts, state);
@@ -383,21 +414,36 @@ impl Metering {
         let promised = u64::from(facts.promised_blocks);
         let blocks = promised * cached.min(expected) / expected.max(1);
         // The engine's own blocks are larger or smaller than ours: one of ours is no breach.
-        let blocks = if blocks + 1 >= promised {
-            promised
-        } else {
-            blocks
-        };
+        let is_kept = blocks + 1 >= promised;
+        let blocks = if is_kept { promised } else { blocks };
         replica.cache.observe(
             facts.promised_blocks,
             u32::try_from(blocks).unwrap_or(facts.promised_blocks),
         );
+        let whole = Self::before_doubt(expected, facts.believed_share).min(prompt);
+        let cached = if is_kept && cached < expected {
+            expected
+        } else {
+            cached
+        };
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = caches.entry(replica.id.0).or_default();
-        if trust.observe(expected, cached) == CacheVerdict::Cold {
-            drop(caches);
+        let verdict = trust.observe(whole, cached);
+        replica.cache.believe(trust.share());
+        drop(caches);
+        if verdict == CacheVerdict::Cold {
             replica.cache.clear();
         }
+    }
+
+    /// What the index promised, of which only `share` was counted on.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    fn before_doubt(tokens: u64, share: f64) -> u64 {
+        (tokens as f64 / share.max(0.01)) as u64
     }
 }
 

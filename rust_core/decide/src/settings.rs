@@ -1,6 +1,7 @@
 //! What an operator sets of the core, as the control plane hands it over.
 
 use crate::admission::Admission;
+use crate::health::HealthSetting;
 use serde::{Deserialize, Serialize};
 use weighbridge_place::assigner::AssignerSettings;
 use weighbridge_place::{ChoiceSettings, State};
@@ -43,6 +44,9 @@ pub struct Settings {
     /// What becomes of requests that are no inference.
     #[serde(default)]
     pub unweighed: Unweighed,
+    /// How the replicas' health is judged.
+    #[serde(default)]
+    pub health: HealthSetting,
 }
 
 /// What becomes of a request that is no inference, such as `GET /v1/models`.
@@ -100,6 +104,20 @@ pub enum ReplicaState {
     Probing,
     /// Finishes what it has.
     Draining,
+}
+
+impl ReplicaState {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Ejected => "ejected",
+            Self::Probing => "probing",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 impl From<ReplicaState> for State {

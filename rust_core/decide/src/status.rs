@@ -3,6 +3,7 @@
 use crate::admission::DoorStatus;
 use crate::assigning::AssignmentStatus;
 use crate::core::Core;
+use crate::health::{HealthCounts, HealthStatus};
 use crate::histogram::HistogramStatus;
 use crate::measures::MeasuresStatus;
 use crate::settings::ReplicaState;
@@ -15,6 +16,8 @@ use weighbridge_place::Replica;
 /// A core at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
+    /// This moment, µs on the core's clock.
+    pub now_us: u64,
     /// Number of the pool.
     pub pool: u64,
     /// ext_proc streams open.
@@ -35,6 +38,8 @@ pub struct Status {
     pub admission: BTreeMap<String, DoorStatus>,
     /// What tenants took, since start.
     pub tenants: Vec<TenantUsage>,
+    /// What judging the replicas' health has come to.
+    pub health: HealthCounts,
     /// Usage records lost because nobody took them.
     pub usage_records_lost: u64,
 }
@@ -62,6 +67,10 @@ pub struct ReplicaStatus {
     pub domain: String,
     /// Health.
     pub state: ReplicaState,
+    /// Share of its capacity that it may be given now.
+    pub share: f64,
+    /// Why it is in that state.
+    pub health: HealthStatus,
     /// Requests in flight.
     pub requests: i64,
     /// Prefill MU in flight.
@@ -70,6 +79,8 @@ pub struct ReplicaStatus {
     pub decode_mu: f64,
     /// KV tokens in flight.
     pub kv_tokens: i64,
+    /// What came past this sidecar.
+    pub foreign: ForeignStatus,
     /// KV tokens it can hold.
     pub kv_capacity_tokens: u64,
     /// MU it serves in a minute at saturation.
@@ -78,6 +89,17 @@ pub struct ReplicaStatus {
     pub cached_blocks: usize,
     /// What it was given since start.
     pub served: Served,
+}
+
+/// Work at a replica that came past this sidecar.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ForeignStatus {
+    /// Requests.
+    pub requests: i64,
+    /// MU.
+    pub mu: f64,
+    /// KV tokens.
+    pub kv_tokens: i64,
 }
 
 /// What a replica was given since start.
@@ -106,6 +128,7 @@ impl Status {
             .collect();
         replicas.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
         Self {
+            now_us: core.now_us(),
             pool: pool.number,
             assignment: core.assignment(),
             streams: core.tallies().streams.load(Relaxed),
@@ -126,6 +149,7 @@ impl Status {
                     took,
                 })
                 .collect(),
+            health: core.watch.counts(),
             usage_records_lost: core.metering().log.dropped(),
         }
     }
@@ -134,17 +158,24 @@ impl Status {
 impl ReplicaStatus {
     #[allow(clippy::cast_precision_loss)]
     fn of(core: &Core, replica: &Replica) -> Self {
-        let totals = replica.load.totals();
+        let (totals, own) = (replica.load.totals(), replica.load.own());
         let tally = core.tallies().replica(&replica.spec.endpoint);
         Self {
             endpoint: replica.spec.endpoint.clone(),
             model: replica.spec.model.clone(),
             domain: replica.spec.domain.clone(),
             state: replica.spec.state.into(),
-            requests: totals.requests,
-            prefill_mu: totals.prefill.as_mu(),
-            decode_mu: totals.decode.as_mu(),
-            kv_tokens: totals.kv_tokens,
+            share: replica.spec.share,
+            health: core.watch.status(replica.id),
+            requests: own.requests,
+            prefill_mu: own.prefill.as_mu(),
+            decode_mu: own.decode.as_mu(),
+            kv_tokens: own.kv_tokens,
+            foreign: ForeignStatus {
+                requests: (totals.requests - own.requests).max(0),
+                mu: (totals.decode - own.decode).as_mu().max(0.0),
+                kv_tokens: (totals.kv_tokens - own.kv_tokens).max(0),
+            },
             kv_capacity_tokens: replica.spec.kv_tokens,
             capacity_mu_per_min: replica.spec.capacity_mu_per_min,
             cached_blocks: replica.cache.len(),

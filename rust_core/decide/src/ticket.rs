@@ -2,7 +2,7 @@
 
 use crate::metering::Bill;
 use std::sync::Arc;
-use weighbridge_place::{Charge, Key, Replica};
+use weighbridge_place::{Charge, Key, Replica, ReplicaId};
 
 /// Where a request came from, for what is learnt when it ends.
 #[derive(Clone, Debug)]
@@ -67,6 +67,14 @@ impl Ticket {
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.replica.spec.endpoint
+    }
+
+    pub(crate) fn replica_id(&self) -> ReplicaId {
+        self.replica.id
+    }
+
+    pub(crate) fn placed_us(&self) -> u64 {
+        self.origin.at_us
     }
 
     pub(crate) fn model(&self) -> &str {

@@ -3,7 +3,9 @@
 use crate::{json, refused};
 use pyo3::prelude::*;
 use std::sync::Arc;
-use weighbridge_decide::{Admission, Placing, ReplicaSetting, Settings, Status};
+use weighbridge_decide::{
+    Admission, HealthSetting, Observation, Placing, ReplicaSetting, Settings, Status,
+};
 use weighbridge_server::keep_time;
 
 /// Profiles, replicas, ledgers and prefix index.
@@ -47,6 +49,28 @@ impl Core {
         let admission: Admission = serde_json::from_str(admission_json).map_err(refused)?;
         py.detach(|| self.inner.set_admission(&admission))
             .map_err(refused)
+    }
+
+    /// Takes in what was seen of replicas from outside their requests.
+    fn hear(&self, py: Python<'_>, observations_json: &str) -> PyResult<()> {
+        let seen: Vec<Observation> = serde_json::from_str(observations_json).map_err(refused)?;
+        py.detach(|| self.inner.hear(&seen, self.inner.now_us()));
+        Ok(())
+    }
+
+    /// Judges the replicas' health; the changes of state as a JSON list.
+    fn judge(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| {
+            let changes = self.inner.judge(self.inner.now_us()).map_err(refused)?;
+            json(&changes)
+        })
+    }
+
+    /// Judges health by other settings from now on.
+    fn set_health(&self, health_json: &str) -> PyResult<()> {
+        let setting: HealthSetting = serde_json::from_str(health_json).map_err(refused)?;
+        self.inner.set_health(setting);
+        Ok(())
     }
 
     /// Takes up to `most` usage records, oldest first: one JSON object each.
