@@ -17,7 +17,7 @@ class Core:
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
         "tenant_header": str, "default_output_tokens": int, "decision_log": int,
         "admission": {…}, "priority_header": str, "usage_records": int,
-        "unweighed": "pass" | "pick"}
+        "unweighed": "pass" | "pick", "health": {…}}
         """
     def set_replicas(self, replicas_json: str) -> int:
         """Replaces the replicas.
@@ -38,6 +38,20 @@ class Core:
 
         Raises CoreError when terms cannot be; then nothing is changed.
         """
+    def hear(self, observations_json: str) -> None:
+        """Takes in what was seen of replicas from outside their requests.
+
+        observations_json: [{"endpoint", "probe": "good" | "bad" | "refused", "outlier": bool,
+        "engine": {"iteration", "requests", "kv_tokens"}}, …], all but the endpoint optional.
+        """
+    def judge(self) -> str:
+        """Judges the replicas' health; about once a second. The changes of state:
+        [{"endpoint", "from", "to", "cause", "share"}, …]
+        """
+    def set_health(self, health_json: str) -> None:
+        """Judges health by other settings from now on: {"enabled", "first_byte_ms",
+        "most_foreign_ms", "judgement": {…}}.
+        """
     def take_usage(self, most: int) -> list[str]:
         """Takes up to `most` usage records, oldest first: a JSON object each."""
     def now_us(self) -> int:
@@ -45,8 +59,9 @@ class Core:
     def status(self) -> str:
         """{"pool": int, "replicas": [{"endpoint", "model", "state", "requests", "prefill_mu",
         "decode_mu", "kv_tokens", "capacity_mu_per_min", "cached_blocks",
-        "served": {"requests", "mu", …}}, …], "streams": int, "reasons": {reason: count},
-        "errors": {code: count}, "admission": {model: {"running", "running_mu", "promised_mu",
+        "served": {"requests", "mu", …}}, …], "now_us": int,
+        "health": {…}, "streams": int, "reasons": {reason: count}, "errors": {code: count},
+        "admission": {model: {"running", "running_mu", "promised_mu",
         "open", "waiting": {priority: {"requests", "mu"}}, "tenants": [{…}, …]}},
         "tenants": [{"tenant", "model", "requests", "mu", "prompt_tokens", "cached_tokens",
         "output_tokens"}, …], "usage_records_lost": int}

@@ -148,6 +148,30 @@ REPLICA_MU = Spec("weighbridge_replica_mu", "counter", "MU given to it", REPLICA
 REPLICA_FAILURES = Spec(
     "weighbridge_replica_failures", "counter", "Replies of status 500 and above", REPLICA
 )
+REPLICA_SHARE = Spec(
+    "weighbridge_replica_share", "gauge", "Share of its capacity that it may be given now", REPLICA
+)
+REPLICA_SPEED = Spec(
+    "weighbridge_replica_speed", "gauge", "Speed against its profile, where known", REPLICA
+)
+REPLICA_FOREIGN_MU = Spec(
+    "weighbridge_replica_foreign_mu", "gauge", "MU that came past this sidecar", REPLICA
+)
+HEALTH_CHANGES = Spec(
+    "weighbridge_health_changes",
+    "counter",
+    "Replicas that went to a state, by what weighed most",
+    ("state", "cause"),
+)
+REPLICA_RESTARTS = Spec(
+    "weighbridge_replica_restarts", "counter", "Restarts of replicas that were noticed"
+)
+LOOP_AGE = Spec(
+    "weighbridge_loop_age_seconds",
+    "gauge",
+    "Time since the assigner's and health's last round; of one that hangs it only rises",
+    ("loop",),
+)
 REPLICA_PROMPT_TOKENS = Spec(
     "weighbridge_replica_prompt_tokens", "counter", "Prompt tokens given to it", REPLICA
 )
@@ -239,6 +263,12 @@ CATALOGUE: tuple[Spec, ...] = (
     REPLICA_REQUESTS,
     REPLICA_MU,
     REPLICA_FAILURES,
+    REPLICA_SHARE,
+    REPLICA_SPEED,
+    REPLICA_FOREIGN_MU,
+    REPLICA_RESTARTS,
+    HEALTH_CHANGES,
+    LOOP_AGE,
     REPLICA_PROMPT_TOKENS,
     REPLICA_CACHED_TOKENS,
     ADMISSION_MU,

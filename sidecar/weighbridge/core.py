@@ -1,12 +1,11 @@
 """Builds the core from a configuration, and hands it the replicas."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config import Admission, Config, Placing, Replica, ReplicaState
+from weighbridge.config import Admission, Config, Health, Placing, Replica, Telemetry
 from weighbridge.errors import ConfigError
 from weighbridge.profiles import load_profiles
 
@@ -23,6 +22,7 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "admission": admission(config.admission),
         "priority_header": config.priority_header,
         "unweighed": config.unweighed,
+        "health": health(config.health, config.telemetry),
         "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }
 
@@ -37,21 +37,38 @@ def placing(config: Placing) -> dict[str, Any]:
     return config.model_dump(exclude={"round_seconds"})
 
 
-def replica_settings(
-    replicas: tuple[Replica, ...], states: Mapping[str, ReplicaState]
-) -> list[dict[str, Any]]:
-    """The replicas with their present state; one without a state counts as healthy."""
-    return [
-        replica.model_dump(exclude_none=True) | {"state": states.get(replica.endpoint, "healthy")}
-        for replica in replicas
-    ]
+def health(config: Health, telemetry: Telemetry) -> dict[str, Any]:
+    """How health is judged, for the core; how it is watched is ours."""
+    return {
+        "enabled": config.enabled,
+        "first_byte_ms": round(config.first_byte_seconds * 1000),
+        "most_foreign_ms": telemetry.most_foreign_seconds * 1000,
+        "judgement": {
+            "failures_well": config.failures_well,
+            "failures_worst": config.failures_worst,
+            "least_requests": config.least_requests,
+            "speed_well": config.speed_well,
+            "speed_worst": config.speed_worst,
+            "probe_failures": config.failures,
+            "most_ejected": config.most_ejected,
+            "ejection_ms": round(config.ejection_seconds * 1000),
+            "longest_ejection_ms": round(config.longest_ejection_seconds * 1000),
+            "probe_successes": config.successes,
+            "probing_share": config.probing_share,
+        },
+    }
+
+
+def replica_settings(replicas: tuple[Replica, ...]) -> list[dict[str, Any]]:
+    """The replicas; their health is the core's to judge."""
+    return [replica.model_dump(exclude_none=True) for replica in replicas]
 
 
 def build(config: Config, source: Path) -> Core:
     """A core with the configuration's replicas. ConfigError when the core refuses it."""
     try:
         core = Core(json.dumps(settings(config, source)))
-        core.set_replicas(json.dumps(replica_settings(config.replicas, {})))
+        core.set_replicas(json.dumps(replica_settings(config.replicas)))
     except CoreError as error:
         raise ConfigError(f"{source}: {error}") from None
     return core

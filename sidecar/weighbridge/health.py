@@ -1,95 +1,133 @@
-"""Watches the replicas' health by asking each for its health page; ejects and brings back."""
+"""Watches the replicas' health: what polls and Envoy see goes to the core, which judges it."""
 
 import asyncio
-import contextlib
+import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
 
 import aiohttp
 
-from weighbridge.config import Health, ReplicaState
+from weighbridge.config import Health, Telemetry
+from weighbridge.envoy import outliers
+from weighbridge.telemetry import Pace, Poller, engine_look, new_session, probe
 
 log = logging.getLogger(__name__)
 
+# Looks at Envoy's view that may fail in a row before it counts for nothing.
+PATIENCE = 3
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is known of one replica: its state, and how many probes in a row contradict it."""
 
-    state: ReplicaState = "healthy"
-    contradictions: int = 0
+class Judge(Protocol):
+    """The part of the core that health needs."""
 
-    def after(self, healthy: bool, failures: int, successes: int) -> "Verdict":
-        """The verdict after one more probe."""
-        if healthy == (self.state == "healthy"):
-            return Verdict(self.state)
-        contradictions = self.contradictions + 1
-        if contradictions < (successes if healthy else failures):
-            return Verdict(self.state, contradictions)
-        return Verdict("healthy" if healthy else "ejected")
+    def hear(self, observations_json: str) -> None:
+        """Takes in what was seen of replicas."""
+
+    def judge(self) -> str:
+        """Judges them; the changes of state as a JSON list."""
 
 
 class HealthWatch:
-    """Probes a changing set of endpoints and reports every change of state."""
+    """Polls a changing set of endpoints, and has the core judge them once a round."""
 
-    def __init__(self, settings: Health, on_change: Callable[[], None]) -> None:
-        self._settings = settings
-        self._on_change = on_change
-        self._verdicts: dict[str, Verdict] = {}
-        self._probes: dict[str, asyncio.Task[None]] = {}
+    def __init__(self, core: Judge) -> None:
+        self._core = core
+        self._settings: tuple[Health, Telemetry] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._pollers: list[Poller] = []
+        self._loops: list[asyncio.Task[None]] = []
+        self._endpoints: frozenset[str] = frozenset()
 
-    def states(self) -> Mapping[str, ReplicaState]:
-        """The state of each watched endpoint."""
-        return {endpoint: verdict.state for endpoint, verdict in self._verdicts.items()}
-
-    async def watch(self, endpoints: Iterable[str], settings: Health) -> None:
-        """Replaces what is watched; endpoints that stay keep their state."""
-        wanted = set(endpoints) if settings.enabled else set()
-        restart = settings != self._settings
-        self._settings = settings
-        gone = [endpoint for endpoint in self._probes if restart or endpoint not in wanted]
-        await self._cancel(gone)
-        for endpoint in set(self._verdicts) - wanted:
-            del self._verdicts[endpoint]
-        for endpoint in sorted(wanted - set(self._probes)):
-            self._verdicts.setdefault(endpoint, Verdict())
-            self._probes[endpoint] = asyncio.create_task(self._probe_for_ever(endpoint))
+    async def watch(self, endpoints: Iterable[str], health: Health, telemetry: Telemetry) -> None:
+        """Replaces what is watched and how."""
+        if (health, telemetry) != self._settings:
+            await self.close()
+            self._settings = (health, telemetry)
+            self._session = new_session()
+            self._start(self._session, health, telemetry)
+        self._endpoints = frozenset(endpoints)
+        for poller in self._pollers:
+            await poller.follow(self._endpoints)
 
     async def close(self) -> None:
-        """Stops all probes."""
-        await self._cancel(list(self._probes))
+        """Stops everything."""
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await loop
+        pollers, self._pollers = self._pollers, []
+        for poller in pollers:
+            await poller.close()
         if self._session is not None:
             await self._session.close()
             self._session = None
+        self._settings = None
 
-    async def _cancel(self, endpoints: list[str]) -> None:
-        tasks = [self._probes.pop(endpoint) for endpoint in endpoints]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    def _start(self, session: aiohttp.ClientSession, health: Health, telemetry: Telemetry) -> None:
+        async def poll_health(endpoint: str) -> None:
+            result = await probe(session, f"http://{endpoint}{health.path}", health.timeout_seconds)
+            self._hear({"endpoint": endpoint, "probe": result})
 
-    async def _probe_for_ever(self, endpoint: str) -> None:
+        async def poll_engine(endpoint: str) -> None:
+            look = await engine_look(
+                session, f"http://{endpoint}{telemetry.path}", telemetry.timeout_seconds
+            )
+            if look is not None:
+                self._hear({"endpoint": endpoint, "engine": look})
+
+        if health.enabled:
+            pace = Pace(health.interval_seconds, health.polls_per_second, health.max_concurrent)
+            self._pollers.append(Poller(poll_health, pace))
+            if health.envoy_admin is not None:
+                look = self._look_at_envoy(session, health.envoy_admin, health)
+                self._loops.append(asyncio.create_task(look))
+        if telemetry.enabled:
+            pace = Pace(
+                telemetry.interval_seconds, telemetry.polls_per_second, telemetry.max_concurrent
+            )
+            self._pollers.append(Poller(poll_engine, pace))
+        self._loops.append(asyncio.create_task(self._judge_for_ever(health.round_seconds)))
+
+    def _hear(self, *observations: Mapping[str, Any]) -> None:
+        self._core.hear(json.dumps(observations))
+
+    async def _judge_for_ever(self, round_seconds: float) -> None:
         while True:
-            before = self._verdicts[endpoint]
-            healthy = await self._probe(endpoint)
-            after = before.after(healthy, self._settings.failures, self._settings.successes)
-            self._verdicts[endpoint] = after
-            if after.state != before.state:
-                log.warning("replica %s is %s (was %s)", endpoint, after.state, before.state)
-                self._on_change()
-            await asyncio.sleep(self._settings.interval_seconds)
+            await asyncio.sleep(round_seconds)
+            # On a thread of its own: a new pool may mean a round of the assigner.
+            for change in json.loads(await asyncio.to_thread(self._core.judge)):
+                level = logging.INFO if change["to"] == "healthy" else logging.WARNING
+                log.log(
+                    level,
+                    "replica %s is %s (was %s): %s, share %.2f",
+                    change["endpoint"],
+                    change["to"],
+                    change["from"],
+                    change["cause"],
+                    change["share"],
+                )
 
-    async def _probe(self, endpoint: str) -> bool:
-        if self._session is None:
-            self._session = aiohttp.ClientSession()
-        timeout = aiohttp.ClientTimeout(total=self._settings.timeout_seconds)
-        url = f"http://{endpoint}{self._settings.path}"
-        try:
-            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+    async def _look_at_envoy(
+        self, session: aiohttp.ClientSession, admin: str, health: Health
+    ) -> None:
+        out: frozenset[str] = frozenset()
+        failures = 0
+        while True:
+            view = await outliers.fetch(session, admin, health.timeout_seconds)
+            failures = 0 if view is not None else failures + 1
+            if failures == PATIENCE:
+                log.warning("Envoy's admin page at %s does not answer", admin)
+            if view is not None or failures == PATIENCE:
+                now = frozenset(endpoint for endpoint, is_out in (view or {}).items() if is_out)
+                # Those that it does not name any more are not out by its word.
+                self._hear(
+                    *(
+                        {"endpoint": endpoint, "outlier": endpoint in now}
+                        for endpoint in sorted((out | now) & self._endpoints)
+                    )
+                )
+                out = now
+            await asyncio.sleep(health.interval_seconds)

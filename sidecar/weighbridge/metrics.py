@@ -29,6 +29,7 @@ class StatusCollector:
             assignment_families,
             autoscaling_families,
             replica_families,
+            health_families,
             admission_families,
             tenant_families,
             measure_families,
@@ -123,6 +124,8 @@ REPLICA_FIGURES: tuple[tuple[cat.Spec, Callable[[Mapping[str, Any]], float]], ..
     (cat.REPLICA_REQUESTS, lambda replica: replica["served"]["requests"]),
     (cat.REPLICA_MU, lambda replica: replica["served"]["mu"]),
     (cat.REPLICA_FAILURES, lambda replica: replica["served"]["failures"]),
+    (cat.REPLICA_SHARE, lambda replica: replica["share"]),
+    (cat.REPLICA_FOREIGN_MU, lambda replica: replica["foreign"]["mu"]),
     (cat.REPLICA_PROMPT_TOKENS, lambda replica: replica["served"]["prompt_tokens"]),
     (cat.REPLICA_CACHED_TOKENS, lambda replica: replica["served"]["cached_tokens"]),
 )
@@ -132,6 +135,7 @@ def replica_families(status: Status) -> list[Family]:
     """What each replica carries now and was given since start."""
     families = [Family(metric) for metric, _ in REPLICA_FIGURES]
     mu, states = Family(cat.REPLICA_MU_IN_FLIGHT), Family(cat.REPLICA_STATE)
+    speed = Family(cat.REPLICA_SPEED)
     for replica in status["replicas"]:
         labels = [replica["endpoint"], replica["model"], replica["domain"]]
         for family, (_, figure) in zip(families, REPLICA_FIGURES, strict=True):
@@ -140,7 +144,26 @@ def replica_families(status: Status) -> list[Family]:
         mu.add([*labels, "decode"], replica["decode_mu"])
         for state in STATES:
             states.add([*labels, state], replica["state"] == state)
-    return [*families, mu, states]
+        if replica["health"]["speed"] is not None:
+            speed.add(labels, replica["health"]["speed"])
+    return [*families, mu, states, speed]
+
+
+def health_families(status: Status) -> list[Family]:
+    """What judging health has come to, and how long ago each loop did its work."""
+    changes, restarts = Family(cat.HEALTH_CHANGES), Family(cat.REPLICA_RESTARTS)
+    for state, causes in status["health"]["changes"].items():
+        for cause, count in causes.items():
+            changes.add([state, cause], count)
+    restarts.add([], status["health"]["restarts"])
+    age = Family(cat.LOOP_AGE)
+    rounds = {
+        "assigner": status["assignment"]["rounded_at_ms"] * 1000,
+        "health": status["health"]["judged_at_us"],
+    }
+    for loop, last_us in rounds.items():
+        age.add([loop], max(status["now_us"] - last_us, 0) / 1e6)
+    return [changes, restarts, age]
 
 
 def admission_families(status: Status) -> list[Family]:

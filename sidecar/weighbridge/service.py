@@ -11,7 +11,7 @@ from weighbridge import __version__, logs, transports
 from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
-from weighbridge.core import admission, build, placing, replica_settings, settings
+from weighbridge.core import admission, build, health, placing, replica_settings, settings
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
 from weighbridge.usage import UsageWriter
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 FILE_INTERVAL_SECONDS = 1.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
 FIXED_SECTIONS = ("listen", "admin", "usage_log")
-CHANGEABLE_SETTINGS = ("placing", "admission")
+CHANGEABLE_SETTINGS = ("placing", "admission", "health")
 
 
 class Service:
@@ -33,7 +33,7 @@ class Service:
         self._config = load(source)
         self._settings = settings(self._config, source)
         self._core = build(self._config, source)
-        self._health = HealthWatch(self._config.health, self._push_replicas)
+        self._health = HealthWatch(self._core)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._ready = False
@@ -52,7 +52,7 @@ class Service:
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen)
             stack.push_async_callback(self._health.close)
-            await self._health.watch(self._endpoints(), config.health)
+            await self._health.watch(self._endpoints(), config.health, config.telemetry)
             for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
                 stack.callback(asyncio.create_task(work).cancel)
             usage = asyncio.create_task(UsageWriter(self._core, config.usage_log).run())
@@ -79,10 +79,6 @@ class Service:
     def _endpoints(self) -> list[str]:
         return [replica.endpoint for replica in self._config.replicas]
 
-    def _push_replicas(self) -> None:
-        replicas = replica_settings(self._config.replicas, self._health.states())
-        self._core.set_replicas(json.dumps(replicas))
-
     async def _assign(self) -> None:
         while True:
             await asyncio.sleep(self._config.placing.round_seconds)
@@ -107,15 +103,14 @@ class Service:
             self._check_changeable(config)
             self._core.set_placing(json.dumps(placing(config.placing)))
             self._core.set_admission(json.dumps(admission(config.admission)))
-            self._core.set_replicas(
-                json.dumps(replica_settings(config.replicas, self._health.states()))
-            )
+            self._core.set_health(json.dumps(health(config.health, config.telemetry)))
+            self._core.set_replicas(json.dumps(replica_settings(config.replicas)))
         except (RefusedError, CoreError) as error:
             log.error("not reloaded: %s", error)
             return
         self._config = config
         logs.configure(config.log.level, config.log.format)
-        await self._health.watch(self._endpoints(), config.health)
+        await self._health.watch(self._endpoints(), config.health, config.telemetry)
         log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
 
     def _check_changeable(self, config: Config) -> None:

@@ -1,51 +1,55 @@
-"""Health: only an unbroken row of probes changes a state; changes are told once."""
+"""Health: what polls and Envoy see reaches the core; what the core judges reaches the log."""
 
 import asyncio
+import json
+import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
-from weighbridge.config import Health
-from weighbridge.health import HealthWatch, Verdict
+from weighbridge.config import Health, Telemetry
+from weighbridge.health import HealthWatch
 
-THRESHOLD = st.integers(1, 5)
-
-
-@given(st.lists(st.booleans()), THRESHOLD, THRESHOLD)
-def test_a_state_changes_after_exactly_its_row_of_probes(
-    probes: list[bool], failures: int, successes: int
-) -> None:
-    verdict = Verdict()
-    row: list[bool] = []
-    for healthy in probes:
-        before = verdict.state
-        verdict = verdict.after(healthy, failures, successes)
-        row = [*row, healthy] if row and row[-1] == healthy else [healthy]
-        if verdict.state != before:
-            assert len(row) >= (successes if healthy else failures)
-        if len(row) >= max(failures, successes):
-            assert verdict.state == ("healthy" if healthy else "ejected")
+QUIET = Telemetry(enabled=False)
 
 
 class Page:
-    """A health page that can be told to fail."""
+    """A replica's pages, and Envoy's: they say what they are told to."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.iterations: list[dict[str, Any]] = []
+        self.clusters: dict[str, Any] | None = {}
         self.endpoint = ""
 
-    async def answer(self, _: web.Request) -> web.Response:
+    async def health(self, _: web.Request) -> web.Response:
         return web.Response(status=self.status)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        return web.json_response(self.iterations)
+
+    async def envoy(self, _: web.Request) -> web.Response:
+        return web.json_response(self.clusters, status=200 if self.clusters is not None else 500)
+
+    def outlier(self, is_out: bool) -> None:
+        host, _, port = self.endpoint.rpartition(":")
+        socket = {"address": host, "port_value": int(port)}
+        status = {
+            "address": {"socket_address": socket},
+            "health_status": {"failed_outlier_check": is_out, "eds_health_status": "HEALTHY"},
+        }
+        self.clusters = {"cluster_statuses": [{"name": "x", "host_statuses": [status]}]}
 
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     page = Page()
     application = web.Application()
-    application.router.add_get("/health", page.answer)
+    application.router.add_get("/health", page.health)
+    application.router.add_get("/metrics", page.metrics)
+    application.router.add_get("/clusters", page.envoy)
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -56,32 +60,95 @@ async def page() -> AsyncIterator[Page]:
     await runner.cleanup()
 
 
-async def test_a_failing_replica_is_ejected_and_comes_back(page: Page) -> None:
-    changed = asyncio.Event()
-    settings = Health(interval_seconds=0.01, failures=2)
-    watch = HealthWatch(settings, changed.set)
-    try:
-        await watch.watch([page.endpoint], settings)
-        assert watch.states() == {page.endpoint: "healthy"}
-        page.status = 503
-        await changed.wait()
-        assert watch.states() == {page.endpoint: "ejected"}
-        changed.clear()
-        page.status = 200
-        await changed.wait()
-        assert watch.states() == {page.endpoint: "healthy"}
-    finally:
-        await watch.close()
+class Ear:
+    """In the core's place: keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+        self.news = asyncio.Event()
+        self.changes: list[dict[str, Any]] = []
+
+    def hear(self, observations_json: str) -> None:
+        self.heard += json.loads(observations_json)
+        self.news.set()
+
+    def judge(self) -> str:
+        changes, self.changes = self.changes, []
+        return json.dumps(changes)
+
+    async def hears(self, **wanted: Any) -> None:
+        """Waits for an observation that says this."""
+        async with asyncio.timeout(5):
+            while not any(wanted.items() <= seen.items() for seen in self.heard):
+                self.news.clear()
+                await self.news.wait()
+        self.heard.clear()
 
 
-async def test_a_replica_that_is_gone_from_the_list_is_forgotten(page: Page) -> None:
-    settings = Health(interval_seconds=0.01)
-    watch = HealthWatch(settings, lambda: None)
-    try:
-        await watch.watch([page.endpoint], settings)
-        await watch.watch([], settings)
-        assert watch.states() == {}
-        await watch.watch([page.endpoint], Health(enabled=False))
-        assert watch.states() == {}
-    finally:
-        await watch.close()
+@pytest.fixture
+async def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture
+async def watch(ear: Ear) -> AsyncIterator[HealthWatch]:
+    watch = HealthWatch(ear)
+    yield watch
+    await watch.close()
+
+
+async def test_polls_reach_the_core(page: Page, ear: Ear, watch: HealthWatch) -> None:
+    health = Health(interval_seconds=0.01)
+    await watch.watch([page.endpoint], health, QUIET)
+    await ear.hears(endpoint=page.endpoint, probe="good")
+    page.status = 503
+    await ear.hears(endpoint=page.endpoint, probe="bad")
+    # Nobody listens on port 1.
+    await watch.watch(["127.0.0.1:1"], health, QUIET)
+    await ear.hears(endpoint="127.0.0.1:1", probe="refused")
+    await asyncio.sleep(0.05)
+    assert all(seen["endpoint"] == "127.0.0.1:1" for seen in ear.heard)
+
+
+async def test_the_engines_latest_iteration_reaches_the_core(
+    page: Page, ear: Ear, watch: HealthWatch
+) -> None:
+    telemetry = Telemetry(interval_seconds=0.01)
+    await watch.watch([page.endpoint], Health(enabled=False), telemetry)
+    await ear.hears(endpoint=page.endpoint, engine={"requests": 0})
+    cache = {"usedNumBlocks": 10, "tokensPerBlock": 32}
+    page.iterations = [
+        {"iter": n, "numActiveRequests": n, "numQueuedRequests": 2, "kvCacheStats": cache}
+        for n in range(1000)
+    ]
+    expected = {"requests": 1001, "kv_tokens": 320, "iteration": 999}
+    await ear.hears(endpoint=page.endpoint, engine=expected)
+    assert all("probe" not in seen for seen in ear.heard)
+
+
+async def test_envoys_view_reaches_the_core_and_its_silence_clears_it(
+    page: Page, ear: Ear, watch: HealthWatch
+) -> None:
+    page.outlier(True)
+    health = Health(interval_seconds=0.01, envoy_admin=page.endpoint)
+    await watch.watch([page.endpoint], health, QUIET)
+    await ear.hears(endpoint=page.endpoint, outlier=True)
+    page.outlier(False)
+    await ear.hears(endpoint=page.endpoint, outlier=False)
+    page.outlier(True)
+    await ear.hears(endpoint=page.endpoint, outlier=True)
+    page.clusters = None
+    await ear.hears(endpoint=page.endpoint, outlier=False)
+
+
+async def test_each_change_of_state_is_logged_once(
+    ear: Ear, watch: HealthWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    ear.changes = [
+        {"endpoint": "e", "from": "healthy", "to": "degraded", "cause": "slow", "share": 0.75}
+    ]
+    await watch.watch([], Health(round_seconds=0.01), QUIET)
+    await asyncio.sleep(0.1)
+    lines = [record.getMessage() for record in caplog.records if "replica" in record.getMessage()]
+    assert lines == ["replica e is degraded (was healthy): slow, share 0.75"]
