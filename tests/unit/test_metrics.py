@@ -124,14 +124,6 @@ def test_every_figure_of_the_status_arrives() -> None:
     ejected = tuple(sorted([*replica, ("state", "ejected")]))
     assert found["weighbridge_replica_state", ejected] == 1
     assert found["weighbridge_replicas", (("model", "m"), ("state", "ejected"))] == 1
-    assert found["weighbridge_replica_share", replica] == 0.25
-    assert found["weighbridge_replica_speed", replica] == 0.2
-    assert found["weighbridge_replica_foreign_mu", replica] == 77
-    assert found["weighbridge_replica_restarts_total", ()] == 6
-    slow = (("cause", "slow"), ("state", "ejected"))
-    assert found["weighbridge_health_changes_total", slow] == 3
-    assert found["weighbridge_loop_age_seconds", (("loop", "assigner"),)] == 5
-    assert found["weighbridge_loop_age_seconds", (("loop", "health"),)] == 1
     queue = (("model", "m"), ("priority", "standard"))
     assert found["weighbridge_queue_requests", queue] == 4
     assert found["weighbridge_queue_mu", queue] == 400
@@ -155,6 +147,19 @@ def test_every_figure_of_the_status_arrives() -> None:
     assert found["weighbridge_demand_mu_per_minute", (*model, ("source", "queued"))] == 400
     assert found["weighbridge_capacity_mu_per_minute", model] == 0
     assert found["weighbridge_desired_replicas", model] == 4
+
+
+def test_health_arrives() -> None:
+    found = samples()
+    replica = (("domain", "r1"), ("model", "m"), ("replica", "10.0.0.1:8000"))
+    assert found["weighbridge_replica_share", replica] == 0.25
+    assert found["weighbridge_replica_speed", replica] == 0.2
+    assert found["weighbridge_replica_foreign_mu", replica] == 77
+    assert found["weighbridge_replica_restarts_total", ()] == 6
+    slow = (("cause", "slow"), ("state", "ejected"))
+    assert found["weighbridge_health_changes_total", slow] == 3
+    assert found["weighbridge_loop_age_seconds", (("loop", "assigner"),)] == 5
+    assert found["weighbridge_loop_age_seconds", (("loop", "health"),)] == 1
 
 
 def core(replicas: int) -> Core:
