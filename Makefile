@@ -12,12 +12,14 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: docs bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python truth profiles clean
+.PHONY: docs fragments bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python test-compose truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
 	@echo "make demo    six emulated replicas, the sidecar, a real Envoy, 300 requests"
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
+	@echo "make test-compose  docker compose up on a real engine, which it installs where it may"
+	@echo "make fragments   mesh fragments and compose's Envoy, from what is rendered"
 	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (20 minutes)"
@@ -114,6 +116,14 @@ test: lint test-rust test-python
 test-rust:
 	$(call say,Rust tests)
 	cargo test --workspace --locked --quiet
+
+fragments: build
+	$(call say,Envoy files and manifests that follow from others)
+	$(BIN)/python -m tests.manifests.fragments
+
+test-compose: build
+	$(call say,docker-compose.yml on a real engine; some minutes to build the image)
+	$(BIN)/pytest -s --timeout 1800 tests/compose
 
 test-python: build
 	$(call say,Python tests$(comma) also through a real Envoy)

@@ -1,16 +1,15 @@
 """Mesh fragments: every object fits its published schema, every filter is accepted by Envoy."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.manifests import fragments
+from tests.manifests.fragments import bootstrap, cluster, manager
 from tests.manifests.schema import problems, read
-from weighbridge.config import load
 from weighbridge.envoy import binary
-from weighbridge.envoy.bootstrap import render
 
 ROOT = Path(__file__).parents[2]
 ENVOY = ROOT / "envoy"
@@ -20,22 +19,6 @@ FRAGMENTS = sorted(
     for file in (ENVOY / folder).glob("*.yaml")
 )
 DESTINATION = "x-gateway-destination-endpoint"
-
-
-def rendered() -> dict[str, Any]:
-    config = load(ENVOY / "standalone" / "weighbridge.yaml")
-    content: dict[str, Any] = yaml.safe_load(render(config))
-    return content
-
-
-def manager(bootstrap: dict[str, Any]) -> dict[str, Any]:
-    listener = bootstrap["static_resources"]["listeners"][0]
-    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    return found
-
-
-def named(things: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(thing for thing in things if thing["name"] == name)
 
 
 @pytest.mark.parametrize("file", FRAGMENTS, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -58,82 +41,52 @@ def test_a_wrong_field_or_value_is_found() -> None:
     assert len(problems(pool)) == 2
 
 
-def test_plain_fragment_makes_any_envoy_choose_by_the_sidecar() -> None:
+@pytest.mark.parametrize("path", fragments.FRAGMENTS)
+def test_rendered_fragments_are_up_to_date(path: str) -> None:
+    assert (ROOT / path).read_text() == fragments.FRAGMENTS[path](), "make fragments"
+
+
+def test_envoy_of_somebody_takes_the_plain_fragment() -> None:
     fragment = yaml.safe_load((ENVOY / "plain" / "fragment.yaml").read_text())
-    bootstrap = rendered()
-    filters = manager(bootstrap)["http_filters"]
-    router = filters.pop()
-    clusters = bootstrap["static_resources"]["clusters"]
-    # It is what is rendered, so that the same tests through a real Envoy speak for it.
-    assert fragment["http_filters"] == filters
-    replicas = named(clusters, "replicas")
-    assert fragment["load_balancing_policy"] == replicas["load_balancing_policy"]
-    assert fragment["clusters"] == [named(clusters, "weighbridge")]
-    route = next(
-        one["route"]
-        for one in manager(bootstrap)["route_config"]["virtual_hosts"][0]["routes"]
-        if one["match"].get("prefix") == "/v1/"
-    )
-    assert {key: route[key] for key in fragment["route"]} == fragment["route"]
-    # And somebody's own Envoy takes it.
-    own = {
-        "static_resources": {
-            "listeners": copy.deepcopy(bootstrap["static_resources"]["listeners"]),
-            "clusters": [
-                {
-                    "name": "replicas",
-                    "type": "STRICT_DNS",
-                    "load_assignment": replicas["load_assignment"],
-                    "load_balancing_policy": fragment["load_balancing_policy"],
-                },
-                *fragment["clusters"],
-            ],
-        }
+    own = bootstrap()
+    replicas = {
+        "name": "replicas",
+        "type": "STRICT_DNS",
+        "load_assignment": cluster(own, "replicas")["load_assignment"],
+        "load_balancing_policy": fragment["load_balancing_policy"],
     }
-    own_manager = manager(own)
-    own_manager["http_filters"] = [*fragment["http_filters"], router]
-    own_manager["route_config"] = {
-        "virtual_hosts": [
-            {
-                "name": "own",
-                "domains": ["*"],
-                "routes": [
-                    {
-                        "match": {"prefix": "/"},
-                        "route": {"cluster": "replicas", **fragment["route"]},
-                    }
-                ],
-            }
-        ]
-    }
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "replicas", **fragment["route"]}}
+    host = {"name": "own", "domains": ["*"], "routes": [route]}
+    own["static_resources"]["clusters"] = [replicas, *fragment["clusters"]]
+    router = manager(own)["http_filters"][-1]
+    manager(own)["http_filters"] = [*fragment["http_filters"], router]
+    manager(own)["route_config"] = {"virtual_hosts": [host]}
     binary.validate_text(binary.find(), yaml.safe_dump(own), ".yaml")
 
 
-def test_istio_patches_are_the_rendered_filters_and_envoy_takes_them() -> None:
-    bootstrap = rendered()
-    envoy_filter = next(
-        thing
-        for thing in read(ENVOY / "istio" / "envoyfilter.yaml")
-        if thing["kind"] == "EnvoyFilter"
-    )
-    patches = envoy_filter["spec"]["configPatches"]
-    sidecar = "outbound|9002||weighbridge.inference.svc.cluster.local"
-    inserted = [one["patch"]["value"] for one in patches if one["applyTo"] == "HTTP_FILTER"]
-    expected = manager(bootstrap)["http_filters"][:-1]
-    for one in expected:
-        if "grpc_service" in one["typed_config"]:
-            one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = sidecar
-    assert inserted == expected
-    # Envoy, with the clusters as Istio names them and the patches merged in.
-    clusters = bootstrap["static_resources"]["clusters"]
-    for patch in patches:
-        if patch["applyTo"] == "CLUSTER":
-            name = patch["match"]["cluster"]["name"]
-            whose = "weighbridge" if name == sidecar else "replicas"
-            named(clusters, whose).update(patch["patch"]["value"])
-    named(clusters, "weighbridge")["name"] = sidecar
-    manager(bootstrap)["http_filters"][:-1] = inserted
-    binary.validate_text(binary.find(), yaml.safe_dump(bootstrap), ".yaml")
+def test_envoy_takes_what_istio_makes_of_the_patches() -> None:
+    tree = bootstrap()
+    clusters = {
+        fragments.ISTIO_SIDECAR: cluster(tree, "weighbridge"),
+        fragments.ISTIO_REPLICAS: cluster(tree, "replicas"),
+    }
+    filters: list[dict[str, Any]] = []
+    for patch in read(ENVOY / "istio" / "envoyfilter.yaml")[0]["spec"]["configPatches"]:
+        value = patch["patch"]["value"]
+        if patch["applyTo"] == "HTTP_FILTER":
+            filters.append(value)
+        else:
+            clusters[patch["match"]["cluster"]["name"]].update(value)
+    tree["static_resources"]["clusters"] = [{**one, "name": name} for name, one in clusters.items()]
+    manager(tree)["http_filters"][:-1] = filters
+    route = {"match": {"prefix": "/"}, "route": {"cluster": fragments.ISTIO_REPLICAS}}
+    host = {"name": "own", "domains": ["*"], "routes": [route]}
+    manager(tree)["route_config"] = {"virtual_hosts": [host]}
+    binary.validate_text(binary.find(), yaml.safe_dump(tree), ".yaml")
+
+
+def test_envoy_takes_the_configuration_of_compose() -> None:
+    binary.validate(binary.find(), ENVOY / "compose" / "envoy.yaml")
 
 
 def test_no_fragment_lets_a_client_name_its_replica() -> None:

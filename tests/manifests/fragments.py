@@ -1,0 +1,222 @@
+"""Writes the Envoy files that follow from `weighbridge envoy render`: `make fragments`.
+
+Plain Envoy's and Istio's fragments and compose's Envoy hold the rendered filters and clusters, so
+that the tests of the rendered configuration, through a real Envoy, speak for them too.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from weighbridge.config import Config
+from weighbridge.envoy.bootstrap import render
+
+ROOT = Path(__file__).parents[2]
+Tree = dict[str, Any]
+
+ISTIO_SIDECAR = "outbound|9002||weighbridge.inference.svc.cluster.local"
+ISTIO_REPLICAS = "outbound|8000||llama-3-1-8b.inference.svc.cluster.local"
+DNS_CLUSTER = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"
+
+PLAIN_HEAD = """\
+# What an Envoy configuration of your own needs, to be copied to where each key belongs. The cluster
+# of your replicas keeps its name, discovery and health checks; docs/mesh/plain-envoy.md explains.
+"""
+ISTIO_HEAD = """\
+# Istio without InferencePool: filters before the router of one gateway, and the policy that takes
+# the host that they chose. Not run on a real cluster; see docs/mesh/istio.md.
+#
+# To change: the gateway's label, and the two clusters' names, outbound|PORT||SERVICE.NAMESPACE...
+"""
+COMPOSE_HEAD = """\
+# Envoy of docker-compose.yml: what `weighbridge envoy render` writes for the sidecar at
+# weighbridge:9002, but that replicas are all containers behind one name, looked for each second,
+# and that the admin port is open within the network (published on the host's loopback alone).
+"""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Indents lists, and writes a thing that is there twice twice."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump(tree: Tree) -> str:
+    """YAML as the fragments have it."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def bootstrap(**settings: Any) -> Tree:
+    """The rendered configuration of two replicas."""
+    replicas = [{"endpoint": f"127.0.0.1:{port}", "profile": "p"} for port in (8001, 8002)]
+    content: Tree = yaml.safe_load(
+        render(Config.model_validate({"replicas": replicas, **settings}))
+    )
+    return content
+
+
+def manager(tree: Tree) -> Tree:
+    """The HTTP connection manager."""
+    listener = tree["static_resources"]["listeners"][0]
+    found: Tree = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
+
+
+def cluster(tree: Tree, name: str) -> Tree:
+    """A cluster by its name."""
+    clusters = tree["static_resources"]["clusters"]
+    return copy.deepcopy(next(one for one in clusters if one["name"] == name))
+
+
+def plain() -> str:
+    """The pieces for somebody's own Envoy."""
+    tree = bootstrap()
+    routes = manager(tree)["route_config"]["virtual_hosts"][0]["routes"]
+    route = next(one["route"] for one in routes if one["match"].get("prefix") == "/v1/")
+    replicas = cluster(tree, "replicas")
+    pieces = (
+        (
+            "In the HTTP connection manager, before envoy.filters.http.router.",
+            {"http_filters": manager(tree)["http_filters"][:-1]},
+        ),
+        (
+            "In the route to the replicas.",
+            {"route": {key: route[key] for key in ("timeout", "retry_policy")}},
+        ),
+        (
+            "In the cluster of the replicas, in place of its lb_policy.",
+            {"load_balancing_policy": replicas["load_balancing_policy"]},
+        ),
+        ("Beside your other clusters: the sidecar.", {"clusters": [cluster(tree, "weighbridge")]}),
+    )
+    return PLAIN_HEAD + "".join(f"\n# {says}\n{dump(piece)}" for says, piece in pieces)
+
+
+def istio() -> str:
+    """The EnvoyFilter, and the VirtualService beside it."""
+    tree = bootstrap()
+    filters = copy.deepcopy(manager(tree)["http_filters"][:-1])
+    for one in filters:
+        if "grpc_service" in one["typed_config"]:
+            one["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = ISTIO_SIDECAR
+    before_router = {
+        "context": "GATEWAY",
+        "listener": {
+            "filterChain": {
+                "filter": {
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "subFilter": {"name": "envoy.filters.http.router"},
+                }
+            }
+        },
+    }
+    patches = [
+        {
+            "applyTo": "HTTP_FILTER",
+            "match": before_router,
+            "patch": {"operation": "INSERT_BEFORE", "value": one},
+        }
+        for one in filters
+    ]
+    replicas, sidecar = cluster(tree, "replicas"), cluster(tree, "weighbridge")
+    merged = {
+        ISTIO_REPLICAS: {
+            key: replicas[key] for key in ("load_balancing_policy", "circuit_breakers")
+        },
+        ISTIO_SIDECAR: {"circuit_breakers": sidecar["circuit_breakers"]},
+    }
+    patches += [
+        {
+            "applyTo": "CLUSTER",
+            "match": {"context": "GATEWAY", "cluster": {"name": name}},
+            "patch": {"operation": "MERGE", "value": value},
+        }
+        for name, value in merged.items()
+    ]
+    place = {"namespace": "inference"}
+    gateway = {"istio": "ingressgateway"}
+    envoy_filter = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "weighbridge", **place},
+        "spec": {"workloadSelector": {"labels": gateway}, "configPatches": patches},
+    }
+    to_replicas = {
+        "match": [{"uri": {"prefix": "/v1/"}}],
+        "route": [
+            {
+                "destination": {
+                    "host": "llama-3-1-8b.inference.svc.cluster.local",
+                    "port": {"number": 8000},
+                }
+            }
+        ],
+        "timeout": "0s",
+        "retries": {
+            "attempts": 3,
+            "retryOn": "connect-failure,refused-stream,reset,reset-before-request",
+            "retryIgnorePreviousHosts": True,
+            "perTryTimeout": "0s",
+        },
+    }
+    service = {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": {"name": "inference", **place},
+        "spec": {"hosts": ["*"], "gateways": ["inference-gateway"], "http": [to_replicas]},
+    }
+    says = "# No time limit, and retries that take the next host of the list.\n"
+    return f"{ISTIO_HEAD}{dump(envoy_filter)}---\n{says}{dump(service)}"
+
+
+def compose() -> str:
+    """Envoy of docker-compose.yml."""
+    tree = bootstrap(
+        replicas=[],
+        listen={"address": "weighbridge:9002"},
+        envoy={"listen": "0.0.0.0:10000"},
+    )
+    tree["admin"]["address"]["socket_address"]["address"] = "0.0.0.0"
+    each_second = {
+        "name": "envoy.cluster.strict_dns",
+        "typed_config": {
+            "@type": DNS_CLUSTER,
+            "dns_refresh_rate": "1s",
+            "dns_failure_refresh_rate": {"base_interval": "1s", "max_interval": "1s"},
+            "dns_lookup_family": "V4_ONLY",
+        },
+    }
+    name = {"socket_address": {"address": "replica", "port_value": 8000}}
+    clusters = []
+    for one in tree["static_resources"]["clusters"]:
+        rest = {key: value for key, value in one.items() if key not in {"name", "type"}}
+        clusters.append({"name": one["name"], "cluster_type": each_second, **rest})
+        if one["name"] == "replicas":
+            endpoints = [{"lb_endpoints": [{"endpoint": {"address": name}}]}]
+            clusters[-1]["load_assignment"]["endpoints"] = endpoints
+    tree["static_resources"]["clusters"] = clusters
+    return COMPOSE_HEAD + dump(tree)
+
+
+FRAGMENTS: dict[str, Callable[[], str]] = {
+    "envoy/plain/fragment.yaml": plain,
+    "envoy/istio/envoyfilter.yaml": istio,
+    "envoy/compose/envoy.yaml": compose,
+}
+
+
+def main() -> None:
+    """Writes all of them."""
+    for path, write in FRAGMENTS.items():
+        (ROOT / path).write_text(write(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
