@@ -51,8 +51,8 @@ pub struct EmulatorConfig {
     pub image_tile_tokens: u32,
     /// Whether a model other than the replica's own is refused (trtllm-serve takes any).
     pub check_model: bool,
-    /// Whether a request with a field that trtllm-serve does not know is refused, as it
-    /// refuses it.
+    /// Whether a chat or completion with a field that trtllm-serve does not know is refused, as
+    /// it refuses it.
     pub strict_fields: bool,
     /// Requests that one replica holds before it refuses more.
     pub max_open_requests: usize,
@@ -87,7 +87,7 @@ impl Default for EmulatorConfig {
             output_sigma: 0.7,
             image_tile_tokens: 256,
             check_model: true,
-            strict_fields: false,
+            strict_fields: true,
             max_open_requests: 4096,
             max_body_bytes: 64 << 20,
             iter_stats_max_iterations: 1000,

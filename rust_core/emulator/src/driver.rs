@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,11 @@ pub(crate) enum Command {
     Cancel(u64),
     Hold(bool),
     Slow(f64),
+    /// Gives up the cached `blocks` beyond those that begin `retain` too.
+    Truncate {
+        retain: Arc<[u64]>,
+        blocks: Arc<[u64]>,
+    },
     /// Starts anew; answered when done.
     Reset(oneshot::Sender<()>),
 }
@@ -83,6 +89,11 @@ impl Driver {
         self.sender.send(message).is_ok()
     }
 
+    /// The engines' clock, s; it runs as fast as they do.
+    pub(crate) fn now_s(&self) -> f64 {
+        self.clock.now_ms() / 1000.0
+    }
+
     pub(crate) fn stop(&self) {
         // Already gone: nothing to stop.
         let _ = self.sender.send(Message::Stop);
@@ -148,6 +159,7 @@ fn obey(lanes: &mut [Lane], ends: &mut Ends, at: usize, at_ms: f64, command: Com
         Command::Cancel(id) => lane.cancel(id),
         Command::Hold(held) => lane.hold(held, at_ms),
         Command::Slow(factor) => lane.slow(factor),
+        Command::Truncate { retain, blocks } => lane.truncate(&retain, &blocks),
         Command::Reset(done) => {
             lane.reset();
             // Whoever asked may have gone.

@@ -164,6 +164,21 @@ impl Lane {
         self.engine.set_slowdown(factor);
     }
 
+    /// Gives up cached blocks beyond those that both sequences begin with.
+    pub(crate) fn truncate(&mut self, retain: &[u64], blocks: &[u64]) {
+        let common = retain.iter().zip(blocks).take_while(|(a, b)| a == b);
+        self.engine.truncate_cache(blocks, common.count());
+        let mut books = self.replica.books();
+        Self::write_events(
+            self.events.as_mut(),
+            &mut self.engine,
+            &self.live,
+            &mut books,
+            &self.replica,
+        );
+        refresh(&mut books.counters, &self.engine, count(self.live.len()));
+    }
+
     /// A new engine with a cold cache; what was open is lost.
     pub(crate) fn reset(&mut self) {
         let lost = count(self.live.len());
@@ -178,6 +193,7 @@ impl Lane {
         }
         self.engine.set_slowdown(self.slow);
         self.watch_cache();
+        self.replica.responses().clear();
         let mut books = self.replica.books();
         books.counters.failed += lost;
         books.iterations.drain();

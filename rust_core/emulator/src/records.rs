@@ -144,20 +144,20 @@ pub(crate) fn hit_rate(kv: &KvStats) -> f64 {
     }
 }
 
-/// A finished request in the shape of `/perf_metrics`.
-pub(crate) fn request_json(record: &RequestRecord) -> Value {
+/// A finished request in the shape of `/perf_metrics`, its times `offset` seconds later.
+pub(crate) fn request_json(record: &RequestRecord, offset: f64) -> Value {
     json!({
         "request_id": record.id,
         "perf_metrics": {
             "first_iter": record.first_iteration,
             "last_iter": record.last_iteration,
             "timing_metrics": {
-                "server_arrival_time": record.server_arrival,
-                "arrival_time": record.arrival,
-                "first_scheduled_time": record.first_scheduled,
-                "first_token_time": record.first_token,
-                "server_first_token_time": record.first_token,
-                "last_token_time": record.last_token,
+                "server_arrival_time": record.server_arrival + offset,
+                "arrival_time": record.arrival + offset,
+                "first_scheduled_time": record.first_scheduled + offset,
+                "first_token_time": record.first_token + offset,
+                "server_first_token_time": record.first_token + offset,
+                "last_token_time": record.last_token + offset,
             },
             "kv_cache_metrics": {
                 "num_total_allocated_blocks": record.blocks,

@@ -12,6 +12,7 @@ use crate::counters::ReplicaCounters;
 use crate::driver::Driver;
 use crate::fault::Health;
 use crate::records::{EventRecord, IterationRecord, RequestRecord, Ring};
+use crate::store::Store;
 
 /// One emulated replica, as everyone but the driver sees it.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ pub(crate) struct Replica {
     /// Rung when `books` may have something for a route that waits.
     pub(crate) news: Notify,
     books: Mutex<Books>,
+    /// Answers that later requests may go on from.
+    responses: Mutex<Store>,
+    /// Seconds from this server's clock to that of a disaggregated server, as bits.
+    clock_offset: AtomicU64,
     refused: AtomicU64,
     control_requests: AtomicU64,
 }
@@ -120,6 +125,8 @@ pub(crate) struct Parts {
 impl Replica {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
+            responses: Mutex::default(),
+            clock_offset: AtomicU64::new(0.0_f64.to_bits()),
             books: Mutex::new(Books::new(parts.keep, parts.profile.kv_blocks)),
             index: parts.index,
             address: parts.address,
@@ -136,6 +143,21 @@ impl Replica {
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn responses(&self) -> MutexGuard<'_, Store> {
+        self.responses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn clock_offset(&self) -> f64 {
+        f64::from_bits(self.clock_offset.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_clock_offset(&self, seconds: f64) {
+        self.clock_offset
+            .store(seconds.to_bits(), Ordering::Relaxed);
     }
 
     pub(crate) fn count_refused(&self) {

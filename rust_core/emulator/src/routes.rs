@@ -11,16 +11,21 @@ use hyper::body::Incoming;
 use serde_json::json;
 
 use crate::generate::{Interface, Rules, Ticket, generate};
+use crate::hints;
 use crate::progress::End;
 use crate::records::{iteration_json, request_json};
 use crate::replica::{Books, Replica};
 use crate::respond::{self, Answer, prometheus};
+use crate::responses;
+use crate::responses_stream::ResponsesStream;
 use crate::stream::EventStream;
 
 /// The header that asks for an output length.
 const ASKED_TOKENS: &str = "x-emulate-output-tokens";
 /// The header that says who served.
 const SERVED_BY: &str = "x-served-by";
+/// Between the two readings of the clock, as long as trtllm-serve takes.
+const CLOCK_WAIT: Duration = Duration::from_millis(200);
 /// The version that is emulated.
 const VERSION: &str = "1.2.1";
 
@@ -60,8 +65,10 @@ async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Inc
     let (head, body) = request.into_parts();
     let get = head.method == Method::GET;
     let post = head.method == Method::POST;
-    let known = |allowed: bool| if allowed { Ok(()) } else { Err(()) };
-    let allowed = match head.uri.path() {
+    let delete = head.method == Method::DELETE;
+    let path = head.uri.path();
+    let answer_id = path.strip_prefix("/v1/responses/");
+    let allowed = match path {
         "/health"
         | "/version"
         | "/v1/models"
@@ -69,24 +76,31 @@ async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Inc
         | "/prometheus/metrics"
         | "/perf_metrics"
         | "/server_info"
-        | "/health_generate" => known(get),
+        | "/health_generate" => get,
         "/v1/chat/completions"
         | "/v1/completions"
+        | "/v1/responses"
+        | "/v1/kv_cache_hints"
         | "/kv_cache_events"
         | "/release_memory"
         | "/resume_memory"
-        | "/update_weights" => known(post),
+        | "/update_weights" => post,
+        "/steady_clock_offset" => get || post,
+        _ if answer_id.is_some() => get || delete,
         _ => {
             return respond::json_answer(StatusCode::NOT_FOUND, &json!({"detail": "Not Found"}));
         }
     };
-    if allowed.is_err() {
+    if !allowed {
         return respond::json_answer(
             StatusCode::METHOD_NOT_ALLOWED,
             &json!({"detail": "Method Not Allowed"}),
         );
     }
-    match head.uri.path() {
+    if let Some(id) = answer_id {
+        return kept_answer(replica, id, delete);
+    }
+    match path {
         "/health" => respond::empty(StatusCode::OK),
         "/version" => respond::json_answer(StatusCode::OK, &json!({"version": VERSION})),
         "/v1/models" => models(replica),
@@ -111,6 +125,10 @@ async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Inc
             )
             .await
         }
+        "/v1/responses" => response(replica, settings, &head.headers, body).await,
+        "/v1/kv_cache_hints" => hint(replica, settings, body).await,
+        "/steady_clock_offset" if get => steady_clock(replica).await,
+        "/steady_clock_offset" => set_clock_offset(replica, body).await,
         _ => {
             replica.count_control_request();
             respond::empty(StatusCode::OK)
@@ -125,6 +143,93 @@ async fn generation(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Answer {
+    let body = match ready_body(replica, settings, body).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    match generate(replica, &settings.rules, interface, &body, asked(headers)) {
+        Ok(ticket) if ticket.stream => respond::events(EventStream::new(ticket, now())),
+        Ok(ticket) => whole(&ticket).await,
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+async fn response(
+    replica: &Arc<Replica>,
+    settings: &Settings,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Answer {
+    let body = match ready_body(replica, settings, body).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    match responses::begin(replica, &settings.rules, &body, asked(headers), now()) {
+        Ok(pending) if pending.ticket.stream => respond::events(ResponsesStream::new(pending)),
+        Ok(mut pending) => match finished(&pending.ticket).await {
+            Ok(()) => respond::json_answer(StatusCode::OK, &pending.complete()),
+            Err(answer) => answer,
+        },
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+fn kept_answer(replica: &Replica, id: &str, delete: bool) -> Answer {
+    let found = if delete {
+        responses::delete(replica, id)
+    } else {
+        responses::kept(replica, id)
+    };
+    match found {
+        Ok(answer) => respond::json_answer(StatusCode::OK, &answer),
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+async fn hint(replica: &Arc<Replica>, settings: &Settings, body: Incoming) -> Answer {
+    let body = match ready_body(replica, settings, body).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    match hints::obey(replica, &settings.rules, &body) {
+        Ok(()) => respond::empty(StatusCode::OK),
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+/// The engine's clock twice, a moment apart, for whoever wants to know how far its own is from it.
+async fn steady_clock(replica: &Replica) -> Answer {
+    let received = replica.driver.now_s();
+    tokio::time::sleep(CLOCK_WAIT).await;
+    respond::json_answer(
+        StatusCode::OK,
+        &json!({"receive_ts": received, "transmit_ts": replica.driver.now_s()}),
+    )
+}
+
+async fn set_clock_offset(replica: &Replica, body: Incoming) -> Answer {
+    let body = small_body(body).await.unwrap_or_default();
+    match hints::offset(&body) {
+        Ok(seconds) => {
+            replica.set_clock_offset(seconds);
+            respond::empty(StatusCode::OK)
+        }
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+/// The output length that a test or benchmark asks for.
+fn asked(headers: &HeaderMap) -> Option<u32> {
+    let value = headers.get(ASKED_TOKENS)?.to_str().ok()?;
+    value.trim().parse().ok()
+}
+
+/// The whole body, unless it is too large or a fault refuses the request.
+async fn ready_body(
+    replica: &Replica,
+    settings: &Settings,
+    body: Incoming,
+) -> Result<Bytes, Answer> {
     let body = match Limited::new(body, settings.max_body_bytes).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => {
@@ -133,36 +238,44 @@ async fn generation(
             } else {
                 StatusCode::BAD_REQUEST
             };
-            return respond::error(status, "BadRequestError", &error.to_string());
+            return Err(respond::error(
+                status,
+                "BadRequestError",
+                &error.to_string(),
+            ));
         }
     };
     if let Some(status) = replica.health.refusal() {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        return respond::error(status, "InternalServerError", "injected fault");
+        return Err(respond::error(
+            status,
+            "InternalServerError",
+            "injected fault",
+        ));
     }
-    let asked = headers
-        .get(ASKED_TOKENS)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse().ok());
-    match generate(replica, &settings.rules, interface, &body, asked) {
-        Ok(ticket) if ticket.stream => respond::events(EventStream::new(ticket, now())),
-        Ok(ticket) => whole(&ticket).await,
-        Err(refusal) => respond::refusal(&refusal),
-    }
+    Ok(body)
 }
 
 /// Waits for all choices and answers with them together.
 async fn whole(ticket: &Ticket) -> Answer {
+    match finished(ticket).await {
+        Ok(()) => respond::json_answer(StatusCode::OK, &respond::complete(ticket, now())),
+        Err(answer) => answer,
+    }
+}
+
+/// Waits for all choices; an error where the engine gave one up.
+async fn finished(ticket: &Ticket) -> Result<(), Answer> {
     for choice in &ticket.choices {
         if choice.progress.ended().await.end == Some(End::Failed) {
-            return respond::error(
+            return Err(respond::error(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "InternalServerError",
                 "the engine gave the request up",
-            );
+            ));
         }
     }
-    respond::json_answer(StatusCode::OK, &respond::complete(ticket, now()))
+    Ok(())
 }
 
 fn models(replica: &Replica) -> Answer {
@@ -196,7 +309,11 @@ async fn kv_cache_events(replica: &Replica, settings: &Settings) -> Answer {
 
 fn perf_metrics(replica: &Replica) -> Answer {
     let records = replica.books().requests.drain();
-    let records: Vec<_> = records.iter().map(request_json).collect();
+    let offset = replica.clock_offset();
+    let records: Vec<_> = records
+        .iter()
+        .map(|record| request_json(record, offset))
+        .collect();
     respond::json_answer(StatusCode::OK, &records)
 }
 

@@ -225,7 +225,7 @@ fn refusals_have_the_shapes_of_trtllm_serve() {
 }
 
 #[test]
-fn fields_that_trtllm_serve_forbids_are_refused_on_request() {
+fn fields_that_trtllm_serve_forbids_are_refused_unless_told_otherwise() {
     let mut request = chat("hi", 1);
     request["prompt_cache_key"] = json!("k");
     request["user"] = json!("u");
@@ -233,8 +233,8 @@ fn fields_that_trtllm_serve_forbids_are_refused_on_request() {
         let emulator = start(config);
         post(emulator.addresses()[0], "/v1/chat/completions", &request)
     };
-    assert_eq!(ask(json!({})).status, 200);
-    let answer = ask(json!({"strict_fields": true}));
+    assert_eq!(ask(json!({"strict_fields": false})).status, 200);
+    let answer = ask(json!({}));
     assert_eq!(answer.status, 400);
     assert!(
         answer.json()["error"]

@@ -190,6 +190,12 @@ impl Engine {
         }
     }
 
+    /// Gives up the cached blocks of a sequence beyond its first `keep`, as far as no request holds
+    /// them. Answers how many.
+    pub fn truncate_cache(&mut self, block_hashes: &[u64], keep: usize) -> u32 {
+        self.pool.truncate(block_hashes, keep)
+    }
+
     /// Starts keeping cache events; [`Engine::take_cache_events`] hands them out.
     pub fn record_cache_events(&mut self) {
         self.pool.record_events();

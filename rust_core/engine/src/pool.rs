@@ -185,6 +185,30 @@ impl Pool {
         }
     }
 
+    /// Gives up the free blocks of a prefix beyond its first `keep`, the last first, up to one that
+    /// is held. Answers how many.
+    pub(crate) fn truncate(&mut self, hashes: &[u64], keep: usize) -> u32 {
+        let mut given_up = 0;
+        for hash in hashes.get(keep..).unwrap_or_default().iter().rev() {
+            let Some(key) = self.index.get(*hash) else {
+                continue;
+            };
+            let Some(node) = self.node(key).filter(|node| node.holders == 0) else {
+                break;
+            };
+            match node.level {
+                Level::Device => {
+                    self.links.remove(&mut self.device_free, key);
+                    self.blank += 1;
+                }
+                Level::Host => self.links.remove(&mut self.host_free, key),
+            }
+            self.forget(key);
+            given_up += 1;
+        }
+        given_up
+    }
+
     /// Holds a node that may lie in either queue, leaving it at its level.
     fn pin(&mut self, key: u32) {
         let Some(node) = self.nodes.get_mut(to_index(key)) else {
@@ -380,6 +404,26 @@ mod tests {
         assert_eq!(run(&mut pool, &[9]), 0);
         assert_eq!(look(&pool, &[1, 2]), Found { blocks: 1, held: 0 });
         assert_eq!(look(&pool, &[5, 6]).blocks, 2);
+    }
+
+    #[test]
+    fn a_prefix_is_cut_short_where_nobody_holds_it() {
+        let mut pool = Pool::new(8, 2);
+        run(&mut pool, &[1, 2, 3, 4]);
+        let mut held = Vec::new();
+        pool.find(&[1, 2], |key| held.push(key));
+        pool.claim(&held);
+        assert_eq!(pool.truncate(&[1, 2, 3, 4], 3), 1);
+        assert_eq!(look(&pool, &[1, 2, 3, 4]).blocks, 3);
+        assert_eq!(pool.truncate(&[1, 2, 3, 4], 0), 1);
+        assert_eq!(look(&pool, &[1, 2, 3, 4]).blocks, 2);
+        pool.release(&mut held);
+        pool.check();
+        // What lies with the host goes as well.
+        run(&mut pool, &[11, 12, 13, 14, 15, 16, 17]);
+        assert_eq!(pool.truncate(&[1, 2], 0), 2);
+        pool.check();
+        assert_eq!(look(&pool, &[1, 2]).blocks, 0);
     }
 
     #[test]

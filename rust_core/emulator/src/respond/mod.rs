@@ -6,11 +6,12 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Body;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::generate::{Interface, Refusal, Ticket};
-use crate::stream::{Broken, EventStream};
+use crate::stream::Broken;
 
 /// The body of any answer.
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Broken>>;
@@ -50,6 +51,17 @@ impl Usage {
             "total_tokens": self.prompt + self.completion,
             "completion_tokens": self.completion,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+        })
+    }
+
+    /// The same under the names of `/v1/responses`.
+    pub(crate) fn responses_json(&self) -> Value {
+        json!({
+            "input_tokens": self.prompt,
+            "input_tokens_details": {"cached_tokens": self.cached, "cache_write_tokens": 0},
+            "output_tokens": self.completion,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": self.prompt + self.completion,
         })
     }
 }
@@ -161,7 +173,10 @@ pub(crate) fn empty(status: StatusCode) -> Answer {
 }
 
 /// A stream of events.
-pub(crate) fn events(stream: EventStream) -> Answer {
+pub(crate) fn events<S>(stream: S) -> Answer
+where
+    S: Body<Data = Bytes, Error = Broken> + Send + 'static,
+{
     let mut answer = Response::new(stream.boxed_unsync());
     answer.headers_mut().insert(
         CONTENT_TYPE,
