@@ -47,9 +47,9 @@ CASES = (
     ),
     Case(
         "conversation-64-load",
-        "Conversation trace, 64 replicas: one load for all",
+        "The whole conversation trace, 64 replicas: one load for all",
         64,
-        {**LONG, "load": 0.55},
+        {"duration_s": 3500.0, "warmup_s": 300.0, "load": 0.55},
     ),
     Case(
         "conversation-1000",
