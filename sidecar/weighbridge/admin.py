@@ -8,6 +8,7 @@ from aiohttp import web
 
 from weighbridge import explain, status
 from weighbridge._core import Core
+from weighbridge.access import Access
 from weighbridge.address import parse_host_port
 from weighbridge.config import Config
 from weighbridge.errors import ConfigError, RefusedError
@@ -31,9 +32,14 @@ class AdminServer:
     """Answers from the core's state; nothing here changes it."""
 
     def __init__(
-        self, core: Core, is_ready: Callable[[], bool], config: Callable[[], Config]
+        self,
+        core: Core,
+        is_ready: Callable[[], bool],
+        config: Callable[[], Config],
+        access: Access | None = None,
     ) -> None:
         self._core = core
+        self._access = access or Access()
         self._is_ready = is_ready
         self._config = config
         self._metrics = Metrics(self._snapshot)
@@ -41,7 +47,9 @@ class AdminServer:
 
     def application(self) -> web.Application:
         """The pages, for the server and for tests."""
-        application = web.Application(client_max_size=EXPLAINED_BYTES)
+        application = web.Application(
+            client_max_size=EXPLAINED_BYTES, middlewares=[self._access.middleware()]
+        )
         application.add_routes(
             [
                 web.get("/", self._index),
@@ -61,7 +69,8 @@ class AdminServer:
         self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, where.host, where.port).start()
+            tls = self._access.tls
+            await web.TCPSite(self._runner, where.host, where.port, ssl_context=tls).start()
         except OSError as error:
             await self.stop()
             raise RefusedError(f"admin.address: cannot listen on {address}: {error}") from None

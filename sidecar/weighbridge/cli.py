@@ -97,6 +97,10 @@ def explain(
         str | None,
         typer.Option("--admin", metavar="URL", help="Ask the sidecar whose admin pages are here."),
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", metavar="FILE", help="The admin pages' token, with --admin."),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
@@ -118,7 +122,10 @@ def explain(
     if admin is None:
         found = explaining.ask(explaining.core_for(asked, config), asked)
     else:
-        found = asyncio.run(explaining.ask_sidecar(admin, asked))
+        from weighbridge import access
+
+        token = None if token_file is None else access.read_token(token_file, "--token-file")
+        found = asyncio.run(explaining.ask_sidecar(admin, asked, token))
     if str(json_file) != "-":
         Console().print(explaining.render(found))
     if json_file is not None:

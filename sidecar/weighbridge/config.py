@@ -21,6 +21,8 @@ from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
 from weighbridge.errors import ConfigError
 from weighbridge.logs import LogFormat, LogLevel
 
+JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -49,6 +51,8 @@ def _header(text: str) -> str:
     lowered = text.lower()
     if not HEADER_NAME.fullmatch(lowered):
         raise ValueError(f"'{text}' is no header name")
+    if lowered in SECRET_HEADERS:
+        raise ValueError(f"'{text}' carries a secret, and what it names is shown to operators")
     return lowered
 
 
@@ -91,27 +95,44 @@ class Listen(Section):
     )
 
 
+class AdminTls(Section):
+    """TLS of the admin pages. Paths are relative to the configuration file."""
+
+    certificate: Name = Field(description="The certificate and its chain, PEM.")
+    key: Name = Field(description="Its private key, PEM.")
+    client_ca: Name | None = Field(
+        None, description="Authorities of clients' certificates, PEM; given: clients must have one."
+    )
+
+
 class Admin(Section):
     """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
     open: bool = Field(
         False,
-        description="Lets `address` be reached from other machines, as a container needs; the "
-        "pages answer anyone who asks.",
+        description="Beyond loopback without a token: then /healthz, /readyz and /metrics answer "
+        "anyone, and the other pages nobody.",
     )
+    token_file: Name | None = Field(
+        None,
+        description="File with the token that every page but /healthz and /readyz asks for, as "
+        "`authorization: Bearer TOKEN`; relative to the configuration file.",
+    )
+    tls: AdminTls | None = Field(None, description="Left out: plain HTTP.")
     address: TcpAddress = Field(
-        "127.0.0.1:9005", description="`host:port`, on loopback unless `open` is true."
+        "127.0.0.1:9005",
+        description="`host:port`, on loopback unless there is a `token_file` or `open` is true.",
     )
 
     @field_validator("address")
     @classmethod
-    def _loopback_unless_open(cls, address: str, info: ValidationInfo) -> str:
-        if info.data.get("open"):
+    def _strangers_need_a_token(cls, address: str, info: ValidationInfo) -> str:
+        if info.data.get("open") or info.data.get("token_file"):
             return address
         try:
             return _loopback(address)
         except ValueError as error:
-            raise ValueError(f"{error}; admin.open: true allows it") from None
+            raise ValueError(f"{error}; give admin.token_file, or admin.open: true") from None
 
 
 class Replica(Section):
@@ -255,11 +276,47 @@ class Admission(Section):
     enabled: bool = Field(True, description="Off: everything runs at once.")
     queue: Queue = Queue()
     tenants: dict[Name, Tenant] = Field(
-        {}, max_length=10_000, description="By the name that `tenant_header` carries."
+        {}, max_length=10_000, description="By name, as header or claim has it."
     )
     default_tenant: Tenant = Field(
         Tenant(), description="For requests that name no tenant, or one that is not listed."
     )
+
+
+class Jwt(Section):
+    """The token that Envoy verifies before anything else; `weighbridge envoy render` sets it up."""
+
+    issuer: Name = Field(description="What its `iss` must be.")
+    audiences: tuple[Name, ...] = Field((), description="One of them must be in its `aud`.")
+    jwks_file: Name = Field(description="The issuer's public keys (JWKS), as Envoy finds the file.")
+    forward: bool = Field(False, description="Whether replicas get to see the token.")
+
+
+class TenantClaim(Section):
+    """A claim that Envoy has verified and that names the tenant; no header is believed then."""
+
+    namespace: Name = Field(
+        JWT_NAMESPACE, description="Namespace of Envoy's dynamic metadata that holds it."
+    )
+    path: tuple[Name, ...] = Field(
+        ("claims", "tenant"),
+        min_length=1,
+        max_length=16,
+        description="The keys that lead to it.",
+    )
+    jwt: Jwt | None = Field(
+        None, description="Left out: another filter of yours writes the metadata."
+    )
+
+    @model_validator(mode="after")
+    def _jwt_writes_there(self) -> "TenantClaim":
+        if self.jwt is None:
+            return self
+        if self.namespace != JWT_NAMESPACE:
+            raise ValueError(f"namespace: with `jwt` it is '{JWT_NAMESPACE}'")
+        if len(self.path) < 2:
+            raise ValueError("path: with `jwt`, a key for all claims, and then those of the claim")
+        return self
 
 
 class UsageLog(Section):
@@ -428,8 +485,22 @@ class Config(Section):
         ("x-session-id", "x-conversation-id"),
         description="Request headers that may carry the session; the first found wins.",
     )
-    tenant_header: HeaderName = Field(
-        "x-tenant-id", description="Request header that names the tenant."
+    tenant_header: HeaderName | None = Field(
+        None,
+        description="Request header that names the tenant: name it only where something before "
+        "Envoy sets it, as it is believed. Left out: no header is.",
+    )
+    tenant_claim: TenantClaim | None = Field(
+        None,
+        description="A verified claim names the tenant; `tenant_header` is then taken off requests "
+        "and not read.",
+    )
+    counted_tenants: int = Field(
+        1000,
+        ge=0,
+        le=100_000,
+        description="Tenants counted by name in metrics besides those that are listed; all others "
+        "are `other`.",
     )
     priority_header: HeaderName = Field(
         "x-request-priority",

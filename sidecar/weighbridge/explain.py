@@ -107,14 +107,15 @@ def ask(core: Core, asked: Asked) -> dict[str, Any]:
     return explanation
 
 
-async def ask_sidecar(admin: str, asked: Asked) -> dict[str, Any]:
+async def ask_sidecar(admin: str, asked: Asked, token: bytes | None = None) -> dict[str, Any]:
     """Asks a running sidecar, whose real cache and ledger answer."""
     timeout = aiohttp.ClientTimeout(total=ADMIN_SECONDS)
     url = f"{admin.rstrip('/')}/explain"
+    headers = {} if token is None else {"authorization": f"Bearer {token.decode('ascii')}"}
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(url, data=asked.wrapped()) as response,
+            session.post(url, data=asked.wrapped(), headers=headers) as response,
         ):
             answer = json.loads(await response.read())
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:

@@ -7,7 +7,7 @@ import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from weighbridge import __version__, logs, transports
+from weighbridge import __version__, access, logs, transports
 from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
@@ -33,6 +33,7 @@ class Service:
         self._config = load(source)
         self._settings = settings(self._config, source)
         self._core = build(self._config, source)
+        self._access = access.load(self._config.admin, source)
         self._health = HealthWatch(self._core)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -47,7 +48,7 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         async with AsyncExitStack() as stack:
-            admin = AdminServer(self._core, lambda: self._ready, lambda: self._config)
+            admin = AdminServer(self._core, lambda: self._ready, lambda: self._config, self._access)
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen)
@@ -136,7 +137,9 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 def check(source: Path) -> None:
     """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
-    build(load(source), source)
+    config = load(source)
+    build(config, source)
+    access.load(config.admin, source)
 
 
 def run(source: Path) -> None:

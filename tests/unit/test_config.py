@@ -67,6 +67,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"listen": {"address": "here"}}, ": listen.address: 'here' is no host:port"),
         ({"listen": {"transport": "http"}}, ": listen.transport: Input should be 'native' or"),
         ({"admin": {"address": "0.0.0.0:80"}}, ": admin.address: '0.0.0.0:80': must be a loopback"),
+        (
+            {"tenant_claim": {"path": ["tenant"], "jwt": {"issuer": "i", "jwks_file": "f"}}},
+            ": tenant_claim: path: with `jwt`, a key for all claims",
+        ),
         ({"replicas": [REPLICA, {"profile": "p"}]}, ": replicas[1].endpoint: Field required"),
         ({"replicas": [REPLICA | {"endpoint": "gpu:80"}]}, ": replicas[0].endpoint: 'gpu:80': a"),
         (
@@ -74,6 +78,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
             ": replicas[1].endpoint: '10.0.0.1:8000' is replicas[0]",
         ),
         ({"session_headers": ["a", "b c"]}, ": session_headers[1]: 'b c' is no header name"),
+        ({"session_headers": ["Authorization"]}, ": session_headers[0]: 'Authorization' carries a"),
         ({"placing": {"load_tolerance": -1}}, ": placing.load_tolerance: Input should be greater"),
         ({"placing": None}, ": placing: Input should be"),
         ("listen: {", ":1: "),
@@ -89,7 +94,9 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, content: object, exp
 def test_admin_pages_leave_loopback_only_when_opened(tmp_path: Path) -> None:
     config = load(write(tmp_path, {"admin": {"address": "0.0.0.0:9005", "open": True}}))
     assert config.admin.address == "0.0.0.0:9005"
-    assert "admin.open: true allows it" in refusal(tmp_path, {"admin": {"address": "0.0.0.0:80"}})
+    assert "give admin.token_file, or admin.open: true" in refusal(
+        tmp_path, {"admin": {"address": "0.0.0.0:80"}}
+    )
 
 
 def test_further_mistakes_are_counted(tmp_path: Path) -> None:

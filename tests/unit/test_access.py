@@ -1,0 +1,128 @@
+"""Who may see the admin pages: the address, the token, and errors that tell no secret."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from pydantic import ValidationError
+
+from tests.unit.test_admin import PROFILE
+from weighbridge import access
+from weighbridge._core import Core
+from weighbridge.access import Access
+from weighbridge.admin import AdminServer
+from weighbridge.config import Admin, Config
+from weighbridge.errors import ConfigError
+from weighbridge.ports import LOOPBACK, find_free_run
+
+TOKEN = "correct-horse-battery"
+PAGES = ("/", "/status", "/decisions", "/metrics", "/explain", "/nowhere")
+
+
+async def serve(secured: Access) -> AsyncIterator[str]:
+    core = Core(json.dumps({"profiles": [PROFILE]}))
+    address = f"{LOOPBACK}:{find_free_run(1)}"
+    server = await AdminServer(core, lambda: True, Config, secured).start(address)
+    yield address
+    await server.stop()
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[str]:
+    async for address in serve(Access(TOKEN.encode())):
+        yield address
+
+
+async def status(address: str, path: str, authorization: str | None = None) -> int:
+    headers = {} if authorization is None else {"authorization": authorization}
+    async with (
+        aiohttp.ClientSession(f"http://{address}") as session,
+        session.get(path, headers=headers) as response,
+    ):
+        assert TOKEN not in await response.text()
+        return response.status
+
+
+def test_the_admin_pages_are_on_loopback_by_default() -> None:
+    assert Admin().address.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9005", "[::]:9005", "10.1.2.3:9005", "host:9005"])
+def test_another_address_needs_a_token(address: str) -> None:
+    with pytest.raises(ValidationError, match=r"must be a loopback address.*admin\.token_file"):
+        Admin(address=address)
+    assert Admin(address=address, token_file="token").address == address
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_page_that_tells_something_asks_for_the_token(guarded: str, path: str) -> None:
+    for wrong in (None, "", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN):
+        assert await status(guarded, path, wrong) == 401
+    assert await status(guarded, path, f"Bearer {TOKEN}") != 401
+
+
+async def test_opened_without_a_token_only_health_and_metrics_answer() -> None:
+    admin = Admin(open=True, address="0.0.0.0:9005")
+    async for address in serve(access.load(admin, Path("weighbridge.yaml"))):
+        found = {path: await status(address, path) for path in (*PAGES, "/healthz", "/readyz")}
+        answering = {path for path, code in found.items() if code == 200}
+        assert answering == {"/healthz", "/readyz", "/metrics"}
+        assert {found[path] for path in ("/status", "/decisions", "/explain", "/")} == {401}
+
+
+async def test_whoever_keeps_it_alive_needs_no_token(guarded: str) -> None:
+    assert await status(guarded, "/healthz") == 200
+    assert await status(guarded, "/readyz") == 200
+
+
+@pytest.mark.parametrize("content", ["short", "two words are no token", "t\u00f6ken-of-sixteen"])
+def test_a_bad_token_is_refused_without_being_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    with pytest.raises(ConfigError, match=r"admin\.token_file: .*must hold 16") as caught:
+        access.load(Admin(token_file="token"), tmp_path / "weighbridge.yaml")
+    assert content not in str(caught.value)
+
+
+def test_a_missing_file_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"admin\.token_file: .*absent: No such file"):
+        access.load(Admin(token_file="absent"), tmp_path / "weighbridge.yaml")
+    admin = Admin.model_validate({"tls": {"certificate": "absent", "key": "absent"}})
+    with pytest.raises(ConfigError, match=r"admin\.tls: No such file"):
+        access.load(admin, tmp_path / "weighbridge.yaml")
+
+
+async def test_over_tls_only_known_clients_get_in(tmp_path: Path) -> None:
+    for name in ("server", "client", "stranger"):
+        await asyncio.to_thread(certify, tmp_path, name)
+    tls = {"certificate": "server.pem", "key": "server.key", "client_ca": "client.pem"}
+    admin = Admin.model_validate({"tls": tls})
+    async for address in serve(access.load(admin, tmp_path / "weighbridge.yaml")):
+
+        async def ask(client: str | None, address: str = address) -> int:
+            context = ssl.create_default_context(cafile=tmp_path / "server.pem")
+            if client is not None:
+                context.load_cert_chain(tmp_path / f"{client}.pem", tmp_path / f"{client}.key")
+            connector = aiohttp.TCPConnector(ssl=context)
+            async with (
+                aiohttp.ClientSession(f"https://{address}", connector=connector) as session,
+                session.get("/status") as response,
+            ):
+                return response.status
+
+        assert await ask("client") == 200
+        for other in (None, "stranger"):
+            with pytest.raises(aiohttp.ClientError):
+                await ask(other)
+
+
+def certify(directory: Path, name: str) -> None:
+    """A certificate that vouches for itself."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    files = ["-keyout", f"{directory}/{name}.key", "-out", f"{directory}/{name}.pem"]
+    subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=IP:{LOOPBACK}"]
+    subprocess.run([*command.split(), *files, *subject], check=True, capture_output=True)
