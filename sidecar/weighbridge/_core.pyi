@@ -15,7 +15,8 @@ class Core:
         """Raises CoreError naming the key when a setting or a profile is invalid.
 
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
-        "tenant_header": str, "default_output_tokens": int, "decision_log": int,
+        "tenant_header": str | None, "tenant_claim": {"namespace": str, "path": [str, …]} | None,
+        "counted_tenants": int, "default_output_tokens": int, "decision_log": int,
         "admission": {…}, "priority_header": str, "usage_records": int,
         "unweighed": "pass" | "pick", "health": {…}}
         """

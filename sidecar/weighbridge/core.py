@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config import Admission, Config, Health, Placing, Replica, Telemetry
+from weighbridge.config import (
+    Admission,
+    Config,
+    Health,
+    Placing,
+    Replica,
+    Telemetry,
+    TenantClaim,
+)
 from weighbridge.errors import ConfigError
 from weighbridge.profiles import load_profiles
 
@@ -17,6 +25,8 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "placing": placing(config.placing),
         "session_headers": config.session_headers,
         "tenant_header": config.tenant_header,
+        "tenant_claim": claim(config.tenant_claim),
+        "counted_tenants": config.counted_tenants,
         "default_output_tokens": config.default_output_tokens,
         "decision_log": config.decision_log,
         "admission": admission(config.admission),
@@ -25,6 +35,11 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "health": health(config.health, config.telemetry),
         "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }
+
+
+def claim(config: TenantClaim | None) -> dict[str, Any] | None:
+    """Where the tenant's claim is, for the core; who writes it there is Envoy's matter."""
+    return None if config is None else config.model_dump(include={"namespace", "path"})
 
 
 def admission(config: Admission) -> dict[str, Any]:

@@ -131,6 +131,8 @@ class Stack:
                 "transport": self.options.transport,
             },
             "admin": {"address": f"{LOOPBACK}:{ports.sidecar_admin}"},
+            # What sends requests here, tests and the demo, is all there is before Envoy.
+            "tenant_header": "x-tenant-id",
             "profiles": [str(locate(self.options.profile, Path.cwd()).absolute())],
             "replicas": [
                 {

@@ -72,7 +72,8 @@ def test_clients_cannot_steer_and_a_dead_sidecar_is_no_error() -> None:
         "envoy.filters.http.router",
     ]
     strip, ext_proc = filters[0]["typed_config"], filters[1]["typed_config"]
-    assert strip["mutations"]["request_mutations"] == [{"remove": "x-gateway-destination-endpoint"}]
+    removed = [rule["remove"] for rule in strip["mutations"]["request_mutations"]]
+    assert "x-gateway-destination-endpoint" in removed
     assert ext_proc["failure_mode_allow"] is True
     assert ext_proc["metadata_options"]["receiving_namespaces"] == {"untyped": ["envoy.lb"]}
 

@@ -37,7 +37,7 @@ pub struct Incoming<'a> {
     pub endpoint: Endpoint,
     /// The session that a header names.
     pub session: Option<&'a str>,
-    /// The tenant that a header names.
+    /// The tenant, as a trusted header or a verified claim names it.
     pub tenant: Option<&'a str>,
     /// The priority that a header asks for.
     pub priority: Option<&'a str>,
@@ -85,7 +85,12 @@ impl Core {
         Ok(Self {
             doors: Doors::new(names(), &admission)?,
             admits: AtomicBool::new(admission.enabled),
-            metering: Metering::new(names(), predictor, settings.usage_records),
+            metering: {
+                let (records, tenants) = (settings.usage_records, settings.counted_tenants);
+                let metering = Metering::new(names(), predictor, records, tenants);
+                metering.tenants.list(admission.tenants.keys());
+                metering
+            },
             models,
             registry: Registry::default(),
             replicas: Mutex::default(),
@@ -208,6 +213,7 @@ impl Core {
     /// When terms or settings cannot be; then nothing is changed.
     pub fn set_admission(&self, admission: &Admission) -> Result<(), SettingsError> {
         self.doors.set(admission, self.now_us())?;
+        self.metering.tenants.list(admission.tenants.keys());
         self.admits.store(admission.enabled, Relaxed);
         Ok(())
     }

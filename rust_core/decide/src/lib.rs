@@ -39,7 +39,8 @@ pub use metering::Observer;
 pub use refusal::Refusal;
 pub use session::Session;
 pub use settings::{
-    Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, Unweighed, WorkloadSetting,
+    Claim, Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, Unweighed,
+    WorkloadSetting,
 };
 pub use status::{ForeignStatus, ReplicaStatus, Status, TenantUsage};
 pub use tally::{Tallies, Tally, TenantTally};

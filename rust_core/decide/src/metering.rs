@@ -74,6 +74,7 @@ struct BillState {
     /// How its speed is measured, by whom.
     flight: Option<(Arc<Signs>, Flight)>,
     status: u16,
+    /// When the reply's headers came.
     first_byte_us: Option<u64>,
     /// Somebody observes the reply and is not done.
     is_observed: bool,
@@ -146,6 +147,7 @@ impl Metering {
         models: impl Iterator<Item = Arc<str>>,
         predictor: Predictor,
         log: usize,
+        counted_tenants: usize,
     ) -> Self {
         let panels: HashMap<_, _> = models.map(|model| (model, Panel::new())).collect();
         Self {
@@ -158,7 +160,7 @@ impl Metering {
             caches: Mutex::default(),
             open: std::array::from_fn(|_| Mutex::default()),
             log: UsageLog::new(log),
-            tenants: TenantTallies::default(),
+            tenants: TenantTallies::new(counted_tenants),
         }
     }
 
@@ -311,8 +313,10 @@ impl Metering {
                 mu: actual.as_mu(),
                 estimated_mu: facts.estimated.as_mu(),
                 wait_ms: ms(facts.waited_us),
-                first_byte_ms: state
-                    .first_byte_us
+                // Headers may come long before: engines send them before the prompt is computed.
+                first_token_ms: state
+                    .reply
+                    .and_then(|reply| reply.output_from_us)
                     .map(|at| ms(at.saturating_sub(facts.origin.at_us))),
                 duration_ms: ms(ended_us.saturating_sub(facts.origin.at_us)),
                 ended_us,

@@ -20,9 +20,15 @@ pub struct Settings {
     /// Request headers that may carry the session, lower case, the first found wins.
     #[serde(default = "default_session_headers")]
     pub session_headers: Vec<String>,
-    /// Request header that names the tenant, lower case.
+    /// Request header that names the tenant, lower case; whoever can set it is believed.
     #[serde(default = "default_tenant_header")]
-    pub tenant_header: String,
+    pub tenant_header: Option<String>,
+    /// A claim that the gateway has verified and that names the tenant, instead of any header.
+    #[serde(default)]
+    pub tenant_claim: Option<Claim>,
+    /// Tenants that are counted by name, besides those that are listed.
+    #[serde(default = "default_counted_tenants")]
+    pub counted_tenants: usize,
     /// Output tokens assumed of a request until a predictor knows better.
     #[serde(default = "default_output_tokens")]
     pub default_output_tokens: u64,
@@ -58,6 +64,16 @@ pub enum Unweighed {
     Pass,
     /// A replica is named for it too, as a gateway that balances nothing itself needs.
     Pick,
+}
+
+/// Where the gateway's metadata holds a claim that it has verified.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The metadata's namespace: the filter that verified it.
+    pub namespace: String,
+    /// The keys that lead to it.
+    pub path: Vec<String>,
 }
 
 /// One replica, as the control plane hands it over.
@@ -289,8 +305,13 @@ fn default_session_headers() -> Vec<String> {
     vec!["x-session-id".to_owned(), "x-conversation-id".to_owned()]
 }
 
-fn default_tenant_header() -> String {
-    "x-tenant-id".to_owned()
+#[allow(clippy::unnecessary_wraps)] // serde wants the field's type
+fn default_tenant_header() -> Option<String> {
+    Some("x-tenant-id".to_owned())
+}
+
+fn default_counted_tenants() -> usize {
+    1000
 }
 
 fn default_priority_header() -> String {

@@ -2,9 +2,9 @@
 
 use crate::histogram::{DECISION_NS, Histogram};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use weighbridge_place::MicroMu;
 use weighbridge_weigh::CostVector;
 
@@ -129,27 +129,55 @@ pub struct TenantTally {
     pub output_tokens: u64,
 }
 
-/// Tenants beyond these are counted together.
-const MOST_COUNTED: usize = 10_000;
-/// The name under which they are.
-const OTHERS: &str = "(others)";
+/// The name under which tenants are counted together that are too many to be told apart.
+const OTHER: &str = "other";
 
-/// What tenants took, by tenant and model.
+/// What tenants took, by tenant and model: each that is listed, and as many besides as are allowed.
 #[derive(Debug, Default)]
 pub(crate) struct TenantTallies {
-    all: Mutex<HashMap<(String, Arc<str>), TenantTally>>,
+    /// Most pairs of an unlisted tenant and a model.
+    most_unlisted: usize,
+    inner: Mutex<Counted>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    all: HashMap<(String, Arc<str>), TenantTally>,
+    listed: HashSet<String>,
+    unlisted: usize,
 }
 
 impl TenantTallies {
+    /// Counts at most so many unlisted tenants' models by name.
+    pub(crate) fn new(most_unlisted: usize) -> Self {
+        Self {
+            most_unlisted,
+            inner: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These tenants are counted by name whatever others there are.
+    pub(crate) fn list<'a>(&self, names: impl Iterator<Item = &'a String>) {
+        self.lock().listed = names.cloned().collect();
+    }
+
     /// Adds a request that has ended.
     pub(crate) fn add(&self, tenant: &str, model: &Arc<str>, cost: &CostVector, mu: MicroMu) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = all.len() >= MOST_COUNTED;
+        let mut counted = self.lock();
         let mut key = (tenant.to_owned(), Arc::clone(model));
-        if full && !all.contains_key(&key) {
-            OTHERS.clone_into(&mut key.0);
+        if !tenant.is_empty() && !counted.all.contains_key(&key) && !counted.listed.contains(tenant)
+        {
+            if counted.unlisted >= self.most_unlisted {
+                OTHER.clone_into(&mut key.0);
+            } else {
+                counted.unlisted += 1;
+            }
         }
-        let tally = all.entry(key).or_default();
+        let tally = counted.all.entry(key).or_default();
         tally.requests += 1;
         tally.mu += mu.as_mu();
         tally.prompt_tokens += cost.prompt_tokens;
@@ -159,8 +187,9 @@ impl TenantTallies {
 
     /// All of them.
     pub(crate) fn all(&self) -> Vec<(String, String, TenantTally)> {
-        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = all
+        let counted = self.lock();
+        let mut all: Vec<_> = counted
+            .all
             .iter()
             .map(|((tenant, model), tally)| (tenant.clone(), model.to_string(), *tally))
             .collect();

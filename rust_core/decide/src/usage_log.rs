@@ -33,8 +33,9 @@ pub struct UsageRecord {
     pub estimated_mu: f64,
     /// Waited for admission, ms.
     pub wait_ms: f64,
-    /// From the choice of the replica to the reply's first byte, ms; absent where none came.
-    pub first_byte_ms: Option<f64>,
+    /// From the choice of the replica to the first output in the reply's body, ms; absent where
+    /// nobody saw one.
+    pub first_token_ms: Option<f64>,
     /// From the choice of the replica to the end, ms.
     pub duration_ms: f64,
     /// When it ended, µs on the core's clock.

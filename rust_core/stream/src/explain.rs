@@ -23,7 +23,7 @@ pub fn explain(
     };
     let mut map = vec![value(":method", "POST"), value(":path", path)];
     map.extend(headers.iter().map(|(name, text)| value(name, text)));
-    let head = Head::read(Some(&HeaderMap { headers: map }), core.settings());
+    let head = Head::read(Some(&HeaderMap { headers: map }), None, core.settings());
     let Some(endpoint) = head.endpoint else {
         return Err(Refusal::not_inference(path));
     };

@@ -2,7 +2,7 @@
 
 use crate::wire::{HeaderMap, Metadata};
 use prost_types::value::Kind;
-use weighbridge_decide::Settings;
+use weighbridge_decide::{Claim, Settings};
 use weighbridge_weigh::Endpoint;
 
 /// The endpoint header of the endpoint picker protocol; we set it, clients may not.
@@ -12,6 +12,9 @@ pub(crate) const LB_NAMESPACE: &str = "envoy.lb";
 const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
 const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
 const SERVED_KEY: &str = "x-gateway-destination-endpoint-served";
+
+/// Longer names of tenants are nobody's: they cannot be listed either.
+const MOST_NAME_BYTES: usize = 1024;
 
 /// A request's head, as far as routing needs it.
 #[derive(Debug, Default)]
@@ -29,7 +32,16 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn read(headers: Option<&HeaderMap>, settings: &Settings) -> Self {
+    pub(crate) fn read(
+        headers: Option<&HeaderMap>,
+        metadata: Option<&Metadata>,
+        settings: &Settings,
+    ) -> Self {
+        // A header that a client may have sent never stands in for a verified claim.
+        let tenant_header = match &settings.tenant_claim {
+            Some(_) => None,
+            None => settings.tenant_header.as_deref().map(str::as_bytes),
+        };
         let mut head = Self::default();
         let mut post = false;
         let mut path = None;
@@ -47,7 +59,7 @@ impl Head {
                 name => {
                     if name == DESTINATION.as_bytes() {
                         head.names_destination = true;
-                    } else if name == settings.tenant_header.as_bytes() {
+                    } else if tenant_header == Some(name) {
                         head.tenant = owned(header.text());
                     } else if name == settings.priority_header.as_bytes() {
                         head.priority = owned(header.text());
@@ -64,6 +76,10 @@ impl Head {
                 }
             }
         }
+        if let Some(claim) = &settings.tenant_claim {
+            head.tenant = metadata.and_then(|metadata| claimed(metadata, claim));
+        }
+        head.tenant = head.tenant.filter(|name| name.len() <= MOST_NAME_BYTES);
         head.endpoint = path.filter(|_| post);
         head
     }
@@ -84,6 +100,23 @@ impl Head {
 
 fn owned(text: Option<&str>) -> Option<String> {
     text.filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+/// What a verified claim says, where it is text or a number.
+fn claimed(metadata: &Metadata, claim: &Claim) -> Option<String> {
+    let mut fields = &metadata.filter_metadata.get(&claim.namespace)?.fields;
+    let (last, path) = claim.path.split_last()?;
+    for key in path {
+        match fields.get(key)?.kind.as_ref() {
+            Some(Kind::StructValue(inner)) => fields = &inner.fields,
+            _ => return None,
+        }
+    }
+    match fields.get(last)?.kind.as_ref() {
+        Some(Kind::StringValue(text)) => owned(Some(text)),
+        Some(Kind::NumberValue(number)) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// The endpoints that the gateway allows: `None` any, an empty list none.

@@ -4,7 +4,7 @@ use crate::head::{self, Head};
 use crate::observe::Observation;
 use crate::reply;
 use crate::wire::{
-    BodySendMode, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
+    BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
     ProtocolConfiguration, Request, Response, TrailersAnswer,
 };
 use bytes::{Bytes, BytesMut};
@@ -116,8 +116,8 @@ impl Stream {
         let mut replies = Vec::new();
         match message.request {
             Some(Request::RequestHeaders(headers)) => {
-                let subset = head::subset_hint(message.metadata_context.as_ref());
-                self.on_request_headers(&headers, subset, now_us, &mut replies);
+                let metadata = message.metadata_context.as_ref();
+                self.on_request_headers(&headers, metadata, now_us, &mut replies);
             }
             Some(Request::RequestBody(body)) => self.on_request_body(body, now_us, &mut replies),
             Some(Request::RequestTrailers(_)) => {
@@ -158,11 +158,11 @@ impl Stream {
     fn on_request_headers(
         &mut self,
         headers: &HttpHeaders,
-        subset: Option<Vec<String>>,
+        metadata: Option<&Metadata>,
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        let head = Head::read(headers.headers.as_ref(), self.core.settings());
+        let head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
         let Some(endpoint) = head.endpoint else {
             return self.pass(&head, subset.as_deref(), replies);
         };
@@ -176,7 +176,7 @@ impl Stream {
         let mut gather = Gather {
             head,
             endpoint,
-            subset,
+            subset: head::subset_hint(metadata),
             body: BytesMut::new(),
             unanswered: 0,
             headers_answered: false,
@@ -408,7 +408,7 @@ impl Stream {
     fn on_response_headers(
         &mut self,
         headers: &HttpHeaders,
-        metadata: Option<&crate::wire::Metadata>,
+        metadata: Option<&Metadata>,
         now_us: u64,
     ) {
         if let State::Placed(ticket) = &mut self.state {

@@ -129,6 +129,11 @@ fn copy(stream: &mut Stream, request: Request, now_us: u64) {
 }
 
 fn copy_reply(stream: &mut Stream, body: &str) {
+    copy_reply_at(stream, 0, body);
+}
+
+/// The headers come at once, the body at `now_us`.
+fn copy_reply_at(stream: &mut Stream, now_us: u64, body: &str) {
     let response = HttpHeaders {
         headers: headers(&[(":status", "200"), ("content-type", "application/json")]),
         end_of_stream: false,
@@ -139,7 +144,7 @@ fn copy_reply(stream: &mut Stream, body: &str) {
             body: Bytes::copy_from_slice(piece),
             end_of_stream: false,
         };
-        copy(stream, Request::ResponseBody(body), 0);
+        copy(stream, Request::ResponseBody(body), now_us);
     }
 }
 
@@ -272,8 +277,9 @@ fn an_observed_reply_is_billed_by_its_usage_whoever_ends_first() {
         let (mut stream, _) = send(&core, "id", "acme", 0);
         let mut copy = observer(&core, "id");
         respond(&mut stream, "200", 50_000);
-        copy_reply(
+        copy_reply_at(
             &mut copy,
+            70_000,
             r#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":210,
                "completion_tokens":40,"prompt_tokens_details":{"cached_tokens":100}}}"#,
         );
@@ -297,7 +303,8 @@ fn an_observed_reply_is_billed_by_its_usage_whoever_ends_first() {
             (record.mu - (110.0 * 0.1 + 40.0)).abs() < 1e-6,
             "{record:?}"
         );
-        assert_eq!(record.first_byte_ms, Some(50.0));
+        // Not when the headers came.
+        assert_eq!(record.first_token_ms, Some(70.0));
         let status = Status::of(&core);
         assert_eq!(status.admission["m"].running, 0);
         let tenant = &status.admission["m"].tenants[0];

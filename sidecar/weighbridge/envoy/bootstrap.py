@@ -31,7 +31,7 @@ def bootstrap(config: Config) -> Bootstrap:
         node=Node(id="weighbridge", cluster="weighbridge"),
         admin=Admin(address=address(parse_host_port(config.envoy.admin))),
         static_resources=BootstrapStaticResources(
-            listeners=[listener(config.envoy)],
+            listeners=[listener(config)],
             clusters=[
                 replica_cluster(replicas, config.health.path),
                 sidecar_cluster(parse_listen(config.listen.address)),

@@ -1,9 +1,6 @@
 """Envoy's listener: what clients reach, the filters on the way, the routes and their retries."""
 
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
-    HeaderMutation as HeaderMutationRule,
-)
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
@@ -37,10 +34,8 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
 )
-from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
-    HeaderMutation,
-    Mutations,
-)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import JwtAuthentication
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
@@ -55,8 +50,8 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
-from weighbridge.config import BodyMode, EnvoySettings
-from weighbridge.envoy import names
+from weighbridge.config import BodyMode, Config, EnvoySettings, TenantClaim
+from weighbridge.envoy import identity, names
 from weighbridge.envoy.pack import address, pack, seconds
 
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
@@ -69,6 +64,8 @@ SIDECAR_HEADERS = (
 )
 # The longest that the sidecar may ask for when it holds a request back, s.
 MAX_MESSAGE_TIMEOUT = 120
+# Until a request's headers are all there, s: a client that trickles them holds nothing for long.
+HEADERS_TIMEOUT = 30
 # Silence on a request, s: a queued prompt may stay silent for long before its first token.
 IDLE_TIMEOUT = 1800
 
@@ -81,17 +78,17 @@ BODY_MODES: dict[BodyMode, ProcessingModeBodySendMode] = {
 }
 
 
-def listener(settings: EnvoySettings) -> Listener:
+def listener(config: Config) -> Listener:
     """The listener that clients reach."""
     return Listener(
         name="clients",
-        address=address(parse_host_port(settings.listen)),
+        address=address(parse_host_port(config.envoy.listen)),
         filter_chains=[
             FilterChain(
                 filters=[
                     Filter(
                         name="envoy.filters.network.http_connection_manager",
-                        typed_config=pack(connection_manager(settings)),
+                        typed_config=pack(connection_manager(config)),
                     )
                 ]
             )
@@ -99,8 +96,9 @@ def listener(settings: EnvoySettings) -> Listener:
     )
 
 
-def connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
-    """HTTP/1.1 and HTTP/2 from clients, hardened as for an edge, and the three filters."""
+def connection_manager(config: Config) -> HttpConnectionManager:
+    """HTTP/1.1 and HTTP/2 from clients, hardened as for an edge, and the filters."""
+    settings = config.envoy
     return HttpConnectionManager(
         stat_prefix="clients",
         codec_type=HttpConnectionManagerCodecType.AUTO,
@@ -117,33 +115,39 @@ def connection_manager(settings: EnvoySettings) -> HttpConnectionManager:
             ),
         ),
         stream_idle_timeout=seconds(IDLE_TIMEOUT),
+        request_headers_timeout=seconds(HEADERS_TIMEOUT),
         # Lets a client's log and the sidecar's decisions be joined.
         always_set_request_id_in_response=True,
         access_log=access_logs(settings.access_log),
         route_config=RouteConfiguration(name="routes", virtual_hosts=[virtual_host(settings)]),
         http_filters=[
-            http_filter("envoy.filters.http.header_mutation", strip_choice()),
-            http_filter(EXT_PROC_FILTER, ext_proc(settings)),
+            http_filter("envoy.filters.http.header_mutation", identity.strip(config)),
+            *verifications(config.tenant_claim),
+            http_filter(EXT_PROC_FILTER, ext_proc(settings, config.tenant_claim)),
             *([http_filter(METERING_FILTER, metering())] if settings.metering else []),
             http_filter("envoy.filters.http.router", Router()),
         ],
     )
 
 
-def http_filter(name: str, message: HeaderMutation | ExternalProcessor | Router) -> HttpFilter:
+Message = HeaderMutation | JwtAuthentication | ExternalProcessor | Router
+
+
+def http_filter(name: str, message: Message) -> HttpFilter:
     """One HTTP filter."""
     return HttpFilter(name=name, typed_config=pack(message))
 
 
-def strip_choice() -> HeaderMutation:
-    """Takes the choice's header off a client's request, so that no client steers itself."""
-    return HeaderMutation(
-        mutations=Mutations(request_mutations=[HeaderMutationRule(remove=names.DESTINATION)])
-    )
+def verifications(claim: TenantClaim | None) -> list[HttpFilter]:
+    """The filter that verifies tokens, where they say who the tenant is."""
+    if claim is None or claim.jwt is None:
+        return []
+    return [http_filter(identity.JWT_FILTER, identity.verification(claim, claim.jwt))]
 
 
-def ext_proc(settings: EnvoySettings) -> ExternalProcessor:
+def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> ExternalProcessor:
     """Asks the sidecar; goes on without it when it is gone or late."""
+    claims = [] if claim is None else [claim.namespace]
     full_duplex = settings.body_mode == "full_duplex_streamed"
     return ExternalProcessor(
         grpc_service=GrpcService(
@@ -171,7 +175,9 @@ def ext_proc(settings: EnvoySettings) -> ExternalProcessor:
             disallow_all=True, allow_expression=RegexMatcher(regex=SIDECAR_HEADERS)
         ),
         metadata_options=MetadataOptions(
-            forwarding_namespaces=namespaces(names.METADATA_NAMESPACE, names.SUBSET_NAMESPACE),
+            forwarding_namespaces=namespaces(
+                names.METADATA_NAMESPACE, names.SUBSET_NAMESPACE, *claims
+            ),
             receiving_namespaces=namespaces(names.METADATA_NAMESPACE),
         ),
     )

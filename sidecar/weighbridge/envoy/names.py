@@ -5,6 +5,7 @@ METADATA_NAMESPACE = "envoy.lb"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
+SUBSET = "x-gateway-destination-endpoint-subset"
 
 # The service that gRPC health is asked for: serving while the sidecar is ready for requests.
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"

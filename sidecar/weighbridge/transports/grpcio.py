@@ -16,6 +16,8 @@ from weighbridge.config import Listen
 from weighbridge.envoy.names import EXT_PROC_SERVICE
 from weighbridge.errors import RefusedError
 
+# That one connection may have open, as in the native transport.
+MAX_STREAMS = 65_536
 LIVENESS = "liveness"
 READY_SERVICES = ("", "readiness", EXT_PROC_SERVICE)
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -31,6 +33,7 @@ class GrpcioTransport:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
                 # Else a second sidecar would share the port unnoticed.
                 ("grpc.so_reuseport", 0),
             ]
