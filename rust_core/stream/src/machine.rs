@@ -162,6 +162,7 @@ impl Stream {
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
+        let subset = head::subset_hint(metadata);
         let head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
         let Some(endpoint) = head.endpoint else {
             return self.pass(&head, subset.as_deref(), replies);
@@ -176,7 +177,7 @@ impl Stream {
         let mut gather = Gather {
             head,
             endpoint,
-            subset: head::subset_hint(metadata),
+            subset,
             body: BytesMut::new(),
             unanswered: 0,
             headers_answered: false,

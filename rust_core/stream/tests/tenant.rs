@@ -158,7 +158,7 @@ fn a_claim_is_text_or_a_number() {
 #[test]
 fn a_request_may_ask_for_less_priority_than_its_tenants_and_never_for_more() {
     let narrow = serde_json::json!({
-        "admission": {"queue": {"window_ms": 0.001}, "tenants": {"nightly": {"priority": "batch"}}}
+        "admission": {"queue": {"window_ms": 1}, "tenants": {"nightly": {"priority": "batch"}}}
     });
     let core = core(&narrow);
     let asked = [
