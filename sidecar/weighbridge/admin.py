@@ -37,9 +37,11 @@ class AdminServer:
         is_ready: Callable[[], bool],
         config: Callable[[], Config],
         access: Access | None = None,
+        drift: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._core = core
         self._access = access or Access()
+        self._drift = drift
         self._is_ready = is_ready
         self._config = config
         self._metrics = Metrics(self._snapshot)
@@ -83,7 +85,7 @@ class AdminServer:
             self._runner = None
 
     def _snapshot(self) -> dict[str, Any]:
-        return status.snapshot(self._core, self._config())
+        return status.snapshot(self._core, self._config()) | {"drift": self._drift()}
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.Response(text=INDEX)

@@ -233,6 +233,22 @@ PREDICTION_ERROR = Spec(
     TOKENS,
 )
 
+PROFILE_DRIFT = Spec(
+    "weighbridge_profile_drift_ratio",
+    "gauge",
+    "Time that live traffic takes ÷ what the profile says, and the bounds of its 95 % interval",
+    ("profile", "of", "bound"),
+)
+PROFILE_DRIFT_REQUESTS = Spec(
+    "weighbridge_profile_drift_requests",
+    "gauge",
+    "Timed requests that the ratio is judged by",
+    ("profile", "of"),
+)
+PROFILE_RECALIBRATE = Spec(
+    "weighbridge_profile_recalibrate", "gauge", "1 when it should be measured again", ("profile",)
+)
+
 CATALOGUE: tuple[Spec, ...] = (
     BUILD,
     STREAMS,
@@ -284,6 +300,9 @@ CATALOGUE: tuple[Spec, ...] = (
     PREDICTED_TOKENS,
     ACTUAL_TOKENS,
     PREDICTION_ERROR,
+    PROFILE_DRIFT,
+    PROFILE_DRIFT_REQUESTS,
+    PROFILE_RECALIBRATE,
 )
 
 

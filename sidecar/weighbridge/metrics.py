@@ -33,6 +33,7 @@ class StatusCollector:
             admission_families,
             tenant_families,
             measure_families,
+            drift_families,
         ):
             for family in families(status):
                 yield family.metric
@@ -212,6 +213,21 @@ def measure_families(status: Status) -> list[Family]:
             for key, family in predictions.items():
                 family.add([model, kind], measures[of][key])
     return [*histograms.values(), *predictions.values()]
+
+
+def drift_families(status: Status) -> list[Family]:
+    """How far live traffic is from each profile, where enough was timed to say so."""
+    ratio, requests = Family(cat.PROFILE_DRIFT), Family(cat.PROFILE_DRIFT_REQUESTS)
+    again = Family(cat.PROFILE_RECALIBRATE)
+    for name, finding in status.get("drift", {}).items():
+        again.add([name], finding["recalibrate"])
+        for of in ("decode", "prefill"):
+            factor = finding[of]
+            requests.add([name, of], factor["requests"])
+            if factor["state"] != "unknown":
+                for bound, key in (("value", "factor"), ("low", "low"), ("high", "high")):
+                    ratio.add([name, of, bound], factor[key])
+    return [ratio, requests, again]
 
 
 class Metrics:

@@ -12,6 +12,7 @@ from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
 from weighbridge.core import admission, build, health, placing, replica_settings, settings
+from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
 from weighbridge.usage import UsageWriter
@@ -34,6 +35,7 @@ class Service:
         self._settings = settings(self._config, source)
         self._core = build(self._config, source)
         self._access = access.load(self._config.admin, source)
+        self._drift = DriftWatch(self._profiles)
         self._health = HealthWatch(self._core)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -48,7 +50,13 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         async with AsyncExitStack() as stack:
-            admin = AdminServer(self._core, lambda: self._ready, lambda: self._config, self._access)
+            admin = AdminServer(
+                self._core,
+                lambda: self._ready,
+                lambda: self._config,
+                self._access,
+                self._drift.report,
+            )
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen)
@@ -56,8 +64,12 @@ class Service:
             await self._health.watch(self._endpoints(), config.health, config.telemetry)
             for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
                 stack.callback(asyncio.create_task(work).cancel)
-            usage = asyncio.create_task(UsageWriter(self._core, config.usage_log).run())
-            stack.push_async_callback(_ended, usage)
+            writer = UsageWriter(self._core, config.usage_log, self._drift.note)
+            stack.push_async_callback(_ended, asyncio.create_task(writer.run()))
+            if config.usage_log.path is not None:
+                stack.callback(asyncio.create_task(self._drift.run()).cancel)
+                if not self._drift.is_possible:
+                    log.info("profiles' drift is not measured: install weighbridge[calibrate]")
             await self._set_ready(transport, True)
             log.info(
                 "weighbridge %s serves ext_proc on %s (%s), admin on %s, %d replicas",
@@ -76,6 +88,10 @@ class Service:
     async def _set_ready(self, transport: transports.Transport, ready: bool) -> None:
         self._ready = ready
         await transport.set_ready(ready)
+
+    def _profiles(self) -> Known:
+        profiles = {profile["name"]: profile for profile in self._settings["profiles"]}
+        return profiles, {one.endpoint: one.profile for one in self._config.replicas}
 
     def _endpoints(self) -> list[str]:
         return [replica.endpoint for replica in self._config.replicas]

@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from weighbridge._core import Core
 from weighbridge.config import UsageLog
@@ -23,8 +25,15 @@ BATCH = 10_000
 class UsageWriter:
     """Takes the core's records and writes them down."""
 
-    def __init__(self, core: Core, settings: UsageLog) -> None:
+    def __init__(
+        self,
+        core: Core,
+        settings: UsageLog,
+        note: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+    ) -> None:
+        """`note` is told of the records too."""
         self._core = core
+        self._note = note
         self._settings = settings
         self._pending: list[str] = []
         self._failing = False
@@ -46,7 +55,9 @@ class UsageWriter:
             return
         while True:
             if not self._pending:
-                self._pending = [self._line(record) for record in self._core.take_usage(BATCH)]
+                records = [self._dated(record) for record in self._core.take_usage(BATCH)]
+                self._note(records)
+                self._pending = [json.dumps(one, separators=(",", ":")) for one in records]
             if not self._pending:
                 return
             try:
@@ -61,10 +72,10 @@ class UsageWriter:
             self._failing = False
             self._pending = []
 
-    def _line(self, record: str) -> str:
-        fields = json.loads(record)
+    def _dated(self, record: str) -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads(record)
         fields["ended_at"] = round(self._epoch + fields["ended_us"] / 1e6, 6)
-        return json.dumps(fields, separators=(",", ":"))
+        return fields
 
     def _append(self, path: Path, lines: list[str]) -> None:
         text = "".join(f"{line}\n" for line in lines).encode()

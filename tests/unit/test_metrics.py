@@ -57,6 +57,13 @@ STATUS: dict[str, Any] = {
             "output_tokens": 30,
         }
     ],
+    "drift": {
+        "p": {
+            "recalibrate": True,
+            "decode": {"factor": 1.3, "low": 1.25, "high": 1.35, "requests": 90, "state": "is off"},
+            "prefill": {"factor": 1.0, "low": 1.0, "high": 1.0, "requests": 0, "state": "unknown"},
+        }
+    },
     "usage_records_lost": 2,
     "now_us": 9_000_000,
     "health": {"changes": {"ejected": {"slow": 3}}, "restarts": 6, "judged_at_us": 8_000_000},

@@ -150,19 +150,24 @@ def parse(line: str, path: Path, number: int) -> Entry | None:
         return None
     if not isinstance(fields, dict):
         return None
+    try:
+        return entry_of(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RefusedError(
+            f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+
+
+def entry_of(fields: dict[str, Any]) -> Entry | None:
+    """A line's content; None of one that tells nothing."""
     fields = in_our_terms(fields)
     needed = ("time", "replica", "prompt_tokens", "output_tokens", "total_ms")
     if any(fields.get(key) is None for key in needed) or fields.get("status", 200) != 200:
         return None
     if fields.get("source", "usage") != "usage":
         return None
-    try:
-        return Entry.model_validate({k: v for k, v in fields.items() if v is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RefusedError(
-            f"{path}:{number}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+    return Entry.model_validate({k: v for k, v in fields.items() if v is not None})
 
 
 def in_our_terms(fields: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +178,7 @@ def in_our_terms(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(took, int | float):
         return fields
     told = {"time": ended / 1e6 - took / 1e3, "total_ms": took}
-    return {**fields, **told, "first_ms": fields.get("first_byte_ms")}
+    return {**fields, **told, "first_ms": fields.get("first_token_ms")}
 
 
 def check(profile: dict[str, Any], entries: Sequence[Entry]) -> Finding:

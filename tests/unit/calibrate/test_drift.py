@@ -142,7 +142,7 @@ def test_the_sidecars_own_records_are_read(tmp_path: Path) -> None:
         "cached_tokens": 64,
         "output_tokens": 50,
         "source": "usage",
-        "first_byte_ms": 30.0,
+        "first_token_ms": 30.0,
         "duration_ms": 400.0,
         "ended_us": 5_000_000,
     }
