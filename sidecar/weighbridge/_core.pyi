@@ -4,6 +4,9 @@ from collections.abc import Callable
 from os import PathLike
 from typing import Self, final
 
+EXT_PROC_DESCRIPTORS: bytes
+"""Envoy's external_processor.proto and its imports: a serialised FileDescriptorSet."""
+
 class CoreError(Exception):
     """The core refused a configuration or could not start something; the message is one line."""
 
@@ -88,8 +91,12 @@ class NativeServer:
         listen: str,
         threads: int = 2,
         max_message_bytes: int = ...,
+        max_streams: int = ...,
+        tls: tuple[bytes, bytes, bytes | None] | None = None,
     ) -> Self:
         """listen: "host:port" or "unix:/path". Returns once it listens, else raises CoreError.
+
+        max_streams: that one connection may have open. tls: certificates, key, clients' CA, in PEM.
 
         Without a core it always chooses the same replica: the protocol's own cost, for benchmarks.
         """
@@ -97,6 +104,11 @@ class NativeServer:
     def address(self) -> str: ...
     def set_ready(self, ready: bool) -> None:
         """What the gRPC health service answers for readiness."""
+    def set_tls(self, certificate: bytes, key: bytes, client_ca: bytes | None) -> None:
+        """Shows these certificates (PEM) to connections from now on.
+
+        Raises CoreError when they cannot be used; then the former ones stay.
+        """
     def stop(self, drain_seconds: float) -> bool:
         """Takes no new stream, lets open ones end; True when none was cut off."""
 

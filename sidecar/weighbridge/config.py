@@ -75,6 +75,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Tls(Section):
+    """Certificates of the ext_proc port, files in PEM, relative to the configuration file."""
+
+    certificate: Name = Field(description="The server's certificate, then its intermediates.")
+    key: Name = Field(description="Its private key.")
+    client_ca: Name | None = Field(
+        None,
+        description="Who signs clients' certificates. With it, a client without one is refused.",
+    )
+
+
 class Listen(Section):
     """Where Envoy's ext_proc filter reaches the sidecar."""
 
@@ -92,6 +103,18 @@ class Listen(Section):
         ge=64 << 10,
         le=1 << 30,
         description="Largest ext_proc message, bytes; above what Envoy buffers of a body.",
+    )
+    max_streams: int = Field(
+        65_536,
+        ge=1,
+        le=1 << 20,
+        description="Streams that one connection may have open; each request under way holds one, "
+        "its metering another.",
+    )
+    tls: Tls | None = Field(
+        None,
+        description="Left out: plain text, for a sidecar on loopback or a Unix socket. Files that "
+        "change are read again.",
     )
 
 
@@ -444,6 +467,21 @@ class Log(Section):
     format: LogFormat = Field("text", description="`text` or `json`.")
 
 
+class SidecarTls(Section):
+    """How Envoy speaks TLS to the sidecar. Paths are those that Envoy sees."""
+
+    ca: Name = Field(description="Who signs the sidecar's certificate.")
+    server_name: Name = Field(description="The name that the sidecar's certificate must hold.")
+    certificate: Name | None = Field(None, description="Envoy's own certificate, for mTLS.")
+    key: Name | None = Field(None, description="Its private key.")
+
+    @model_validator(mode="after")
+    def _pair(self) -> "SidecarTls":
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key go together")
+        return self
+
+
 class EnvoySettings(Section):
     """What `weighbridge envoy render` writes, beyond what the other sections say."""
 
@@ -465,6 +503,9 @@ class EnvoySettings(Section):
     )
     body_buffer_bytes: int = Field(
         16 << 20, ge=1 << 16, le=1 << 30, description="Largest body that a retry can repeat, bytes."
+    )
+    sidecar_tls: SidecarTls | None = Field(
+        None, description="Needed where `listen.tls` is set, and only there."
     )
     access_log: str | None = Field(
         None, description="File for the access log in JSON, `/dev/stdout` for the terminal."

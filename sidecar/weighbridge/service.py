@@ -7,7 +7,7 @@ import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from weighbridge import __version__, access, logs, transports
+from weighbridge import __version__, access, logs, tls, transports
 from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
@@ -34,6 +34,7 @@ class Service:
         self._config = load(source)
         self._settings = settings(self._config, source)
         self._core = build(self._config, source)
+        self._certificates = certificates(self._config, source)
         self._access = access.load(self._config.admin, source)
         self._drift = DriftWatch(self._profiles)
         self._health = HealthWatch(self._core)
@@ -59,7 +60,15 @@ class Service:
             )
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
-            transport = await transports.start(self._core, config.listen)
+            transport = await transports.start(self._core, config.listen, self._certificates)
+            if config.listen.tls:
+                following = tls.follow(
+                    config.listen.tls,
+                    self._source,
+                    FILE_INTERVAL_SECONDS,
+                    transport.set_certificates,
+                )
+                stack.callback(asyncio.create_task(following).cancel)
             stack.push_async_callback(self._health.close)
             await self._health.watch(self._endpoints(), config.health, config.telemetry)
             for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
@@ -151,11 +160,17 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await task
 
 
+def certificates(config: Config, source: Path) -> tls.Certificates | None:
+    """The ext_proc port's certificates, if it has any. ConfigError when they cannot be used."""
+    return tls.read(config.listen.tls, source) if config.listen.tls else None
+
+
 def check(source: Path) -> None:
     """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
     config = load(source)
     build(config, source)
     access.load(config.admin, source)
+    certificates(config, source)
 
 
 def run(source: Path) -> None:

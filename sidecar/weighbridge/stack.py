@@ -148,7 +148,11 @@ class Stack:
                 "body_mode": self.options.body_mode,
             },
         }
-        return content | self.options.sidecar
+        for key, own in self.options.sidecar.items():
+            known = content.get(key)
+            both = isinstance(known, dict) and isinstance(own, dict)
+            content[key] = known | own if both else own
+        return content
 
     def write_config(self, content: dict[str, Any]) -> Config:
         """Replaces the sidecar's configuration file."""

@@ -31,6 +31,10 @@ fn json(value: &impl serde::Serialize) -> PyResult<String> {
 /// The Rust core of Weighbridge.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add(
+        "EXT_PROC_DESCRIPTORS",
+        weighbridge_server::EXT_PROC_DESCRIPTORS,
+    )?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;
     module.add_function(wrap_pyfunction!(bench::bench_decision, module)?)?;
     module.add_function(wrap_pyfunction!(bench::bench_fill, module)?)?;

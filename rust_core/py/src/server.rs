@@ -5,7 +5,7 @@ use crate::refused;
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use weighbridge_server::{Constant, Machine, Options, Process, Server};
+use weighbridge_server::{Constant, Machine, Options, Process, Server, TlsFiles};
 use weighbridge_stream::Limits;
 
 /// The ext_proc server on its own threads.
@@ -19,18 +19,26 @@ pub(crate) struct NativeServer {
 impl NativeServer {
     /// Listens and serves; with no core it always chooses the same replica, for benchmarks.
     #[new]
-    #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 16 << 20))]
+    #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 16 << 20,
+        max_streams = 65_536, tls = None))]
     fn new(
         py: Python<'_>,
         core: Option<&Core>,
         listen: &str,
         threads: usize,
         max_message_bytes: usize,
+        max_streams: u32,
+        tls: Option<(Vec<u8>, Vec<u8>, Option<Vec<u8>>)>,
     ) -> PyResult<Self> {
         let options = Options {
             threads,
             max_message_bytes,
-            ..Options::default()
+            max_streams_per_connection: max_streams,
+            tls: tls.map(|(certificate, key, client_ca)| TlsFiles {
+                certificate,
+                key,
+                client_ca,
+            }),
         };
         let core = core.map(|core| Arc::clone(&core.inner));
         py.detach(|| match core {
@@ -54,6 +62,23 @@ impl NativeServer {
                 server.set_ready(ready);
             }
         });
+    }
+
+    /// Shows these certificates to connections from now on.
+    fn set_tls(
+        &self,
+        certificate: Vec<u8>,
+        key: Vec<u8>,
+        client_ca: Option<Vec<u8>>,
+    ) -> PyResult<()> {
+        let files = TlsFiles {
+            certificate,
+            key,
+            client_ca,
+        };
+        let running = self.lock();
+        let server = running.as_ref();
+        server.map_or(Ok(()), |server| server.set_tls(&files).map_err(refused))
     }
 
     /// Takes no new stream and lets open ones end; true when none was cut off.

@@ -15,6 +15,12 @@ pub enum ListenError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
+    /// The shipped descriptors of the protocol cannot be read.
+    #[error("cannot describe the service: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
     /// No thread or runtime could be had.
     #[error("cannot start the server: {0}")]
     Start(std::io::Error),

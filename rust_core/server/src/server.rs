@@ -5,7 +5,9 @@
 
 use crate::ext_proc::{ExternalProcessor, Factory, Process, SERVICE};
 use crate::listen::{ListenError, Listener};
+use crate::reflection;
 use crate::socket::Accepted;
+use crate::tls::{Certificates, TlsError, TlsFiles};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,7 +24,7 @@ const READINESS: &str = "readiness";
 const MIB: u32 = 1 << 20;
 
 /// How the server is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// Threads that serve connections; one per Envoy worker is plenty.
     pub threads: usize,
@@ -30,6 +32,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     /// Streams that one connection may have open.
     pub max_streams_per_connection: u32,
+    /// With it the server speaks TLS alone.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Default for Options {
@@ -38,6 +42,7 @@ impl Default for Options {
             threads: 2,
             max_message_bytes: 16 << 20,
             max_streams_per_connection: 65_536,
+            tls: None,
         }
     }
 }
@@ -48,6 +53,7 @@ pub struct Server {
     health: HealthReporter,
     control: Runtime,
     stop: watch::Sender<bool>,
+    certificates: Option<Arc<Certificates>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -56,12 +62,15 @@ impl Server {
     /// each stream.
     ///
     /// # Errors
-    /// When the address cannot be listened on or no thread can be started.
+    /// When the address cannot be listened on, a certificate cannot be used, or no thread can be
+    /// started.
     pub fn start<P: Process>(
         listen: &str,
         options: Options,
         factory: impl Fn() -> P + Send + Sync + 'static,
     ) -> Result<Self, ListenError> {
+        let certificates = options.tls.as_ref().map(Certificates::new).transpose()?;
+        let certificates = certificates.map(Arc::new);
         let listener = Listener::bind(listen)?;
         let address = listener.address();
         let factory: Factory<P> = Arc::new(factory);
@@ -78,11 +87,14 @@ impl Server {
                 .initial_connection_window_size(64 * MIB)
                 .max_concurrent_streams(options.max_streams_per_connection)
                 .add_service(service)
-                .add_service(health_service.clone());
+                .add_service(health_service.clone())
+                .add_service(reflection::v1()?)
+                .add_service(reflection::v1alpha()?);
             let mut stopping = stopping.clone();
+            let certificates = certificates.clone();
             threads.push(spawn(format!("weighbridge-{index}"), move || {
-                let sockets =
-                    ReceiverStream::new(accepted).map(|accepted: Accepted| accepted.attach());
+                let sockets = ReceiverStream::new(accepted)
+                    .map(|accepted: Accepted| accepted.attach(certificates.as_deref()));
                 let stopped = async move {
                     // An error means that the server was dropped, which stops it as well.
                     drop(stopping.wait_for(|stop| *stop).await);
@@ -107,6 +119,7 @@ impl Server {
             health,
             control,
             stop,
+            certificates,
             threads,
         };
         server.set_status(LIVENESS, true);
@@ -125,6 +138,16 @@ impl Server {
         self.set_status(READINESS, ready);
         self.set_status(SERVICE, ready);
         self.set_status("", ready);
+    }
+
+    /// Shows these certificates to connections from now on; of no effect on a server without TLS.
+    ///
+    /// # Errors
+    /// When they cannot be used; then the former ones stay.
+    pub fn set_tls(&self, files: &TlsFiles) -> Result<(), TlsError> {
+        self.certificates
+            .as_ref()
+            .map_or(Ok(()), |certificates| certificates.set(files))
     }
 
     /// Takes no new connection or stream, waits up to `patience` for open streams to end, and

@@ -20,12 +20,15 @@ from weighbridge.config import Config
 from weighbridge.envoy.clusters import replica_cluster, sidecar_cluster
 from weighbridge.envoy.listener import listener
 from weighbridge.envoy.pack import address
+from weighbridge.errors import ConfigError
 
 RenderFormat = Literal["yaml", "json"]
 
 
 def bootstrap(config: Config) -> Bootstrap:
     """The bootstrap: one listener, the replicas, the sidecar, the admin port on loopback."""
+    if config.listen.tls and not config.envoy.sidecar_tls:
+        raise ConfigError("envoy.sidecar_tls: is needed, as listen.tls is set")
     replicas = [parse_endpoint(replica.endpoint) for replica in config.replicas]
     return Bootstrap(
         node=Node(id="weighbridge", cluster="weighbridge"),
@@ -34,7 +37,7 @@ def bootstrap(config: Config) -> Bootstrap:
             listeners=[listener(config)],
             clusters=[
                 replica_cluster(replicas, config.health.path),
-                sidecar_cluster(parse_listen(config.listen.address)),
+                sidecar_cluster(parse_listen(config.listen.address), config.envoy.sidecar_tls),
             ],
         ),
         # Lets /runtime_modify of the admin port change runtime keys.

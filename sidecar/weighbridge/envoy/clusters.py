@@ -12,12 +12,14 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     LoadBalancingPolicyPolicy,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
     HealthCheck,
     HealthCheckGrpcHealthCheck,
     HealthCheckHttpHealthCheck,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
+    TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
@@ -32,16 +34,26 @@ from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 
     OverrideHost,
     OverrideHostOverrideHostSource,
 )
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsCertificate,
+    UpstreamTlsContext,
+)
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions as UpstreamHttpOptions,
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 from envoy_data_plane.envoy.type.v3 import Percent
 
 from weighbridge.address import HostPort, UnixPath
+from weighbridge.config import SidecarTls
 from weighbridge.envoy import names
 from weighbridge.envoy.pack import address, extension, pack, seconds
 
@@ -86,7 +98,7 @@ def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
     )
 
 
-def sidecar_cluster(sidecar: HostPort | UnixPath) -> Cluster:
+def sidecar_cluster(sidecar: HostPort | UnixPath, tls: SidecarTls | None = None) -> Cluster:
     """The sidecar's ext_proc server, over HTTP/2, left out while it says that it is not ready."""
     return Cluster(
         name=names.SIDECAR_CLUSTER,
@@ -104,6 +116,7 @@ def sidecar_cluster(sidecar: HostPort | UnixPath) -> Cluster:
                 grpc_health_check=HealthCheckGrpcHealthCheck(service_name=names.EXT_PROC_SERVICE),
             )
         ],
+        transport_socket=tls_socket(tls) if tls else None,
         # With the default, Envoy sends requests to an unhealthy sidecar as it is the only one.
         common_lb_config=no_panic(),
         typed_extension_protocol_options={
@@ -115,6 +128,36 @@ def sidecar_cluster(sidecar: HostPort | UnixPath) -> Cluster:
                 )
             )
         },
+    )
+
+
+def tls_socket(tls: SidecarTls) -> TransportSocket:
+    """TLS to the sidecar, whose certificate must hold the name; mTLS where Envoy has its own."""
+    pairs = []
+    if tls.certificate and tls.key:
+        pairs = [
+            TlsCertificate(
+                certificate_chain=DataSource(filename=tls.certificate),
+                private_key=DataSource(filename=tls.key),
+            )
+        ]
+    name = StringMatcher(exact=tls.server_name)
+    validation = CertificateValidationContext(
+        trusted_ca=DataSource(filename=tls.ca),
+        match_typed_subject_alt_names=[
+            SubjectAltNameMatcher(san_type=SubjectAltNameMatcherSanType.DNS, matcher=name)
+        ],
+    )
+    return TransportSocket(
+        name="envoy.transport_sockets.tls",
+        typed_config=pack(
+            UpstreamTlsContext(
+                sni=tls.server_name,
+                common_tls_context=CommonTlsContext(
+                    alpn_protocols=["h2"], tls_certificates=pairs, validation_context=validation
+                ),
+            )
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from weighbridge._core import Core
 from weighbridge.config import Listen
+from weighbridge.tls import Certificates
 
 
 class Transport(Protocol):
@@ -12,17 +13,23 @@ class Transport(Protocol):
     async def set_ready(self, ready: bool) -> None:
         """What its gRPC health service answers for readiness."""
 
+    def set_certificates(self, certificates: Certificates) -> None:
+        """Shows these to connections from now on; of no effect on a server without TLS."""
+
     async def stop(self, drain_seconds: float) -> bool:
         """Takes no new stream, lets open ones end; True when none was cut off."""
 
 
-async def start(core: Core, listen: Listen) -> Transport:
-    """Starts the transport that the configuration names. RefusedError when it cannot listen."""
+async def start(core: Core, listen: Listen, certificates: Certificates | None) -> Transport:
+    """Starts the transport that the configuration names, under TLS if there are certificates.
+
+    RefusedError when it cannot listen.
+    """
     # Each transport is imported only where it is used: grpc is slow to load.
     if listen.transport == "native":
         from weighbridge.transports.native import NativeTransport  # noqa: PLC0415
 
-        return NativeTransport(core, listen)
+        return NativeTransport(core, listen, certificates)
     from weighbridge.transports.grpcio import GrpcioTransport  # noqa: PLC0415
 
-    return await GrpcioTransport.start(core, listen)
+    return await GrpcioTransport.start(core, listen, certificates)

@@ -9,15 +9,17 @@ from typing import Self
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from weighbridge._core import Core, Stream
+from weighbridge._core import EXT_PROC_DESCRIPTORS, Core, Stream
 from weighbridge.config import Listen
 from weighbridge.envoy.names import EXT_PROC_SERVICE
 from weighbridge.errors import RefusedError
+from weighbridge.tls import Certificates
 
-# That one connection may have open, as in the native transport.
-MAX_STREAMS = 65_536
 LIVENESS = "liveness"
 READY_SERVICES = ("", "readiness", EXT_PROC_SERVICE)
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -27,13 +29,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class GrpcioTransport:
     """A `grpc.aio` server with the ext_proc and the health service."""
 
-    def __init__(self, core: Core, listen: Listen) -> None:
+    def __init__(self, core: Core, listen: Listen, certificates: Certificates | None) -> None:
         self._core = core
+        self._certificates = certificates
         self._open_streams = 0
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", listen.max_message_bytes),
-                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_concurrent_streams", listen.max_streams),
                 # Else a second sidecar would share the port unnoticed.
                 ("grpc.so_reuseport", 0),
             ]
@@ -44,13 +47,23 @@ class GrpcioTransport:
         )
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (EXT_PROC_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+            pool=_descriptors(),
+        )
 
     @classmethod
-    async def start(cls, core: Core, listen: Listen) -> Self:
+    async def start(cls, core: Core, listen: Listen, certificates: Certificates | None) -> Self:
         """Listens and serves. RefusedError when the address is taken."""
-        transport = cls(core, listen)
+        transport = cls(core, listen, certificates)
         try:
-            transport._server.add_insecure_port(listen.address)
+            if certificates is None:
+                transport._server.add_insecure_port(listen.address)
+            else:
+                transport._server.add_secure_port(
+                    listen.address, transport._credentials(certificates)
+                )
         except RuntimeError:
             raise RefusedError(f"listen.address: cannot listen on {listen.address}") from None
         await transport._health.set(LIVENESS, SERVING)
@@ -62,6 +75,18 @@ class GrpcioTransport:
         """What its gRPC health service answers for readiness."""
         for service in READY_SERVICES:
             await self._health.set(service, SERVING if ready else NOT_SERVING)
+
+    def set_certificates(self, certificates: Certificates) -> None:
+        """Shows these to connections from now on; of no effect on a server without TLS."""
+        self._certificates = certificates
+
+    def _credentials(self, certificates: Certificates) -> grpc.ServerCredentials:
+        # Asked at each handshake, from a thread of grpc's.
+        return grpc.dynamic_ssl_server_credentials(
+            _pem(certificates),
+            lambda: _pem(self._certificates or certificates),
+            require_client_authentication=certificates.client_ca is not None,
+        )
 
     async def stop(self, drain_seconds: float) -> bool:
         """Takes no new stream, lets open ones end; True when none was cut off."""
@@ -107,3 +132,18 @@ async def admitted(stream: Stream) -> list[bytes]:
         if replies is not None:
             return replies
         await woken.wait()
+
+
+def _pem(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
+    pair = (certificates.key, certificates.certificate)
+    return grpc.ssl_server_certificate_configuration([pair], certificates.client_ca)
+
+
+def _descriptors() -> DescriptorPool:
+    """The messages that reflection tells of: Envoy's, health's and its own."""
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(EXT_PROC_DESCRIPTORS).file:
+        pool.Add(file)
+    for module in (health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool
