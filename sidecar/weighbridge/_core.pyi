@@ -42,6 +42,11 @@ class Core:
 
         Raises CoreError when terms cannot be; then nothing is changed.
         """
+    def set_observe_only(self, observe_only: bool) -> None:
+        """Whether decisions are only recorded, from the next request on.
+
+        Then the gateway is told nothing, nobody waits and nothing is refused.
+        """
     def hear(self, observations_json: str) -> None:
         """Takes in what was seen of replicas from outside their requests.
 

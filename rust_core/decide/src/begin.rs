@@ -4,6 +4,7 @@ use crate::admission;
 use crate::core::{Core, Incoming, Weighed};
 use crate::log::Record;
 use crate::metering::{Facts, Metering};
+use crate::observing::Observed;
 use crate::refusal::Refusal;
 use crate::ticket::{Origin, Ticket};
 use std::future::Future;
@@ -81,7 +82,7 @@ impl Core {
         let pool = self.registry.pool();
         let (decision, replica) = self.place(&weighed, incoming, &pool, now_us)?;
         let door = self.doors.get(&weighed.model.name);
-        let Some(door) = door.filter(|_| self.admits.load(Relaxed)) else {
+        let Some(door) = door.filter(|_| self.admits.load(Relaxed) && !self.observes_only()) else {
             let placed = (&decision, &replica);
             let admitted = Admitted::default();
             let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
@@ -171,14 +172,21 @@ impl Core {
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
         });
-        let flight = self.watch.signs(replica.id).map(|signs| {
-            // Were nothing batched: what an engine on its profile needs at most.
-            let before = replica.load.totals().work() - MicroMu::from_mu(cost.decode_mu);
-            let expected_ms = before.as_mu().max(0.0) / replica.full_mu_per_ms();
-            let flight = signs.placed(expected_ms, now_us);
-            (signs, flight)
-        });
-        replica.cache.record(&weighed.chain);
+        let steered = !self.observes_only();
+        let flight = self
+            .watch
+            .signs(replica.id)
+            .filter(|_| steered)
+            .map(|signs| {
+                // Were nothing batched: what an engine on its profile needs at most.
+                let before = replica.load.totals().work() - MicroMu::from_mu(cost.decode_mu);
+                let expected_ms = before.as_mu().max(0.0) / replica.full_mu_per_ms();
+                let flight = signs.placed(expected_ms, now_us);
+                (signs, flight)
+            });
+        if steered {
+            replica.cache.record(&weighed.chain);
+        }
         if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
             slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
         }
@@ -213,12 +221,17 @@ impl Core {
             max_output: reading.max_output_tokens,
             promised_blocks: decision.cached_blocks,
             believed_share: replica.cache.believed_share(),
+            is_steered: steered,
             estimated: MicroMu::from_mu(cost.total()),
             decode_mu: cost.decode_mu,
             waited_us: admitted.waited_us,
         };
         let bill = Metering::open(facts, admitted.pass, replica, flight);
-        let ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
+        let mut ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
+        if !steered {
+            self.observing.decided();
+            ticket.observe(Observed::new(weighed, decision.cached_blocks));
+        }
         if self.log.is_kept() {
             self.log.push(Record {
                 number,
@@ -230,6 +243,7 @@ impl Core {
                 replica: replica.spec.endpoint.clone(),
                 fallbacks,
                 reason: decision.reason.as_str(),
+                steered,
                 prompt_tokens: cost.prompt_tokens,
                 cached_tokens: cost.cached_tokens,
                 output_tokens: cost.output_tokens,

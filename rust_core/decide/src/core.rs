@@ -7,6 +7,7 @@ use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
 use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
+use crate::observing::Observing;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
@@ -61,6 +62,8 @@ pub struct Core {
     placing: ArcSwap<Placing>,
     pub(crate) doors: Doors,
     pub(crate) admits: AtomicBool,
+    pub(crate) observes_only: AtomicBool,
+    pub(crate) observing: Observing,
     pub(crate) metering: Metering,
     pub(crate) tallies: Tallies,
     pub(crate) log: DecisionLog,
@@ -85,6 +88,8 @@ impl Core {
         Ok(Self {
             doors: Doors::new(names(), &admission)?,
             admits: AtomicBool::new(admission.enabled),
+            observes_only: AtomicBool::new(false),
+            observing: Observing::default(),
             metering: {
                 let (records, tenants) = (settings.usage_records, settings.counted_tenants);
                 let metering = Metering::new(names(), predictor, records, tenants);
@@ -270,6 +275,24 @@ impl Core {
         self.placing.store(Arc::new(placing));
     }
 
+    /// Whether decisions are only recorded: the gateway is told nothing, nobody waits, and nothing is
+    /// refused.
+    pub fn set_observe_only(&self, observe_only: bool) {
+        self.observes_only.store(observe_only, Relaxed);
+    }
+
+    /// As [`Core::set_observe_only`] has said.
+    #[must_use]
+    pub fn observes_only(&self) -> bool {
+        self.observes_only.load(Relaxed)
+    }
+
+    /// What observing came to.
+    #[must_use]
+    pub fn observing(&self) -> &Observing {
+        &self.observing
+    }
+
     /// How replicas are chosen now.
     #[must_use]
     pub fn placing(&self) -> Arc<Placing> {
@@ -320,10 +343,17 @@ impl Core {
     /// The first response byte has come, with `status`; `served` is the endpoint that the gateway
     /// says gave it, where it says so.
     pub fn first_byte(&self, ticket: &mut Ticket, status: u16, served: Option<&str>, now_us: u64) {
-        if let Some(endpoint) = served.filter(|endpoint| *endpoint != ticket.endpoint()) {
-            if let Some(replica) = self.registry.pool().endpoint(endpoint) {
+        let pool = self.registry.pool();
+        if let Some(replica) = served.and_then(|endpoint| pool.endpoint(endpoint)) {
+            let observed = ticket.take_observed();
+            if let Some(observed) = &observed {
+                self.observing
+                    .served(observed, ticket.endpoint(), replica, &pool);
+            }
+            if replica.spec.endpoint != ticket.endpoint() {
                 // Envoy could not begin where we had sent it.
-                if let Some(signs) = self.watch.signs(ticket.replica_id()) {
+                let signs = self.watch.signs(ticket.replica_id());
+                if let Some(signs) = signs.filter(|_| observed.is_none()) {
                     signs.failed();
                 }
                 ticket.move_to(replica);
@@ -360,6 +390,9 @@ impl Core {
 
     /// Counts a refusal that the state machine made itself or got from [`Core::decide`].
     pub fn count_refusal(&self, refusal: &Refusal) {
+        if self.observes_only() {
+            self.observing.would_refuse();
+        }
         self.tallies.count_refusal(refusal.code);
     }
 

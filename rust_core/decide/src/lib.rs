@@ -14,6 +14,7 @@ mod log;
 mod measures;
 mod metering;
 mod models;
+mod observing;
 mod pick;
 mod refusal;
 mod session;
@@ -36,6 +37,7 @@ pub use histogram::{Histogram, HistogramStatus};
 pub use log::{DecisionLog, Record};
 pub use measures::{MeasuresStatus, PredictionStatus};
 pub use metering::Observer;
+pub use observing::{Observing, ObservingStatus};
 pub use refusal::Refusal;
 pub use session::Session;
 pub use settings::{

@@ -25,6 +25,8 @@ pub struct Record {
     pub fallbacks: Vec<String>,
     /// Why that replica.
     pub reason: &'static str,
+    /// The gateway was told; not in observe-only mode.
+    pub steered: bool,
     /// Tokens of the prompt, estimated.
     pub prompt_tokens: u64,
     /// Tokens of the prompt that the replica has likely cached.

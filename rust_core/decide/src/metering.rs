@@ -54,6 +54,8 @@ pub(crate) struct Facts {
     pub(crate) promised_blocks: u32,
     /// Share of what the index promised that these are.
     pub(crate) believed_share: f64,
+    /// The choice was carried out; else another replica may have served, with another cache.
+    pub(crate) is_steered: bool,
     pub(crate) estimated: MicroMu,
     /// Of these, for the answer.
     pub(crate) decode_mu: f64,
@@ -284,7 +286,8 @@ impl Metering {
             measures.took(Times::of(facts, state, now_us));
             if source == UsageSource::Usage {
                 let usage = state.reply.as_ref().map(|reply| &reply.usage);
-                let reports_cache = usage.is_some_and(|usage| usage.cached_tokens.is_some());
+                let reports_cache =
+                    facts.is_steered && usage.is_some_and(|usage| usage.cached_tokens.is_some());
                 measures.compare(&facts.work, &work, reports_cache);
             }
         }
@@ -411,7 +414,7 @@ impl Metering {
     }
 
     fn learn_cache(&self, facts: &Facts, replica: &Replica, prompt: u64, cached: u64) {
-        if facts.promised_blocks == 0 {
+        if facts.promised_blocks == 0 || !facts.is_steered {
             return;
         }
         let expected = facts.work.cached_tokens.min(prompt);

@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::health::{HealthCounts, HealthStatus};
 use crate::histogram::HistogramStatus;
 use crate::measures::MeasuresStatus;
+use crate::observing::ObservingStatus;
 use crate::settings::ReplicaState;
 use crate::tally::TenantTally;
 use serde::Serialize;
@@ -40,6 +41,10 @@ pub struct Status {
     pub tenants: Vec<TenantUsage>,
     /// What judging the replicas' health has come to.
     pub health: HealthCounts,
+    /// Whether decisions are only recorded.
+    pub observe_only: bool,
+    /// What observing came to.
+    pub observed: ObservingStatus,
     /// Usage records lost because nobody took them.
     pub usage_records_lost: u64,
 }
@@ -150,6 +155,8 @@ impl Status {
                 })
                 .collect(),
             health: core.watch.counts(),
+            observe_only: core.observes_only(),
+            observed: core.observing().look(),
             usage_records_lost: core.metering().log.dropped(),
         }
     }

@@ -1,6 +1,7 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
 use crate::metering::Bill;
+use crate::observing::Observed;
 use std::sync::Arc;
 use weighbridge_place::{Charge, Key, Replica, ReplicaId};
 
@@ -25,6 +26,7 @@ pub struct Ticket {
     replica: Arc<Replica>,
     bill: Arc<Bill>,
     endpoints: String,
+    observed: Option<Box<Observed>>,
 }
 
 impl Ticket {
@@ -48,7 +50,24 @@ impl Ticket {
             replica: Arc::clone(replica),
             bill,
             endpoints,
+            observed: None,
         }
+    }
+
+    /// The decision is not carried out.
+    pub(crate) fn observe(&mut self, observed: Observed) {
+        self.observed = Some(Box::new(observed));
+    }
+
+    /// What is to be compared once it is seen who served.
+    pub(crate) fn take_observed(&mut self) -> Option<Box<Observed>> {
+        self.observed.take()
+    }
+
+    /// Whether the gateway is to be told of the choice.
+    #[must_use]
+    pub fn is_steered(&self) -> bool {
+        self.observed.is_none()
     }
 
     /// The decision's number.

@@ -73,6 +73,11 @@ impl Core {
         Ok(())
     }
 
+    /// Whether decisions are only recorded, from the next request on.
+    fn set_observe_only(&self, observe_only: bool) {
+        self.inner.set_observe_only(observe_only);
+    }
+
     /// Takes up to `most` usage records, oldest first: one JSON object each.
     fn take_usage(&self, py: Python<'_>, most: usize) -> PyResult<Vec<String>> {
         py.detach(|| self.inner.take_usage(most).iter().map(json).collect())

@@ -167,12 +167,21 @@ impl Stream {
         let Some(endpoint) = head.endpoint else {
             return self.pass(&head, subset.as_deref(), replies);
         };
-        if headers.end_of_stream {
-            return self.refuse(Refusal::empty_body(), replies);
-        }
-        if !head.may_be_json() {
-            let refusal = Refusal::content_type(head.content_type.as_deref().unwrap_or_default());
-            return self.refuse(refusal, replies);
+        let refusal = if headers.end_of_stream {
+            Some(Refusal::empty_body())
+        } else if head.may_be_json() {
+            None
+        } else {
+            let kind = head.content_type.as_deref().unwrap_or_default();
+            Some(Refusal::content_type(kind))
+        };
+        if let Some(refusal) = refusal {
+            if self.refuse(&refusal, replies) {
+                return;
+            }
+            self.state = State::Pass;
+            replies.push(Response::RequestHeaders(unsteered(&head)).into());
+            return;
         }
         let mut gather = Gather {
             head,
@@ -312,7 +321,7 @@ impl Stream {
                     trailers: false,
                 }));
             }
-            Err(refusal) => self.refuse(refusal, replies),
+            Err(refusal) => self.refuse_or_pass(&refusal, &gather, body, ended, replies),
         }
     }
 
@@ -350,13 +359,12 @@ impl Stream {
         } = *held;
         let incoming = gather.incoming(&body, complete);
         match self.core.resume(waiting, answer, &incoming, now_us) {
-            Ok(ticket) => {
-                self.answer_choice(&gather, body, ended, ticket, &mut replies);
-                if trailers {
-                    replies.push(Response::RequestTrailers(TrailersAnswer {}).into());
-                }
-            }
-            Err(refusal) => self.refuse(refusal, &mut replies),
+            Ok(ticket) => self.answer_choice(&gather, body, ended, ticket, &mut replies),
+            Err(refusal) => self.refuse_or_pass(&refusal, &gather, body, ended, &mut replies),
+        }
+        if trailers {
+            let answer = Response::RequestTrailers(TrailersAnswer {}).into();
+            self.push_unless_refused(answer, &mut replies);
         }
         Poll::Ready(replies)
     }
@@ -369,13 +377,31 @@ impl Stream {
         ticket: Ticket,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        if gather.headers_answered {
+        if !ticket.is_steered() {
+            self.answer_unsteered(gather, body, ended, replies);
+        } else if gather.headers_answered {
             replies.push(reply::choice(ticket.endpoints(), Response::RequestBody));
         } else {
             replies.push(reply::choice(ticket.endpoints(), Response::RequestHeaders));
             self.answer_held_body(body, gather.unanswered, ended, replies);
         }
         self.state = State::Placed(Box::new(ticket));
+    }
+
+    /// Lets a request go on as if the sidecar were not there.
+    fn answer_unsteered(
+        &self,
+        gather: &Gather,
+        body: Bytes,
+        ended: bool,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        if gather.headers_answered {
+            replies.push(Response::RequestBody(reply::unchanged()).into());
+        } else {
+            replies.push(Response::RequestHeaders(unsteered(&gather.head)).into());
+            self.answer_held_body(body, gather.unanswered, ended, replies);
+        }
     }
 
     /// A copy of a message, of a request that another stream routes.
@@ -424,10 +450,29 @@ impl Stream {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, replies: &mut Vec<ProcessingResponse>) {
-        self.core.count_refusal(&refusal);
-        replies.push(reply::refuse(&refusal));
+    /// Refuses the request, unless everything is only observed: then it is to go on.
+    fn refuse(&mut self, refusal: &Refusal, replies: &mut Vec<ProcessingResponse>) -> bool {
+        self.core.count_refusal(refusal);
+        if self.core.observes_only() {
+            return false;
+        }
+        replies.push(reply::refuse(refusal));
         self.state = State::Refused;
+        true
+    }
+
+    fn refuse_or_pass(
+        &mut self,
+        refusal: &Refusal,
+        gather: &Gather,
+        body: Bytes,
+        ended: bool,
+        replies: &mut Vec<ProcessingResponse>,
+    ) {
+        if !self.refuse(refusal, replies) {
+            self.answer_unsteered(gather, body, ended, replies);
+            self.state = State::Pass;
+        }
     }
 
     fn push_unless_refused(
