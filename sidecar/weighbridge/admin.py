@@ -6,11 +6,10 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from weighbridge import explain, status
+from weighbridge import explain
 from weighbridge._core import Core
 from weighbridge.access import Access
 from weighbridge.address import parse_host_port
-from weighbridge.config import Config
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
 
@@ -35,16 +34,14 @@ class AdminServer:
         self,
         core: Core,
         is_ready: Callable[[], bool],
-        config: Callable[[], Config],
+        snapshot: Callable[[], dict[str, Any]],
         access: Access | None = None,
-        drift: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._core = core
         self._access = access or Access()
-        self._drift = drift
         self._is_ready = is_ready
-        self._config = config
-        self._metrics = Metrics(self._snapshot)
+        self._snapshot = snapshot
+        self._metrics = Metrics(snapshot)
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
@@ -83,9 +80,6 @@ class AdminServer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
-
-    def _snapshot(self) -> dict[str, Any]:
-        return status.snapshot(self._core, self._config()) | {"drift": self._drift()}
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.Response(text=INDEX)

@@ -75,6 +75,20 @@ USAGE_RECORDS_LOST = Spec(
     "Usage records that could not be written down in time",
 )
 
+OBSERVE_ONLY = Spec("weighbridge_observe_only", "gauge", "1 while decisions are only recorded")
+OBSERVED = Spec(
+    "weighbridge_observed_requests",
+    "counter",
+    "In observe-only mode: decided, seen to be served, of these elsewhere, and would be refused",
+    ("outcome",),
+)
+OBSERVED_MU = Spec(
+    "weighbridge_observed_mu",
+    "counter",
+    "In observe-only mode: MU of requests where they were served, and where they would have gone",
+    ("place",),
+)
+
 ASSIGNMENT_NUMBER = Spec(
     "weighbridge_assignment_number", "gauge", "Grows with each change of slices or their replicas"
 )
@@ -257,6 +271,9 @@ CATALOGUE: tuple[Spec, ...] = (
     REFUSALS,
     DECISION_DURATION,
     USAGE_RECORDS_LOST,
+    OBSERVE_ONLY,
+    OBSERVED,
+    OBSERVED_MU,
     ASSIGNMENT_NUMBER,
     ASSIGNMENT_MOVES,
     SLICES,

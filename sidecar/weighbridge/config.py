@@ -460,6 +460,16 @@ class Autoscaling(Section):
     max_replicas: int = Field(1000, ge=1, le=100_000, description="At most.")
 
 
+class Runtime(Section):
+    """Runtime keys, polled from Envoy's admin port; docs/tuning.md lists them."""
+
+    enabled: bool = Field(True, description="Off: Envoy's admin port is not asked.")
+    address: TcpAddress | None = Field(
+        None, description="Envoy's admin port, `host:port`; left out: `envoy.admin`."
+    )
+    interval_seconds: float = Field(0.5, gt=0, le=60, description="Between two looks, s.")
+
+
 class Log(Section):
     """The log on standard error, one line a record."""
 
@@ -500,6 +510,13 @@ class EnvoySettings(Section):
         gt=0,
         le=60,
         description="The sidecar's time for one answer, s; then Envoy goes on alone.",
+    )
+    weighed_percent: int = Field(
+        100,
+        ge=0,
+        le=100,
+        description="Share of requests that the sidecar is asked about, percent; the rest goes by "
+        "Envoy's own policy. The runtime key `weighbridge.weighed_percent` overrides it.",
     )
     body_buffer_bytes: int = Field(
         16 << 20, ge=1 << 16, le=1 << 30, description="Largest body that a retry can repeat, bytes."
@@ -566,8 +583,18 @@ class Config(Section):
     health: Health = Health()
     autoscaling: Autoscaling = Autoscaling()
     telemetry: Telemetry = Telemetry()
+    observe_only: bool = Field(
+        False,
+        description="Decide and record, but tell Envoy nothing, let nobody wait, refuse nothing.",
+    )
+    runtime: Runtime = Runtime()
     log: Log = Log()
     envoy: EnvoySettings = EnvoySettings()
+
+    @property
+    def runtime_address(self) -> str:
+        """Envoy's admin port, as the runtime keys are polled from it."""
+        return self.runtime.address or self.envoy.admin
 
     @model_validator(mode="after")
     def _endpoints_are_distinct(self) -> "Config":

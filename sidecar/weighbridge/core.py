@@ -84,6 +84,7 @@ def build(config: Config, source: Path) -> Core:
     try:
         core = Core(json.dumps(settings(config, source)))
         core.set_replicas(json.dumps(replica_settings(config.replicas)))
+        core.set_observe_only(config.observe_only)
     except CoreError as error:
         raise ConfigError(f"{source}: {error}") from None
     return core

@@ -26,6 +26,7 @@ class StatusCollector:
         status = self._status()
         for families in (
             process_families,
+            observing_families,
             assignment_families,
             autoscaling_families,
             replica_families,
@@ -58,6 +59,21 @@ def process_families(status: Status) -> list[Family]:
         decision,
         lost,
     ]
+
+
+def observing_families(status: Status) -> list[Family]:
+    """What observe-only mode has found."""
+    observe_only, requests, mu = (
+        Family(cat.OBSERVE_ONLY),
+        Family(cat.OBSERVED),
+        Family(cat.OBSERVED_MU),
+    )
+    observe_only.add([], status["observe_only"])
+    for outcome in ("decided", "served", "elsewhere", "would_refuse"):
+        requests.add([outcome], status["observed"][outcome])
+    for place in ("served", "decided"):
+        mu.add([place], status["observed"][f"{place}_mu"])
+    return [observe_only, requests, mu]
 
 
 def counted(metric: cat.Spec, counts: Mapping[str, float]) -> Family:

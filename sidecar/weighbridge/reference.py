@@ -5,10 +5,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from weighbridge import catalogue
+from weighbridge import catalogue, tuning
 
 # By the name in the markers of a page: `<!-- generated: NAME -->` … `<!-- end -->`.
-PARTS: Mapping[str, Callable[[], str]] = {"metrics": catalogue.table}
+PARTS: Mapping[str, Callable[[], str]] = {
+    "metrics": catalogue.table,
+    "runtime_keys": tuning.table,
+}
 MARKED = re.compile(r"(<!-- generated: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -6,6 +6,7 @@ import logging
 import signal
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 from weighbridge import __version__, access, logs, tls, transports
 from weighbridge._core import CoreError
@@ -15,6 +16,9 @@ from weighbridge.core import admission, build, health, placing, replica_settings
 from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
+from weighbridge.runtime import Overrides, RuntimeWatch
+from weighbridge.status import snapshot
+from weighbridge.tuning import tuned
 from weighbridge.usage import UsageWriter
 from weighbridge.watch import changes
 
@@ -38,6 +42,7 @@ class Service:
         self._access = access.load(self._config.admin, source)
         self._drift = DriftWatch(self._profiles)
         self._health = HealthWatch(self._core)
+        self._runtime = RuntimeWatch(lambda: self._config, self._tune)
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._ready = False
@@ -51,13 +56,7 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         async with AsyncExitStack() as stack:
-            admin = AdminServer(
-                self._core,
-                lambda: self._ready,
-                lambda: self._config,
-                self._access,
-                self._drift.report,
-            )
+            admin = AdminServer(self._core, lambda: self._ready, self._snapshot, self._access)
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen, self._certificates)
@@ -71,7 +70,12 @@ class Service:
                 stack.callback(asyncio.create_task(following).cancel)
             stack.push_async_callback(self._health.close)
             await self._health.watch(self._endpoints(), config.health, config.telemetry)
-            for work in (self._follow_file(), self._reload_when_wanted(), self._assign()):
+            for work in (
+                self._follow_file(),
+                self._reload_when_wanted(),
+                self._assign(),
+                self._runtime.run(),
+            ):
                 stack.callback(asyncio.create_task(work).cancel)
             writer = UsageWriter(self._core, config.usage_log, self._drift.note)
             stack.push_async_callback(_ended, asyncio.create_task(writer.run()))
@@ -107,7 +111,7 @@ class Service:
 
     async def _assign(self) -> None:
         while True:
-            await asyncio.sleep(self._config.placing.round_seconds)
+            await asyncio.sleep(self._effective().placing.round_seconds)
             # On a thread of its own: a round over many slices must not hold up the admin pages.
             await asyncio.to_thread(self._core.assign)
 
@@ -121,14 +125,32 @@ class Service:
             self._reload_wanted.clear()
             await self._reload()
 
+    def _effective(self) -> Config:
+        """The file's configuration, with what Envoy's runtime overrides."""
+        return tuned(self._config, self._runtime.view.overrides)
+
+    def _tune(self, overrides: Overrides) -> None:
+        try:
+            self._set(tuned(self._config, overrides))
+        except CoreError as error:
+            log.error("runtime: %s", error)
+
+    def _snapshot(self) -> dict[str, Any]:
+        status = snapshot(self._core, self._config, self._runtime.view)
+        return status | {"drift": self._drift.report()}
+
+    def _set(self, config: Config) -> None:
+        self._core.set_placing(json.dumps(placing(config.placing)))
+        self._core.set_admission(json.dumps(admission(config.admission)))
+        self._core.set_observe_only(config.observe_only)
+
     async def _reload(self) -> None:
         try:
             config = load(self._source)
             if config == self._config:
                 return
             self._check_changeable(config)
-            self._core.set_placing(json.dumps(placing(config.placing)))
-            self._core.set_admission(json.dumps(admission(config.admission)))
+            self._set(tuned(config, self._runtime.view.overrides))
             self._core.set_health(json.dumps(health(config.health, config.telemetry)))
             self._core.set_replicas(json.dumps(replica_settings(config.replicas)))
         except (RefusedError, CoreError) as error:

@@ -8,18 +8,35 @@ from typing import Any
 from weighbridge import __version__, autoscale
 from weighbridge._core import Core
 from weighbridge.config import Config
+from weighbridge.runtime import View
+from weighbridge.tuning import configured, tuned
 
 
-def snapshot(core: Core, config: Config) -> dict[str, Any]:
+def snapshot(core: Core, config: Config, view: View) -> dict[str, Any]:
     """The status page's content."""
     status: dict[str, Any] = json.loads(core.status())
-    return status | control_plane(status, config)
+    return status | control_plane(status, config, view)
 
 
-def control_plane(status: Mapping[str, Any], config: Config) -> dict[str, Any]:
+def control_plane(status: Mapping[str, Any], config: Config, view: View) -> dict[str, Any]:
     """What is added to the core's status."""
-    signals = autoscale.signals(status, config.autoscaling)
+    signals = autoscale.signals(status, tuned(config, view.overrides).autoscaling)
     return {
         "version": __version__,
         "autoscaling": {model: asdict(signal) for model, signal in signals.items()},
+        "runtime": runtime(config, view),
+    }
+
+
+def runtime(config: Config, view: View) -> dict[str, Any]:
+    """The runtime keys that are set, and those that are ignored."""
+    return {
+        "enabled": config.runtime.enabled,
+        "address": config.runtime_address,
+        "reachable": view.reachable,
+        "set": {
+            key.full_name: {"value": value, "configured": configured(config, key)}
+            for key, value in sorted(view.overrides.items(), key=lambda item: item[0].name)
+        },
+        "ignored": view.ignored,
     }

@@ -19,6 +19,8 @@ from weighbridge.admin import AdminServer
 from weighbridge.config import Admin, Config
 from weighbridge.errors import ConfigError
 from weighbridge.ports import LOOPBACK, find_free_run
+from weighbridge.runtime import View
+from weighbridge.status import snapshot
 
 TOKEN = "correct-horse-battery"
 PAGES = ("/", "/status", "/decisions", "/metrics", "/explain", "/nowhere")
@@ -27,7 +29,9 @@ PAGES = ("/", "/status", "/decisions", "/metrics", "/explain", "/nowhere")
 async def serve(secured: Access) -> AsyncIterator[str]:
     core = Core(json.dumps({"profiles": [PROFILE]}))
     address = f"{LOOPBACK}:{find_free_run(1)}"
-    server = await AdminServer(core, lambda: True, Config, secured).start(address)
+    server = await AdminServer(
+        core, lambda: True, lambda: snapshot(core, Config(), View()), secured
+    ).start(address)
     yield address
     await server.stop()
 

@@ -12,6 +12,8 @@ from weighbridge.admin import AdminServer
 from weighbridge.config import Config
 from weighbridge.errors import RefusedError
 from weighbridge.ports import LOOPBACK, find_free_run
+from weighbridge.runtime import View
+from weighbridge.status import snapshot
 
 PROFILE = {
     "name": "p",
@@ -39,7 +41,9 @@ class Pages:
         self.address = f"{LOOPBACK}:{find_free_run(1)}"
         core = Core(json.dumps({"profiles": [PROFILE]}))
         core.set_replicas(json.dumps([{"endpoint": "10.0.0.1:80", "profile": "p"}]))
-        self.server = AdminServer(core, lambda: self.ready, Config)
+        self.server = AdminServer(
+            core, lambda: self.ready, lambda: snapshot(core, Config(), View())
+        )
 
 
 @pytest.fixture

@@ -95,10 +95,16 @@ def test_the_default_body_mode_lets_large_bodies_pass() -> None:
 
 def test_only_inference_routes_reach_the_replicas() -> None:
     routes = manager(parsed(config()))["route_config"]["virtual_hosts"][0]["routes"]
-    to_replicas = [one["match"] for one in routes if "route" in one]
-    assert to_replicas == [{"prefix": "/v1/"}]
+    weighed, rest = [one for one in routes if "route" in one]
+    fraction = {
+        "default_value": {"numerator": 100},
+        "runtime_key": "weighbridge.weighed_percent",
+    }
+    assert weighed["match"] == {"prefix": "/v1/", "runtime_fraction": fraction}
+    assert rest["match"] == {"prefix": "/v1/"}
+    assert len(rest["typed_per_filter_config"]) == 2, "the sidecar is not asked"
     # No answer is cut off after Envoy's 15 s.
-    assert next(one for one in routes if "route" in one)["route"]["timeout"] == "0s"
+    assert weighed["route"]["timeout"] == rest["route"]["timeout"] == "0s"
 
 
 def test_replicas_are_listed_and_chosen_by_the_header() -> None:

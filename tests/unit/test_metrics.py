@@ -13,6 +13,7 @@ from weighbridge._core import Core
 from weighbridge.catalogue import CATALOGUE
 from weighbridge.config import Config
 from weighbridge.metrics import Metrics
+from weighbridge.runtime import View
 from weighbridge.status import control_plane, snapshot
 
 HISTOGRAM = {"buckets": [[0.001, 2], [None, 3]], "sum_s": 7.5}
@@ -64,6 +65,15 @@ STATUS: dict[str, Any] = {
             "prefill": {"factor": 1.0, "low": 1.0, "high": 1.0, "requests": 0, "state": "unknown"},
         }
     },
+    "observe_only": True,
+    "observed": {
+        "decided": 8,
+        "served": 7,
+        "elsewhere": 5,
+        "would_refuse": 1,
+        "served_mu": 90.0,
+        "decided_mu": 60.0,
+    },
     "usage_records_lost": 2,
     "now_us": 9_000_000,
     "health": {"changes": {"ejected": {"slow": 3}}, "restarts": 6, "judged_at_us": 8_000_000},
@@ -100,7 +110,7 @@ def families(text: bytes) -> list[Metric]:
 
 
 def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    status = STATUS | control_plane(STATUS, Config())
+    status = STATUS | control_plane(STATUS, Config(), View())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in families(Metrics(lambda: status).text())
@@ -121,6 +131,9 @@ def test_every_figure_of_the_status_arrives() -> None:
     assert found["weighbridge_decision_duration_seconds_bucket", (("le", "+Inf"),)] == 3
     assert found["weighbridge_decision_duration_seconds_count", ()] == 3
     assert found["weighbridge_decision_duration_seconds_sum", ()] == 7.5
+    assert found["weighbridge_observe_only", ()] == 1
+    assert found["weighbridge_observed_requests_total", (("outcome", "elsewhere"),)] == 5
+    assert found["weighbridge_observed_mu_total", (("place", "served"),)] == 90
     assert found["weighbridge_assignment_number", ()] == 12
     assert found["weighbridge_assignment_moves_total", (("reason", "spread"),)] == 4
     assert found["weighbridge_slices", model] == 5
@@ -178,7 +191,7 @@ def core(replicas: int) -> Core:
 
 
 def count(replicas: int) -> int:
-    text = Metrics(lambda: snapshot(core(replicas), Config())).text()
+    text = Metrics(lambda: snapshot(core(replicas), Config(), View())).text()
     return sum(len(family.samples) for family in families(text))
 
 
@@ -191,7 +204,7 @@ def test_a_thousand_replicas_cost_a_bounded_number_of_series() -> None:
 def test_the_catalogue_is_what_is_exported() -> None:
     # Prometheus' text format has no infos: one is a gauge that ends in `_info`.
     known = {one.shown_name if one.kind == "info" else one.name: one for one in CATALOGUE}
-    status = STATUS | control_plane(STATUS, Config())
+    status = STATUS | control_plane(STATUS, Config(), View())
     exported = families(Metrics(lambda: status).text())
     assert {family.name for family in exported} == set(known)
     for family in exported:

@@ -359,7 +359,9 @@ impl Core {
                 ticket.move_to(replica);
             }
         }
-        if let Some(signs) = self.watch.signs(ticket.replica_id()) {
+        // Not steered, and nobody told who it was: it says nothing of the replica decided on.
+        let signs = self.watch.signs(ticket.replica_id());
+        if let Some(signs) = signs.filter(|_| ticket.is_steered()) {
             signs.answered(status);
         }
         ticket.first_byte(status, now_us);
@@ -379,7 +381,8 @@ impl Core {
         }
         let bill = Arc::clone(ticket.bill());
         let waited_us = now_us.saturating_sub(ticket.placed_us());
-        if !bill.has_begun() && waited_us >= self.watch.first_byte_us() {
+        let is_late = !bill.has_begun() && waited_us >= self.watch.first_byte_us();
+        if is_late && ticket.is_steered() {
             if let Some(signs) = self.watch.signs(ticket.replica_id()) {
                 signs.failed();
             }

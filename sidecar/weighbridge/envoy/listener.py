@@ -10,6 +10,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValueOption,
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
+    RuntimeFractionalPercent,
     SubstitutionFormatString,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -47,6 +48,8 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
     PreviousHostsPredicate,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.envoy.type.v3 import FractionalPercent
+from envoy_data_plane.google.protobuf import Any as PackedMessage
 from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
@@ -223,19 +226,43 @@ def virtual_host(settings: EnvoySettings) -> VirtualHost:
         routes=[
             answer(settings, RouteMatch(path="/health"), 200, ""),
             answer(settings, RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
-            Route(
-                match=RouteMatch(prefix="/v1/"),
-                route=RouteAction(
-                    cluster=names.REPLICA_CLUSTER,
-                    # An answer may take as long as it takes; silence is limited above.
-                    timeout=seconds(0),
-                    retry_policy=retry_policy(),
-                ),
-                request_body_buffer_limit=settings.body_buffer_bytes,
-            ),
+            inference(settings, RouteMatch(prefix="/v1/", runtime_fraction=weighed(settings)), {}),
+            # What the fraction leaves over goes by Envoy's own policy.
+            inference(settings, RouteMatch(prefix="/v1/"), without_sidecar(settings)),
             answer(settings, RouteMatch(prefix="/"), 404, NOT_FOUND),
         ],
     )
+
+
+def inference(
+    settings: EnvoySettings, match: RouteMatch, per_filter: dict[str, PackedMessage]
+) -> Route:
+    """A route to the replicas."""
+    return Route(
+        match=match,
+        route=RouteAction(
+            cluster=names.REPLICA_CLUSTER,
+            # An answer may take as long as it takes; silence is limited above.
+            timeout=seconds(0),
+            retry_policy=retry_policy(),
+        ),
+        request_body_buffer_limit=settings.body_buffer_bytes,
+        typed_per_filter_config=per_filter,
+    )
+
+
+def weighed(settings: EnvoySettings) -> RuntimeFractionalPercent:
+    """The share of requests that the sidecar is asked about."""
+    return RuntimeFractionalPercent(
+        default_value=FractionalPercent(numerator=settings.weighed_percent),
+        runtime_key=names.WEIGHED_KEY,
+    )
+
+
+def without_sidecar(settings: EnvoySettings) -> dict[str, PackedMessage]:
+    """Switches off, for a route, what talks to the sidecar."""
+    off = pack(ExtProcPerRoute(disabled=True))
+    return dict.fromkeys(sidecar_filters(settings), off)
 
 
 NOT_FOUND = (
@@ -256,9 +283,7 @@ def answer(settings: EnvoySettings, match: RouteMatch, status: int, body: str) -
         ]
         if body
         else [],
-        typed_per_filter_config={
-            name: pack(ExtProcPerRoute(disabled=True)) for name in sidecar_filters(settings)
-        },
+        typed_per_filter_config=without_sidecar(settings),
     )
 
 

@@ -10,5 +10,8 @@ SUBSET = "x-gateway-destination-endpoint-subset"
 # The service that gRPC health is asked for: serving while the sidecar is ready for requests.
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 
+# The runtime key of the share of requests that the sidecar is asked about, percent.
+WEIGHED_KEY = "weighbridge.weighed_percent"
+
 SIDECAR_CLUSTER = "weighbridge"
 REPLICA_CLUSTER = "replicas"
