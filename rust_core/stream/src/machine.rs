@@ -176,11 +176,10 @@ impl Stream {
             Some(Refusal::content_type(kind))
         };
         if let Some(refusal) = refusal {
-            if self.refuse(&refusal, replies) {
-                return;
+            if !self.refuse(&refusal, replies) {
+                self.state = State::Pass;
+                replies.push(Response::RequestHeaders(unsteered(&head)).into());
             }
-            self.state = State::Pass;
-            replies.push(Response::RequestHeaders(unsteered(&head)).into());
             return;
         }
         let mut gather = Gather {
@@ -215,15 +214,15 @@ impl Stream {
         subset: Option<&[String]>,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        if self.core.settings().unweighed == Unweighed::Pick {
-            match self.core.pick(subset) {
-                Ok(endpoints) => {
-                    replies.push(reply::choice(&endpoints, Response::RequestHeaders));
-                }
-                Err(refusal) => return self.refuse(refusal, replies),
+        let picks = self.core.settings().unweighed == Unweighed::Pick;
+        match (picks && !self.core.observes_only()).then(|| self.core.pick(subset)) {
+            Some(Ok(endpoints)) => {
+                replies.push(reply::choice(&endpoints, Response::RequestHeaders));
             }
-        } else {
-            replies.push(Response::RequestHeaders(unsteered(head)).into());
+            Some(Err(refusal)) if self.refuse(&refusal, replies) => return,
+            Some(Err(_)) | None => {
+                replies.push(Response::RequestHeaders(unsteered(head)).into());
+            }
         }
         self.state = State::Pass;
     }
