@@ -45,7 +45,7 @@ async def soon(running: Running, wanted: dict[str, Any]) -> None:
 @asynccontextmanager
 async def long_request(running: Running) -> AsyncIterator[None]:
     """A request that keeps its replica busy meanwhile."""
-    body = running.chat("busy", max_tokens=2000, ignore_eos=True)
+    body = running.chat("busy", max_tokens=700, ignore_eos=True)
     task = asyncio.create_task(running.post(body, headers={"x-session-id": "s"}))
     await asyncio.sleep(0.3)
     yield
