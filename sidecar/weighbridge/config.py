@@ -524,6 +524,13 @@ class EnvoySettings(Section):
     sidecar_tls: SidecarTls | None = Field(
         None, description="Needed where `listen.tls` is set, and only there."
     )
+    replica_silence_seconds: float = Field(
+        600.0,
+        gt=0,
+        le=1800,
+        description="A replica that sends nothing for so long has failed its request, s: one not "
+        "begun goes to the next one. Above the time of the longest answer that is not streamed.",
+    )
     access_log: str | None = Field(
         None, description="File for the access log in JSON, `/dev/stdout` for the terminal."
     )

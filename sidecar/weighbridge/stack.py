@@ -49,6 +49,8 @@ class StackOptions:
     # More of the emulator's fields, and of the sidecar's configuration.
     emulator: dict[str, Any] = field(default_factory=dict)
     sidecar: dict[str, Any] = field(default_factory=dict)
+    # More of the section `envoy`, which the stack fills with its ports.
+    envoy_settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class Stack:
                 "listen": f"{LOOPBACK}:{ports.listen}",
                 "admin": f"{LOOPBACK}:{ports.envoy_admin}",
                 "body_mode": self.options.body_mode,
-            },
+            }
+            | self.options.envoy_settings,
         }
         for key, own in self.options.sidecar.items():
             known = content.get(key)

@@ -59,8 +59,10 @@ from weighbridge.envoy.pack import address, pack, seconds
 
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
 METERING_FILTER = "envoy.filters.http.ext_proc/metering"
-# A reset before the response has begun is safe to repeat: the replica has answered nothing.
-RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request"
+# A reset before the response has begun is safe to repeat: the replica has answered nothing. Nor has
+# one that says 503: it is starting, stopping, or its engine is gone.
+RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes"
+RETRIED_STATUS = 503
 # What the sidecar may set: on a request its choice, on an answer of its own what says why.
 SIDECAR_HEADERS = (
     r"x-gateway-destination-endpoint|x-weighbridge-.*|content-type|retry-after|x-ratelimit-.*"
@@ -244,7 +246,7 @@ def inference(
             cluster=names.REPLICA_CLUSTER,
             # An answer may take as long as it takes; silence is limited above.
             timeout=seconds(0),
-            retry_policy=retry_policy(),
+            retry_policy=retry_policy(settings.replica_silence_seconds),
         ),
         request_body_buffer_limit=settings.body_buffer_bytes,
         typed_per_filter_config=per_filter,
@@ -287,11 +289,13 @@ def answer(settings: EnvoySettings, match: RouteMatch, status: int, body: str) -
     )
 
 
-def retry_policy() -> RetryPolicy:
+def retry_policy(silence_seconds: float) -> RetryPolicy:
     """Repeats on another replica what one failed to begin: first those that the sidecar named."""
     return RetryPolicy(
         retry_on=RETRY_ON,
+        retriable_status_codes=[RETRIED_STATUS],
         num_retries=3,
+        per_try_idle_timeout=seconds(silence_seconds),
         retry_host_predicate=[
             RetryPolicyRetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts",
