@@ -352,16 +352,18 @@ impl Core {
             }
             if replica.spec.endpoint != ticket.endpoint() {
                 // Envoy could not begin where we had sent it.
-                let signs = self.watch.signs(ticket.replica_id());
-                if let Some(signs) = signs.filter(|_| observed.is_none()) {
+                let telling = observed.is_none() && ticket.bill().is_whole();
+                if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
                     signs.failed();
                 }
                 ticket.move_to(replica);
             }
         }
-        // Not steered, and nobody told who it was: it says nothing of the replica decided on.
-        let signs = self.watch.signs(ticket.replica_id());
-        if let Some(signs) = signs.filter(|_| ticket.is_steered()) {
+        // Not steered, and nobody told who it was: it says nothing of the replica decided on. Nor
+        // does a failure where only the body's beginning was seen: it may be more than a replica
+        // takes, and whoever sends such must not have replicas ejected.
+        let telling = ticket.is_steered() && (status < 500 || ticket.bill().is_whole());
+        if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
             signs.answered(status);
         }
         ticket.first_byte(status, now_us);

@@ -110,6 +110,11 @@ impl Bill {
         }
     }
 
+    /// Whether the whole body was seen.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.facts.is_whole
+    }
+
     /// Whether a reply has begun.
     pub(crate) fn has_begun(&self) -> bool {
         self.lock().first_byte_us.is_some()
