@@ -41,7 +41,9 @@ def main() -> None:
         if options.missing and case.name in results:
             continue
         console.print(f"[bold]{case.title}")
-        results[case.name] = run(case, trace, parse_policies([options.policies]), console)
+        done = run(case, trace, parse_policies([options.policies]), console)
+        # Read again: another run may have added cases meanwhile.
+        results = {**stored(), case.name: done}
         store(results)
     store(results)
 

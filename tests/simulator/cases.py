@@ -55,7 +55,7 @@ CASES = (
         "conversation-1000",
         "Conversation trace, 1,000 replicas: one load for all",
         1000,
-        {"duration_s": 600.0, "warmup_s": 200.0, "load": 0.55},
+        {"duration_s": 400.0, "warmup_s": 150.0, "load": 0.55},
     ),
     Case(
         "tenants-64",
