@@ -196,6 +196,29 @@ REPLICA_CACHED_TOKENS = Spec(
     REPLICA,
 )
 
+DISCOVERY_UP = Spec(
+    "weighbridge_discovery_up",
+    "gauge",
+    "1 while the source tells its list, 0 while it fails and its last list stays",
+    ("source",),
+)
+DISCOVERY_REPLICAS = Spec(
+    "weighbridge_discovery_replicas", "gauge", "Replicas in the source's last list", ("source",)
+)
+DISCOVERY_FAILURES = Spec(
+    "weighbridge_discovery_failures", "counter", "Times that the source failed", ("source",)
+)
+MEMBERS = Spec(
+    "weighbridge_members",
+    "gauge",
+    "Replicas by stage: announced to Envoy, serving, leaving, left (Envoy alone still has it)",
+    ("stage",),
+)
+ADS_ENVOYS = Spec("weighbridge_ads_envoys", "gauge", "Envoys that are told the list of replicas")
+ADS_REFUSALS = Spec(
+    "weighbridge_ads_refusals", "gauge", "Lists refused by the Envoys that are connected"
+)
+
 ADMISSION_MU = Spec(
     "weighbridge_admission_mu_in_flight", "gauge", "MU admitted and not done", ("model", "on")
 )
@@ -304,6 +327,12 @@ CATALOGUE: tuple[Spec, ...] = (
     LOOP_AGE,
     REPLICA_PROMPT_TOKENS,
     REPLICA_CACHED_TOKENS,
+    DISCOVERY_UP,
+    DISCOVERY_REPLICAS,
+    DISCOVERY_FAILURES,
+    MEMBERS,
+    ADS_ENVOYS,
+    ADS_REFUSALS,
     ADMISSION_MU,
     QUEUE_REQUESTS,
     QUEUE_MU,

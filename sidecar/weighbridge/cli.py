@@ -396,12 +396,22 @@ def envoy_render(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Else standard output.")
     ] = None,
+    ads: Annotated[
+        bool,
+        typer.Option("--ads", help="Insist on an Envoy that asks the sidecar for the replicas."),
+    ] = False,
 ) -> None:
-    """Write Envoy's bootstrap file for a configuration."""
+    """Write Envoy's bootstrap file for a configuration.
+
+    With `discovery.ads.address` Envoy gets its list of replicas from the sidecar.
+    """
     from weighbridge.config import load
     from weighbridge.envoy.bootstrap import render
 
-    text = render(load(config), style)
+    loaded = load(config)
+    if ads and loaded.discovery.ads.address is None:
+        raise ConfigError(f"{config}: discovery.ads.address: must be given for --ads")
+    text = render(loaded, style)
     if output is None:
         sys.stdout.write(text)
         return

@@ -1,15 +1,11 @@
 """The configuration file, its models and its reading. Every error names the file and the key."""
 
-import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -17,62 +13,26 @@ from pydantic import (
     model_validator,
 )
 
-from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
+from weighbridge.discovery.settings import Discovery
 from weighbridge.errors import ConfigError
 from weighbridge.logs import LogFormat, LogLevel
+from weighbridge.schema import (
+    Endpoint,
+    HeaderName,
+    ListenAddress,
+    LoopbackAddress,
+    Name,
+    Section,
+    TcpAddress,
+    require_loopback,
+)
 
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
-SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
-
-
-def _loopback(text: str) -> str:
-    address = parse_host_port(text)
-    if not address.is_loopback:
-        raise ValueError(f"'{text}': must be a loopback address, as it answers anyone who asks")
-    return text
-
-
-def _host_port(text: str) -> str:
-    parse_host_port(text)
-    return text
-
-
-def _listen(text: str) -> str:
-    parse_listen(text)
-    return text
-
-
-def _endpoint(text: str) -> str:
-    return str(parse_endpoint(text))
-
-
-def _header(text: str) -> str:
-    lowered = text.lower()
-    if not HEADER_NAME.fullmatch(lowered):
-        raise ValueError(f"'{text}' is no header name")
-    if lowered in SECRET_HEADERS:
-        raise ValueError(f"'{text}' carries a secret, and what it names is shown to operators")
-    return lowered
-
-
-LoopbackAddress = Annotated[str, AfterValidator(_loopback)]
-TcpAddress = Annotated[str, AfterValidator(_host_port)]
-ListenAddress = Annotated[str, AfterValidator(_listen)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
-HeaderName = Annotated[str, AfterValidator(_header)]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 BodyMode = Literal["none", "buffered", "buffered_partial", "streamed", "full_duplex_streamed"]
 ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
 Transport = Literal["native", "grpcio"]
 Priority = Literal["critical", "standard", "batch", "sheddable"]
-
-
-class Section(BaseModel):
-    """A part of the file: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Tls(Section):
@@ -153,7 +113,7 @@ class Admin(Section):
         if info.data.get("open") or info.data.get("token_file"):
             return address
         try:
-            return _loopback(address)
+            return require_loopback(address)
         except ValueError as error:
             raise ValueError(f"{error}; give admin.token_file, or admin.open: true") from None
 
@@ -545,6 +505,7 @@ class Config(Section):
         (), description="Names of shipped profiles, or paths of files, relative to this one."
     )
     replicas: tuple[Replica, ...] = Field((), description="The replicas that may be chosen.")
+    discovery: Discovery = Discovery()
     placing: Placing = Placing()
     session_headers: tuple[HeaderName, ...] = Field(
         ("x-session-id", "x-conversation-id"),

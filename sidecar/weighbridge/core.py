@@ -1,6 +1,7 @@
 """Builds the core from a configuration, and hands it the replicas."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from weighbridge.config import (
     Health,
     Placing,
     Replica,
+    ReplicaState,
     Telemetry,
     TenantClaim,
 )
@@ -74,9 +76,15 @@ def health(config: Health, telemetry: Telemetry) -> dict[str, Any]:
     }
 
 
-def replica_settings(replicas: tuple[Replica, ...]) -> list[dict[str, Any]]:
-    """The replicas; their health is the core's to judge."""
-    return [replica.model_dump(exclude_none=True) for replica in replicas]
+def replica_settings(
+    replicas: tuple[Replica, ...], states: Mapping[str, ReplicaState] | None = None
+) -> list[dict[str, Any]]:
+    """The replicas, with what was said of their state; else the core judges their health."""
+    said = states or {}
+    return [
+        replica.model_dump(exclude_none=True) | {"state": said.get(replica.endpoint, "healthy")}
+        for replica in replicas
+    ]
 
 
 def build(config: Config, source: Path) -> Core:

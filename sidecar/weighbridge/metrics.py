@@ -31,6 +31,7 @@ class StatusCollector:
             autoscaling_families,
             replica_families,
             health_families,
+            discovery_families,
             admission_families,
             tenant_families,
             measure_families,
@@ -181,6 +182,25 @@ def health_families(status: Status) -> list[Family]:
     for loop, last_us in rounds.items():
         age.add([loop], max(status["now_us"] - last_us, 0) / 1e6)
     return [changes, restarts, age]
+
+
+def discovery_families(status: Status) -> list[Family]:
+    """How the sources of replicas stand, and the Envoys that are told of them."""
+    found = status.get("discovery") or {"sources": [], "members": {}, "envoys": []}
+    up, replicas = Family(cat.DISCOVERY_UP), Family(cat.DISCOVERY_REPLICAS)
+    failures = Family(cat.DISCOVERY_FAILURES)
+    for source in found["sources"]:
+        labels = [source["source"]]
+        up.add(labels, source["error"] is None)
+        replicas.add(labels, source["replicas"] or 0)
+        failures.add(labels, source["failures"])
+    members = Family(cat.MEMBERS)
+    for stage, count in found["members"].items():
+        members.add([stage], count)
+    envoys, refusals = Family(cat.ADS_ENVOYS), Family(cat.ADS_REFUSALS)
+    envoys.add([], len(found["envoys"]))
+    refusals.add([], sum(one["refusals"] for one in found["envoys"]))
+    return [up, replicas, failures, members, envoys, refusals]
 
 
 def admission_families(status: Status) -> list[Family]:

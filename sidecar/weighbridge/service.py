@@ -13,6 +13,7 @@ from weighbridge._core import CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
 from weighbridge.core import admission, build, health, placing, replica_settings, settings
+from weighbridge.discovery.fleet import Fleet
 from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
@@ -43,6 +44,10 @@ class Service:
         self._drift = DriftWatch(self._profiles)
         self._health = HealthWatch(self._core)
         self._runtime = RuntimeWatch(lambda: self._config, self._tune)
+        self._fleet = Fleet(
+            self._config, source.parent, self._core, self._profile_names(), self._on_fleet
+        )
+        self._fleet_changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._ready = False
@@ -69,12 +74,16 @@ class Service:
                 )
                 stack.callback(asyncio.create_task(following).cancel)
             stack.push_async_callback(self._health.close)
-            await self._health.watch(self._endpoints(), config.health, config.telemetry)
+            stack.push_async_callback(self._fleet.close)
+            await self._fleet.start(config)
+            await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
             for work in (
                 self._follow_file(),
                 self._reload_when_wanted(),
                 self._assign(),
                 self._runtime.run(),
+                self._fleet.run(),
+                self._follow_fleet(transport),
             ):
                 stack.callback(asyncio.create_task(work).cancel)
             writer = UsageWriter(self._core, config.usage_log, self._drift.note)
@@ -83,14 +92,13 @@ class Service:
                 stack.callback(asyncio.create_task(self._drift.run()).cancel)
                 if not self._drift.is_possible:
                     log.info("profiles' drift is not measured: install weighbridge[calibrate]")
-            await self._set_ready(transport, True)
             log.info(
                 "weighbridge %s serves ext_proc on %s (%s), admin on %s, %d replicas",
                 __version__,
                 config.listen.address,
                 config.listen.transport,
                 config.admin.address,
-                len(config.replicas),
+                len(self._fleet.steered()),
             )
             await self._stop.wait()
             log.info("draining, at most %g s", self._config.drain_seconds)
@@ -104,10 +112,34 @@ class Service:
 
     def _profiles(self) -> Known:
         profiles = {profile["name"]: profile for profile in self._settings["profiles"]}
-        return profiles, {one.endpoint: one.profile for one in self._config.replicas}
+        return profiles, {one.endpoint: one.profile for one, _ in self._fleet.steered()}
 
-    def _endpoints(self) -> list[str]:
-        return [replica.endpoint for replica in self._config.replicas]
+    def _profile_names(self) -> frozenset[str]:
+        return frozenset(profile["name"] for profile in self._settings["profiles"])
+
+    def _push_replicas(self) -> None:
+        steered = self._fleet.steered()
+        # What a source says against a replica stands; else its health is the core's to judge.
+        states = {replica.endpoint: state for replica, state in steered}
+        replicas = replica_settings(tuple(replica for replica, _ in steered), states)
+        try:
+            self._core.set_replicas(json.dumps(replicas))
+        except CoreError as error:
+            log.error("the replicas stay as they were: %s", error)
+
+    def _on_fleet(self) -> None:
+        self._push_replicas()
+        self._fleet_changed.set()
+
+    async def _follow_fleet(self, transport: transports.Transport) -> None:
+        while True:
+            # Ready once it knows where to send requests.
+            if self._fleet.is_known and not self._ready and not self._stop.is_set():
+                await self._set_ready(transport, True)
+            await self._fleet_changed.wait()
+            self._fleet_changed.clear()
+            config = self._config
+            await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
 
     async def _assign(self) -> None:
         while True:
@@ -137,7 +169,7 @@ class Service:
 
     def _snapshot(self) -> dict[str, Any]:
         status = snapshot(self._core, self._config, self._runtime.view)
-        return status | {"drift": self._drift.report()}
+        return status | {"drift": self._drift.report(), "discovery": self._fleet.report()}
 
     def _set(self, config: Config) -> None:
         self._core.set_placing(json.dumps(placing(config.placing)))
@@ -150,21 +182,25 @@ class Service:
             if config == self._config:
                 return
             self._check_changeable(config)
+            # The replicas' own values are checked by a core that is thrown away.
+            build(config, self._source)
             self._set(tuned(config, self._runtime.view.overrides))
             self._core.set_health(json.dumps(health(config.health, config.telemetry)))
-            self._core.set_replicas(json.dumps(replica_settings(config.replicas)))
         except (RefusedError, CoreError) as error:
             log.error("not reloaded: %s", error)
             return
         self._config = config
         logs.configure(config.log.level, config.log.format)
-        await self._health.watch(self._endpoints(), config.health, config.telemetry)
+        await self._fleet.configure(config)
+        await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
         log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
 
     def _check_changeable(self, config: Config) -> None:
         for section in FIXED_SECTIONS:
             if getattr(config, section) != getattr(self._config, section):
                 raise ConfigError(f"{self._source}: {section}: needs a restart to change")
+        if config.discovery.ads != self._config.discovery.ads:
+            raise ConfigError(f"{self._source}: discovery.ads: needs a restart to change")
         now = settings(config, self._source)
         changed = [
             key

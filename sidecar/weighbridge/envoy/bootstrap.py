@@ -8,16 +8,30 @@ from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import (
     Admin,
     Bootstrap,
+    BootstrapDynamicResources,
     BootstrapStaticResources,
     LayeredRuntime,
     RuntimeLayer,
     RuntimeLayerAdminLayer,
 )
-from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.core.v3 import (
+    ApiConfigSource,
+    ApiConfigSourceApiType,
+    ApiVersion,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    Node,
+)
 
 from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
 from weighbridge.config import Config
-from weighbridge.envoy.clusters import replica_cluster, sidecar_cluster
+from weighbridge.envoy import names
+from weighbridge.envoy.clusters import (
+    ads_cluster,
+    ads_source,
+    replica_cluster,
+    sidecar_cluster,
+)
 from weighbridge.envoy.listener import listener
 from weighbridge.envoy.pack import address
 from weighbridge.errors import ConfigError
@@ -26,9 +40,13 @@ RenderFormat = Literal["yaml", "json"]
 
 
 def bootstrap(config: Config) -> Bootstrap:
-    """The bootstrap: one listener, the replicas, the sidecar, the admin port on loopback."""
+    """The bootstrap: one listener, the replicas, the sidecar, the admin port on loopback.
+
+    Where the sidecar serves the list of replicas (`discovery.ads.address`), Envoy asks it for them.
+    """
     if config.listen.tls and not config.envoy.sidecar_tls:
         raise ConfigError("envoy.sidecar_tls: is needed, as listen.tls is set")
+    ads = config.discovery.ads.address
     replicas = [parse_endpoint(replica.endpoint) for replica in config.replicas]
     return Bootstrap(
         node=Node(id="weighbridge", cluster="weighbridge"),
@@ -36,14 +54,32 @@ def bootstrap(config: Config) -> Bootstrap:
         static_resources=BootstrapStaticResources(
             listeners=[listener(config)],
             clusters=[
-                replica_cluster(replicas, config.health.path),
+                replica_cluster(replicas, config.health.path)
+                if ads is None
+                else ads_cluster(parse_listen(ads)),
                 sidecar_cluster(parse_listen(config.listen.address), config.envoy.sidecar_tls),
             ],
         ),
+        dynamic_resources=None if ads is None else dynamic_resources(),
         # Lets /runtime_modify of the admin port change runtime keys.
         layered_runtime=LayeredRuntime(
             layers=[RuntimeLayer(name="admin", admin_layer=RuntimeLayerAdminLayer())]
         ),
+    )
+
+
+def dynamic_resources() -> BootstrapDynamicResources:
+    """One ADS stream, over which the replicas' cluster comes."""
+    return BootstrapDynamicResources(
+        ads_config=ApiConfigSource(
+            api_type=ApiConfigSourceApiType.GRPC,
+            transport_api_version=ApiVersion.V3,
+            grpc_services=[
+                GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.ADS_CLUSTER))
+            ],
+            set_node_on_first_message_only=True,
+        ),
+        cds_config=ads_source(),
     )
 
 

@@ -8,10 +8,14 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     Cluster,
     ClusterCommonLbConfig,
     ClusterDiscoveryType,
+    ClusterEdsClusterConfig,
     LoadBalancingPolicy,
     LoadBalancingPolicyPolicy,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
     DataSource,
     HealthCheck,
     HealthCheckGrpcHealthCheck,
@@ -19,6 +23,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
+    KeepaliveSettings,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.endpoint.v3 import (
@@ -92,6 +97,46 @@ def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                         http_protocol_options=Http1ProtocolOptions()
                     ),
+                )
+            )
+        },
+    )
+
+
+def discovered_cluster(health_path: str) -> Cluster:
+    """The replicas as `replica_cluster` has them, their list served by the sidecar (EDS)."""
+    cluster = replica_cluster([], health_path)
+    cluster.type = ClusterDiscoveryType.EDS
+    cluster.load_assignment = None
+    cluster.eds_cluster_config = ClusterEdsClusterConfig(eds_config=ads_source())
+    # A replica that has left the list goes at once, not when its health check fails at last.
+    cluster.ignore_health_on_host_removal = True
+    return cluster
+
+
+def ads_source() -> ConfigSource:
+    """Resources that come over the one ADS stream."""
+    return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+
+def ads_cluster(server: HostPort | UnixPath) -> Cluster:
+    """The sidecar's ADS server, over HTTP/2."""
+    return Cluster(
+        name=names.ADS_CLUSTER,
+        type=discovery(server),
+        connect_timeout=seconds(1),
+        load_assignment=assignment(names.ADS_CLUSTER, [server]),
+        typed_extension_protocol_options={
+            UPSTREAM_OPTIONS: pack(
+                UpstreamHttpOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions(
+                            # A sidecar that hangs, or is gone without a word, is noticed.
+                            connection_keepalive=KeepaliveSettings(
+                                interval=seconds(10), timeout=seconds(5)
+                            )
+                        )
+                    )
                 )
             )
         },

@@ -124,7 +124,12 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         # Lets a client's log and the sidecar's decisions be joined.
         always_set_request_id_in_response=True,
         access_log=access_logs(settings.access_log),
-        route_config=RouteConfiguration(name="routes", virtual_hosts=[virtual_host(settings)]),
+        route_config=RouteConfiguration(
+            name="routes",
+            virtual_hosts=[virtual_host(settings)],
+            # The replicas' cluster comes later where it comes over ADS.
+            validate_clusters=None if config.discovery.ads.address is None else False,
+        ),
         http_filters=[
             http_filter("envoy.filters.http.header_mutation", identity.strip(config)),
             *verifications(config.tenant_claim),

@@ -15,3 +15,4 @@ WEIGHED_KEY = "weighbridge.weighed_percent"
 
 SIDECAR_CLUSTER = "weighbridge"
 REPLICA_CLUSTER = "replicas"
+ADS_CLUSTER = "weighbridge-ads"

@@ -1,0 +1,40 @@
+"""Makes the sources that a configuration names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from weighbridge.config import Config
+from weighbridge.discovery.dns import DnsNames
+from weighbridge.discovery.endpoint_slices import ServiceEndpoints
+from weighbridge.discovery.envoy_admin import EnvoyCluster
+from weighbridge.discovery.file import FileList
+from weighbridge.discovery.inference_pool import PoolPods
+from weighbridge.discovery.settings import (
+    AnySource,
+    DnsSource,
+    EndpointSliceSource,
+    EnvoySource,
+    FileSource,
+)
+from weighbridge.discovery.source import Source
+from weighbridge.discovery.static import StaticSource
+
+
+def sources(config: Config, base: Path) -> Sequence[Source]:
+    """The configuration's own list first, then its sources; files are relative to `base`."""
+    return [StaticSource(config.replicas), *(make(one, base) for one in config.discovery.sources)]
+
+
+def make(settings: AnySource, base: Path) -> Source:
+    """The source of these settings."""
+    match settings:
+        case FileSource():
+            return FileList(settings, base)
+        case DnsSource():
+            return DnsNames(settings)
+        case EnvoySource():
+            return EnvoyCluster(settings)
+        case EndpointSliceSource():
+            return ServiceEndpoints(settings)
+        case _:
+            return PoolPods(settings)

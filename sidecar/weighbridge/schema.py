@@ -1,0 +1,56 @@
+"""What the configuration's sections are made of: their base, and kinds of values."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
+
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def require_loopback(text: str) -> str:
+    """The address itself, if only this machine can reach it; else ValueError."""
+    address = parse_host_port(text)
+    if not address.is_loopback:
+        raise ValueError(f"'{text}': must be a loopback address, as it answers anyone who asks")
+    return text
+
+
+def _host_port(text: str) -> str:
+    parse_host_port(text)
+    return text
+
+
+def _listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+def _endpoint(text: str) -> str:
+    return str(parse_endpoint(text))
+
+
+def _header(text: str) -> str:
+    lowered = text.lower()
+    if not HEADER_NAME.fullmatch(lowered):
+        raise ValueError(f"'{text}' is no header name")
+    if lowered in SECRET_HEADERS:
+        raise ValueError(f"'{text}' carries a secret, and what it names is shown to operators")
+    return lowered
+
+
+LoopbackAddress = Annotated[str, AfterValidator(require_loopback)]
+TcpAddress = Annotated[str, AfterValidator(_host_port)]
+ListenAddress = Annotated[str, AfterValidator(_listen)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HeaderName = Annotated[str, AfterValidator(_header)]
+Name = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

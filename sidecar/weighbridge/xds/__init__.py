@@ -1,0 +1,1 @@
+"""Serves the list of replicas to Envoy: CDS and EDS over ADS, state of the world."""
