@@ -1,7 +1,7 @@
 """Notices that a file has changed, by looking at it now and then."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 Stamp = tuple[int, int, int] | None
@@ -19,9 +19,15 @@ def stamp(path: Path) -> Stamp:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-async def changes(path: Path, interval_seconds: float) -> AsyncIterator[None]:
-    """Yields once the file differs from before and has held still for one interval."""
-    known = stamp(path)
+def changes(path: Path, interval_seconds: float) -> AsyncGenerator[None, None]:
+    """Yields once the file differs from now and has held still for one interval."""
+    return changes_since(stamp(path), path, interval_seconds)
+
+
+async def changes_since(
+    known: Stamp, path: Path, interval_seconds: float
+) -> AsyncGenerator[None, None]:
+    """The same, from what the file was at an earlier time."""
     last = known
     while True:
         await asyncio.sleep(interval_seconds)
