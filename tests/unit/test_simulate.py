@@ -174,6 +174,39 @@ def test_a_wrong_belief_changes_only_what_the_router_does() -> None:
     assert [right[0][key] for key in same] == [wrong[0][key] for key in same]
 
 
+def test_slower_replicas_of_a_mixed_fleet_get_less() -> None:
+    fleets = [Fleet(ENGINE, 2), Fleet("llama-3.1-8b-fp8-l40s", 2)]
+    result = simulate(small(fleets=fleets, duration_s=120.0))
+    assert [row["replicas"] for row in result["rows"]] == [4, 4]
+
+    def share_of_slow(detail: dict[str, Any]) -> float:
+        given = [sum(column) for column in zip(*mu_by_minute(detail, 4), strict=True)]
+        return sum(given[2:]) / sum(given)
+
+    in_turn, ours = (share_of_slow(detail) for detail in result["details"])
+    assert in_turn > 0.4
+    assert ours < in_turn - 0.1
+
+
+def test_a_timeline_of_events_befalls_the_replicas() -> None:
+    events = ("at=20 kill=#0", "at=30 add=2", "at=50 restore=#0", "at=70 drain=#1")
+    detail = simulate(
+        small(events=events, duration_s=240.0, policies=["round_robin"], detect_ms=0.0)
+    )["details"][0]
+    minutes = mu_by_minute(detail, 5)
+    # Those that are added work from then on; the drained one gets nothing new.
+    assert minutes[2][3] > 0
+    assert minutes[2][4] > 0
+    assert minutes[2][1] == 0
+    assert minutes[2][0] > 0
+
+
+def mu_by_minute(detail: dict[str, Any], replicas: int) -> list[list[float]]:
+    """MU of each replica, minute by minute."""
+    rows = (list(minute["mu"]) for minute in detail["minutes"])
+    return [row + [0.0] * (replicas - len(row)) for row in rows]
+
+
 def test_plots_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from weighbridge import simulate_plots
