@@ -181,7 +181,7 @@ def test_slower_replicas_of_a_mixed_fleet_get_less() -> None:
 
     def share_of_slow(detail: dict[str, Any]) -> float:
         given = [sum(column) for column in zip(*mu_by_minute(detail, 4), strict=True)]
-        return sum(given[2:]) / sum(given)
+        return float(sum(given[2:]) / sum(given))
 
     in_turn, ours = (share_of_slow(detail) for detail in result["details"])
     assert in_turn > 0.4
