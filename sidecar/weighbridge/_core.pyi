@@ -75,6 +75,12 @@ class Core:
         "tenants": [{"tenant", "model", "requests", "mu", "prompt_tokens", "cached_tokens",
         "output_tokens"}, …], "usage_records_lost": int}
         """
+    def slices(self) -> str:
+        """{"number": int, "models": {model: {"total": int, "slices": [{"start", "homes"}, …]}},
+        "moves": [{"number", "model", "start", "last", "from", "to", "why"}, …]}
+
+        Keys as shares of the key space, 0 to 1; at most 2,000 slices a model, 256 moves.
+        """
     def decisions(self, after: int) -> str:
         """The latest decisions with a number above `after`, oldest first:
         [{"number", "request_id", "session", "tenant", "model", "replica", "fallbacks", "reason",

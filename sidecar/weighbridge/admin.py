@@ -1,7 +1,7 @@
 """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from aiohttp import web
@@ -10,6 +10,7 @@ from weighbridge import explain
 from weighbridge._core import Core
 from weighbridge.access import Access
 from weighbridge.address import parse_host_port
+from weighbridge.console.pages import Console
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
 
@@ -20,6 +21,9 @@ INDEX = """weighbridge
 /decisions?after=N   the latest decisions with a number above N
 /explain             POST {"path", "headers", "body"}: what would be decided, and why
 /metrics             Prometheus
+/console             all of it to look at, live
+/slices              the key space: slices with their replicas, the latest moves
+/whatif              POST {"model", "replicas", "rate_factor"}: the last minutes simulated
 """
 
 
@@ -36,12 +40,14 @@ class AdminServer:
         is_ready: Callable[[], bool],
         snapshot: Callable[[], dict[str, Any]],
         access: Access | None = None,
+        profiles: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._core = core
         self._access = access or Access()
         self._is_ready = is_ready
         self._snapshot = snapshot
         self._metrics = Metrics(snapshot)
+        self._console = Console(core, snapshot, profiles)
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
@@ -58,6 +64,7 @@ class AdminServer:
                 web.get("/decisions", self._decisions),
                 web.post("/explain", self._explain),
                 web.get("/metrics", self._metrics_page),
+                *self._console.routes(),
             ]
         )
         return application

@@ -11,7 +11,7 @@ from weighbridge import __version__
 from weighbridge.bench.commands import bench_app
 from weighbridge.calibrate.cli import calibrate, doctor
 from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
-from weighbridge.operating import status
+from weighbridge.operating import status, top
 from weighbridge.output import write_json
 
 EXIT_INTERRUPTED = 130
@@ -63,6 +63,8 @@ def serve(
     """Run the sidecar that Envoy's ext_proc filter asks.
 
     SIGTERM drains and stops it, SIGHUP or a changed file reloads the configuration.
+
+    Example: weighbridge serve --config weighbridge.yaml
     """
     from weighbridge import service
 
@@ -95,7 +97,10 @@ def explain(
         typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
     ] = None,
 ) -> None:
-    """Weigh and place one request by the live code: tokens, cost, candidates, choice, reason."""
+    """Weigh and place one request by the live code: tokens, cost, candidates, choice, reason.
+
+    Example: weighbridge explain request.json --admin http://127.0.0.1:9005
+    """
     from rich.console import Console
 
     from weighbridge import explain as explaining
@@ -150,7 +155,10 @@ def emulate(
         typer.Option("--config", "-c", metavar="FILE", help="More of the emulator's fields, YAML."),
     ] = None,
 ) -> None:
-    """Run emulated replicas: trtllm-serve's interface in front of a model of its engine."""
+    """Run emulated replicas: trtllm-serve's interface in front of a model of its engine.
+
+    Example: weighbridge emulate --replicas 4 --profile llama-3.1-8b-fp8-h100
+    """
     from weighbridge import emulate as emulator
     from weighbridge.config import read_yaml
 
@@ -201,7 +209,10 @@ def up(
     ] = None,
     envoy: EnvoyOption = None,
 ) -> None:
-    """Show it working: emulated replicas, sidecar and a real Envoy on loopback, with traffic."""
+    """Show it working: emulated replicas, sidecar and a real Envoy on loopback, with traffic.
+
+    Example: weighbridge up --requests 300 --exit
+    """
     from rich.console import Console
 
     from weighbridge import up as demo
@@ -335,7 +346,10 @@ def simulate(
         typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
     ] = None,
 ) -> None:
-    """Replay a trace before modelled replicas with each policy; the live core is one of them."""
+    """Replay a trace before modelled replicas with each policy; the live core is one of them.
+
+    Example: weighbridge simulate --generate defaults --replicas 8 --duration 120
+    """
     from rich.console import Console
 
     from weighbridge import simulate as simulation
@@ -404,6 +418,8 @@ def envoy_render(
     """Write Envoy's bootstrap file for a configuration.
 
     With `discovery.ads.address` Envoy gets its list of replicas from the sidecar.
+
+    Example: weighbridge envoy render --config weighbridge.yaml --output envoy.yaml
     """
     from weighbridge.config import load
     from weighbridge.envoy.bootstrap import render
@@ -432,7 +448,10 @@ def envoy_validate(
     ] = None,
     envoy: EnvoyOption = None,
 ) -> None:
-    """Let Envoy check a bootstrap file, without starting it."""
+    """Let Envoy check a bootstrap file, without starting it.
+
+    Example: weighbridge envoy validate envoy.yaml
+    """
     from weighbridge.config import load
     from weighbridge.envoy import binary
 
@@ -449,6 +468,7 @@ def envoy_validate(
 
 
 app.command()(status)
+app.command()(top)
 app.command()(calibrate)
 app.command()(doctor)
 

@@ -1,43 +1,23 @@
 """`weighbridge status`: the sidecar's view joined with Envoy's, and where they contradict."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import aiohttp
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from weighbridge.asking import Sidecar
 from weighbridge.contradictions import Contradiction, contradictions, replica_cluster
 from weighbridge.envoy import admin
 from weighbridge.envoy.view import EnvoyView, look
-from weighbridge.errors import RefusedError
 from weighbridge.report import plain_table
 
-ANSWER_SECONDS = 5.0
 
-
-async def sidecar_status(url: str) -> dict[str, Any]:
-    """The status page of the sidecar whose admin pages are at `url`."""
-    page = f"{url.rstrip('/')}/status"
-    timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(page) as answer,
-        ):
-            answer.raise_for_status()
-            content: dict[str, Any] = json.loads(await answer.read())
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise RefusedError(f"{page}: {str(error) or type(error).__name__}") from None
-    return content
-
-
-async def joined(url: str, envoy_admin: str | None) -> dict[str, Any]:
+async def joined(sidecar: Sidecar, envoy_admin: str | None) -> dict[str, Any]:
     """Both views and their contradictions, as `--json` writes them."""
-    status = await sidecar_status(url)
+    status = await sidecar.page("/status")
     address = envoy_admin or status["runtime"]["address"]
     try:
         envoy = await look(address)

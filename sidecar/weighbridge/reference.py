@@ -5,10 +5,11 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from weighbridge import catalogue, tuning
+from weighbridge import catalogue, config_reference, tuning
 
 # By the name in the markers of a page: `<!-- generated: NAME -->` … `<!-- end -->`.
 PARTS: Mapping[str, Callable[[], str]] = {
+    "configuration": config_reference.pages,
     "metrics": catalogue.table,
     "runtime_keys": tuning.table,
 }

@@ -61,7 +61,13 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         async with AsyncExitStack() as stack:
-            admin = AdminServer(self._core, lambda: self._ready, self._snapshot, self._access)
+            admin = AdminServer(
+                self._core,
+                lambda: self._ready,
+                self._snapshot,
+                self._access,
+                self._settings["profiles"],
+            )
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen, self._certificates)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -131,20 +130,12 @@ def limits(info: FieldInfo) -> str:
     """A field's range, for people."""
     if info.annotation is bool:
         return "true, false"
-    low = high = ""
-    for bound in info.metadata:
-        match bound:
-            case Ge(ge=least):
-                low = f"from {least:,}"
-            case Gt(gt=least):
-                low = f"above {least:,}"
-            case Le(le=most):
-                high = f"to {most:,}"
-            case Lt(lt=most):
-                high = f"below {most:,}"
-            case _:
-                pass
-    return " ".join(part for part in (low, high) if part)
+    words = {"ge": "from", "gt": "above", "le": "to", "lt": "below"}
+    parts = []
+    for name, word in words.items():
+        bounds = [getattr(bound, name, None) for bound in info.metadata]
+        parts += [f"{word} {bound:,}" for bound in bounds if bound is not None]
+    return " ".join(parts)
 
 
 def table() -> str:

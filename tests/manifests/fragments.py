@@ -25,6 +25,9 @@ PLAIN_HEAD = """\
 # What an Envoy configuration of your own needs, to be copied to where each key belongs. The cluster
 # of your replicas keeps its name, discovery and health checks; docs/mesh/plain-envoy.md explains.
 """
+EXAMPLE_HEAD = """\
+# before.yaml with the four pieces of fragment.yaml in it; docs/getting-started.md runs it.
+"""
 ISTIO_HEAD = """\
 # Istio without InferencePool: filters before the router of one gateway, and the policy that takes
 # the host that they chose. Not run on a real cluster; see docs/mesh/istio.md.
@@ -97,6 +100,21 @@ def plain() -> str:
         ("Beside your other clusters: the sidecar.", {"clusters": [cluster(tree, "weighbridge")]}),
     )
     return PLAIN_HEAD + "".join(f"\n# {says}\n{dump(piece)}" for says, piece in pieces)
+
+
+def plain_example() -> str:
+    """Somebody's own Envoy with the pieces in it."""
+    tree: Tree = yaml.safe_load((ROOT / "envoy" / "plain" / "before.yaml").read_text())
+    pieces: Tree = yaml.safe_load(plain())
+    filters = manager(tree)["http_filters"]
+    manager(tree)["http_filters"] = [*pieces["http_filters"], *filters]
+    for route in manager(tree)["route_config"]["virtual_hosts"][0]["routes"]:
+        route["route"] |= pieces["route"]
+    replicas = tree["static_resources"]["clusters"][0]
+    del replicas["lb_policy"]
+    replicas["load_balancing_policy"] = pieces["load_balancing_policy"]
+    tree["static_resources"]["clusters"] += pieces["clusters"]
+    return EXAMPLE_HEAD + dump(tree)
 
 
 def istio() -> str:
@@ -207,6 +225,7 @@ def compose() -> str:
 
 FRAGMENTS: dict[str, Callable[[], str]] = {
     "envoy/plain/fragment.yaml": plain,
+    "envoy/plain/example.yaml": plain_example,
     "envoy/istio/envoyfilter.yaml": istio,
     "envoy/compose/envoy.yaml": compose,
 }

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from weighbridge import __version__
+from weighbridge.cli import app
 
 COMMANDS = [
     [],
@@ -32,6 +36,25 @@ def test_every_command_explains_itself_and_each_option(command: list[str]) -> No
     options = [line for line in result.stdout.splitlines() if line.startswith("│ --")]
     # An option without an explanation ends after its type.
     assert all(len(line.strip("│ ").split()) > 3 for line in options)
+
+
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """All commands below one, by what is typed."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield path, command
+        return
+    for name, one in inner.items():
+        yield from leaves(one, f"{path} {name}")
+
+
+def test_every_command_has_an_example_and_every_option_its_help() -> None:
+    found = dict(leaves(typer.main.get_command(app), "weighbridge"))
+    assert {"weighbridge status", "weighbridge top", "weighbridge envoy render"} <= set(found)
+    for path, command in found.items():
+        assert f"Example: {path}" in (command.help or ""), path
+        for option in command.params:
+            assert getattr(option, "help", None), f"{path} {option.name}"
 
 
 def test_the_version() -> None:

@@ -1,5 +1,6 @@
 //! Runs the assigner's rounds: heat in, the next assignment out, published for all requests.
 
+use crate::keyspace::{MoveRecord, Moves};
 use crate::settings::Placing;
 use arc_swap::{ArcSwap, Guard};
 use serde::Serialize;
@@ -16,6 +17,7 @@ pub(crate) struct Assigning {
     rounds: Mutex<Rounds>,
     /// What the last round came to, to be read while another one is under way.
     report: Mutex<Report>,
+    latest: Mutex<Moves>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -134,6 +136,7 @@ impl Assigning {
                 .models
                 .insert(name.clone(), ModelReport::of(&result, heat));
             for step in &result.moves {
+                self.latest().push(before.number + 1, name, step, pool);
                 *rounds.report.moves.entry(step.why.as_str()).or_default() += 1;
             }
             // Slices that stay as they are keep their counters, and the number does not change.
@@ -155,6 +158,15 @@ impl Assigning {
                 .store(Arc::new(Assignment::new(before.number + 1, models)));
         }
         *self.report() = rounds.report.clone();
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Moves> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The latest moves, oldest first.
+    pub(crate) fn moves(&self) -> Vec<MoveRecord> {
+        self.latest().all()
     }
 
     fn report(&self) -> MutexGuard<'_, Report> {

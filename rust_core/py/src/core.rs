@@ -4,7 +4,7 @@ use crate::{json, refused};
 use pyo3::prelude::*;
 use std::sync::Arc;
 use weighbridge_decide::{
-    Admission, HealthSetting, Observation, Placing, ReplicaSetting, Settings, Status,
+    Admission, HealthSetting, KeySpace, Observation, Placing, ReplicaSetting, Settings, Status,
 };
 use weighbridge_server::keep_time;
 
@@ -91,6 +91,11 @@ impl Core {
     /// The core at this moment.
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         py.detach(|| json(&Status::of(&self.inner)))
+    }
+
+    /// The key space: slices with their replicas, and the latest moves.
+    fn slices(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| json(&KeySpace::of(&self.inner)))
     }
 
     /// Decisions with a number above `after`, oldest first.

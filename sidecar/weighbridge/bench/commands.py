@@ -23,7 +23,10 @@ def decision(
     seconds: Annotated[float, typer.Option(min=0.1, help="For each row, s.")] = 2.0,
     json_file: JsonOption = None,
 ) -> None:
-    """Time decisions in the core: bodies x replicas x size of the prefix index."""
+    """Time decisions in the core: bodies x replicas x size of the prefix index.
+
+    Example: weighbridge bench decision --json decision.json
+    """
     from weighbridge.bench import decision as bench  # noqa: PLC0415
 
     console = _console(json_file)
@@ -55,7 +58,10 @@ def transport(
     ] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Drive a real Envoy with no ext_proc server, a constant one, and both transports."""
+    """Drive a real Envoy with no ext_proc server, a constant one, and both transports.
+
+    Example: weighbridge bench transport --json transport.json
+    """
     from weighbridge.bench import transport as bench  # noqa: PLC0415
 
     console = _console(json_file)

@@ -94,6 +94,8 @@ def calibrate(
     """Measure a replica and make its profile; or check a profile against live traffic.
 
     Ends with 1 when the profile must not be trusted, or does not hold any more.
+
+    Example: weighbridge calibrate --target http://gpu-1:8000 --out profile.yaml
     """
     chosen = [target is not None, from_aiconfigurator, check is not None]
     if sum(chosen) != 1:
@@ -152,6 +154,8 @@ def doctor(
     """Check a live replica for what the sidecar needs of it, and say what to switch on.
 
     Sends it some short requests. Ends with 1 when something needed is missing.
+
+    Example: weighbridge doctor --replica http://gpu-1:8000
     """
     from rich.console import Console  # noqa: PLC0415
 
