@@ -44,7 +44,7 @@ class Picker:
         """Starts it, with changes of its configuration."""
         self._file.write_text(yaml.safe_dump(self.content | changes))
         await self._family.start("serve", weighbridge("serve", "--config", str(self._file)))
-        await answers(f"{self.admin}/healthz")
+        await answers(f"{self.admin}/readyz")
 
     async def in_flight(self) -> dict[str, int]:
         """Requests charged to each replica that carries any."""

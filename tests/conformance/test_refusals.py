@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conformance.conftest import MODEL, PROFILE, REPLICAS, Picker
 from tests.conformance.exchange import exchange, refused
+from tests.e2e.harness import until
 from weighbridge.config import Transport
 from weighbridge.processes import Family
 
@@ -31,18 +32,19 @@ async def test_no_ready_endpoint_is_503(
 ) -> None:
     """Destination Endpoint, constraints: 503 "if there are no ready endpoints"."""
     picker = Picker(family, tmp_path, transport)
-    # Nobody answers there, and one failed probe ejects.
+    # Nobody answers there, one failed probe ejects, and all may be ejected: by default half stay.
     dead = [{"endpoint": f"127.0.0.1:{port}", "profile": PROFILE} for port in (1, 2)]
-    health = {"interval_seconds": 0.1, "failures": 1}
+    health = {"interval_seconds": 0.1, "round_seconds": 0.1, "failures": 1, "most_ejected": 1}
     await picker.start(replicas=dead, health=health)
-    while True:
+
+    async def is_refused() -> bool:
         async with exchange(picker.address) as stream:
             await stream.request_headers()
             await stream.request_body(CHAT)
             reply = await stream.reply()
-            if reply.immediate_response is not None:
-                break
-    assert refused(reply)[0] == 503
+            return reply.immediate_response is not None and refused(reply)[0] == 503
+
+    await until(is_refused)
     # Live all the same: restarting the picker would help nobody.
     async with grpc.aio.insecure_channel(picker.address) as channel:
         request = health_pb2.HealthCheckRequest(service="liveness")
