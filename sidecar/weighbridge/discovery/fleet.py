@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -186,4 +187,4 @@ def pace(config: Config) -> Pace:
 
 def now() -> float:
     """The loop's clock, s."""
-    return asyncio.get_running_loop().time()
+    return time.monotonic()
