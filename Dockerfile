@@ -13,7 +13,8 @@ WORKDIR /source
 # The Python dependencies first: they stay as they are when only the source changes.
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*p["dependencies"], *p["optional-dependencies"]["kubernetes"], sep="\n")' \
       > /tmp/requirements.txt \
     && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
       --requirement /tmp/requirements.txt
@@ -38,13 +39,14 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/weighbridge /opt/weighbridge
+COPY deploy/image/healthy /usr/local/bin/healthy
 ENV PATH=/opt/weighbridge/bin:$PATH PYTHONUNBUFFERED=1
 # Nothing is written but to a configured usage log and /tmp: a read-only root is enough.
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 9002 9005
-# Answers 0 where the sidecar takes requests; Envoy and replicas are asked otherwise (see compose).
-HEALTHCHECK --interval=2s --timeout=2s --retries=3 --start-period=20s \
-    CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9005/readyz', timeout=1)"]
+# Whether the sidecar takes requests; Envoy and replicas are asked otherwise (see compose).
+HEALTHCHECK --interval=3s --timeout=5s --retries=5 --start-period=60s \
+    CMD ["healthy", "127.0.0.1:9005", "/readyz"]
 ENTRYPOINT ["weighbridge"]
 CMD ["serve", "--config", "/etc/weighbridge/weighbridge.yaml"]

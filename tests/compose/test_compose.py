@@ -140,7 +140,11 @@ def compose(engine: None) -> Iterator[Compose]:
     made.run("build", seconds=BUILD_SECONDS)
     built = time.monotonic()
     try:
-        made.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180")
+        try:
+            made.run("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180")
+        except AssertionError:
+            print(made.run("ps", "--all"), made.run("logs", "--tail", "20"))
+            raise
         print(f"\nbuilt in {built - started:.0f} s, up in {time.monotonic() - built:.0f} s")
         yield made
     finally:
@@ -205,8 +209,10 @@ class Clients:
             turn += 1
             try:
                 self.served[self.compose.ask(f"c{number}-{turn}")] += 1
-            except (OSError, urllib.error.URLError) as error:
-                self.failures.append(str(error))
+            except urllib.error.HTTPError as error:
+                self.failures.append(f"{error.code} {error.read().decode()}")
+            except OSError as error:
+                self.failures.append(repr(error))
 
 
 def test_a_killed_replica_costs_no_request(compose: Compose) -> None:

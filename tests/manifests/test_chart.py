@@ -108,6 +108,9 @@ def test_every_value_renders_to_what_an_api_server_takes(tmp_path: Path) -> None
     assert kinds >= {"InferencePool", "NetworkPolicy", "ServiceMonitor", "PodDisruptionBudget"}
     checked = [thing for thing in things if thing["kind"] != "ServiceMonitor"]
     assert [line for thing in checked for line in problems(thing)] == []
+    tls = configuration(things).listen.tls
+    assert tls is not None
+    assert tls.certificate == "/tls/tls.crt"
 
 
 def test_one_sidecar_has_no_budget_that_would_hold_a_drain_up() -> None:
