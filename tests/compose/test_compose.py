@@ -35,6 +35,7 @@ class Compose:
     environment: dict[str, str]
     port: int
     admin_port: int
+    envoy_admin_port: int
 
     def run(self, *arguments: str, seconds: float = 300) -> str:
         """`docker compose ARGUMENTS`; what it prints."""
@@ -68,6 +69,12 @@ class Compose:
         with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
             json.load(reply)
             return str(reply.headers["x-served-by"])
+
+    def tune(self, key: str, value: str) -> None:
+        """Sets a runtime key as an operator does."""
+        url = f"http://127.0.0.1:{self.envoy_admin_port}/runtime_modify?{key}={value}"
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=10):
+            pass
 
     def metrics(self) -> dict[str, float]:
         """The sidecar's metrics: each series' figure."""
@@ -135,6 +142,7 @@ def compose(engine: None) -> Iterator[Compose]:
         },
         port,
         port + 1,
+        port + 2,
     )
     started = time.monotonic()
     made.run("build", seconds=BUILD_SECONDS)
@@ -178,6 +186,17 @@ def test_traffic_goes_where_the_sidecar_says_and_sessions_stay(compose: Compose)
         if series.startswith("weighbridge_decisions_total")
     )
     assert decided >= 48
+
+
+def test_a_key_set_through_envoys_admin_port_is_followed(compose: Compose) -> None:
+    def replicas_of_one_session() -> int:
+        return len({compose.ask("tuned") for _ in range(12)})
+
+    assert replicas_of_one_session() == 1
+    compose.tune("weighbridge.observe_only", "true")
+    eventually(lambda: replicas_of_one_session() > 1)
+    compose.tune("weighbridge.observe_only", "")
+    eventually(lambda: replicas_of_one_session() == 1)
 
 
 @dataclass(slots=True)
