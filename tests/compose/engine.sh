@@ -42,7 +42,7 @@ if ! docker compose version >/dev/null 2>&1; then
   mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$directory/plugin"
   echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(mirror) trixie main" \
     >"$apt/sources.list"
-  set -- -qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+  set -- -qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o APT::Sandbox::User=root \
     -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
   apt-get "$@" update && (cd "$directory/plugin" && apt-get "$@" download docker-compose 2>/dev/null) \
     || cannot "docker compose is missing, and Debian's package cannot be had"
@@ -65,6 +65,7 @@ then
   rm -rf "$directory"/base/var/cache/apt/archives/*.deb "$directory"/base/var/lib/apt/lists/*
   # Registries may answer here with a certificate that only this machine's bundle knows.
   certificates=/etc/ssl/certs/ca-certificates.crt
+  mkdir -p "$directory/base/etc/ssl"
   cp -L $certificates "$directory/base/etc/ssl/builder.pem"
   tar -C "$directory/base" -c . | docker import \
     --change "ENV SSL_CERT_FILE=/etc/ssl/builder.pem PIP_CERT=/etc/ssl/builder.pem CARGO_HTTP_CAINFO=/etc/ssl/builder.pem" \

@@ -111,16 +111,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Docker engine; one that was started for this is stopped at the end."""
     directory = tmp_path_factory.mktemp("engine")
     script = Path(__file__).with_name("engine.sh")
-    result = subprocess.run(
-        [script, directory], capture_output=True, text=True, timeout=600, check=False
-    )
-    if result.returncode == CANNOT:
-        pytest.skip(f"NOT TESTED: {result.stderr.strip()}")
-    assert result.returncode == 0, result.stdout + result.stderr
-    yield
     pid = directory / "engine.pid"
-    if pid.exists():
-        os.kill(int(pid.read_text()), signal.SIGTERM)
+    try:
+        result = subprocess.run(
+            [script, directory], capture_output=True, text=True, timeout=600, check=False
+        )
+        if result.returncode == CANNOT:
+            pytest.skip(f"NOT TESTED: {result.stderr.strip()}")
+        assert result.returncode == 0, result.stdout + result.stderr
+        yield
+    finally:
+        if pid.exists():
+            os.kill(int(pid.read_text()), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
