@@ -29,6 +29,10 @@ class Core:
         replicas_json: [{"endpoint", "profile", "model", "adapters", "domain", "state", "share"}, …]
         Returns the new pool's number. In-flight charges survive.
         """
+    def drain(self, endpoint: str, on: bool) -> bool:
+        """Has a replica drained, or takes that back: no new session, sessions leave it at their
+        next turn, what is in flight ends there. Whether there is such a replica.
+        """
     def assign(self) -> None:
         """One round of the assigner, with what was placed since the last; every few seconds."""
     def set_placing(self, placing_json: str) -> None:

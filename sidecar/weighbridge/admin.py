@@ -1,6 +1,7 @@
 """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -19,6 +20,8 @@ INDEX = """weighbridge
 /readyz              200 while it takes requests, else 503
 /status              replicas, what they carry and were given
 /decisions?after=N   the latest decisions with a number above N
+/drain?replica=R     POST: R gets no new session and loses its own at their next turn
+/undrain?replica=R   POST: takes that back
 /explain             POST {"path", "headers", "body"}: what would be decided, and why
 /metrics             Prometheus
 /console             all of it to look at, live
@@ -31,8 +34,16 @@ INDEX = """weighbridge
 EXPLAINED_BYTES = 16 << 20
 
 
+def is_loopback(peer: str | None) -> bool:
+    """Whether a request came from this machine."""
+    try:
+        return ipaddress.ip_address(peer or "").is_loopback
+    except ValueError:
+        return False
+
+
 class AdminServer:
-    """Answers from the core's state; nothing here changes it."""
+    """Answers from the core's state; only a drain changes it, and only from this machine."""
 
     def __init__(
         self,
@@ -62,6 +73,8 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/status", self._status),
                 web.get("/decisions", self._decisions),
+                web.post("/drain", self._drain),
+                web.post("/undrain", self._undrain),
                 web.post("/explain", self._explain),
                 web.get("/metrics", self._metrics_page),
                 *self._console.routes(),
@@ -108,6 +121,27 @@ class AdminServer:
             return web.json_response({"error": "after: must be a number"}, status=400)
         decisions = self._core.decisions(int(text))
         return web.Response(text=decisions, content_type="application/json")
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        return self._set_drained(request, True)
+
+    async def _undrain(self, request: web.Request) -> web.Response:
+        return self._set_drained(request, False)
+
+    def _set_drained(self, request: web.Request, on: bool) -> web.Response:
+        # The pages may be open to others, who may look and not touch.
+        if not is_loopback(request.remote):
+            return web.json_response({"error": "only from this machine"}, status=403)
+        endpoint = request.query.get("replica")
+        if not endpoint:
+            return web.json_response({"error": "replica: which one? ip:port"}, status=400)
+        if not self._core.drain(endpoint, on):
+            error = f"replica: there is no '{endpoint}'"
+            return web.json_response({"error": error}, status=404)
+        replicas = self._snapshot()["replicas"]
+        found = next(one for one in replicas if one["endpoint"] == endpoint)
+        answer = {key: found[key] for key in ("endpoint", "state", "requests")}
+        return web.json_response(answer)
 
     async def _explain(self, request: web.Request) -> web.Response:
         try:

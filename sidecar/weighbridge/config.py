@@ -151,9 +151,9 @@ class Placing(Section):
         20.0, ge=0, le=1e9, description="Another replica must beat a session's home by this, ms..."
     )
     spill_margin_share: float = Field(
-        0.1, ge=0, le=1, description="...and by this share of the home's predicted time."
+        0.1, ge=0, le=1, description="...and by this share of the wait there."
     )
-    samples: int = Field(4, ge=0, le=64, description="Replicas looked at beside the slice's own.")
+    samples: int = Field(8, ge=0, le=64, description="Replicas looked at beside the slice's own.")
     cached_candidates: int = Field(
         4, ge=0, le=64, description="Replicas looked at for the prefix that they hold."
     )
@@ -164,12 +164,33 @@ class Placing(Section):
         0.2, ge=0, le=1, description="How much of the decode MU in flight counts as wait."
     )
     prefill_weight: float = Field(
-        2, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
+        8.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
     )
     degraded_factor: float = Field(
         2.0, ge=1, le=1000, description="A degraded replica's predicted time is multiplied by this."
     )
     adapter_ms: float = Field(500.0, ge=0, le=1e9, description="Time to load a LoRA adapter, ms.")
+    objective_ms: float = Field(
+        2_000.0, ge=0, le=1e9, description="A first token is late after so many ms..."
+    )
+    objective_share: float = Field(
+        1.5,
+        ge=0,
+        le=1e6,
+        description="...and so many times what its whole prompt takes to compute.",
+    )
+    late_weight: float = Field(
+        8.0,
+        ge=0,
+        le=1000,
+        description="How often each ms counts by which a first token would be late.",
+    )
+    level_weight: float = Field(
+        0.03,
+        ge=0,
+        le=1000,
+        description="How much the work that a replica was given of late counts beside the wait.",
+    )
     load_tolerance: float = Field(
         0.03,
         ge=0,
@@ -191,6 +212,16 @@ class Placing(Section):
     )
     heat_memory_s: float = Field(
         30.0, gt=0, le=1e6, description="Time after which a slice's old rate counts 1/e, s."
+    )
+    warm_up_s: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        description="Time in which a replica that joins others comes to its full share, s; 0: at "
+        "once.",
+    )
+    warm_up_share: float = Field(
+        0.1, gt=0, le=1, description="Share of its capacity that it is given at first."
     )
     round_seconds: float = Field(
         5.0, gt=0, le=3600, description="Between two rounds of the assigner, s."

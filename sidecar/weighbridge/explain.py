@@ -221,14 +221,26 @@ def cached_table(cached: list[Mapping[str, Any]]) -> list[Table]:
 
 def candidates_table(found: Mapping[str, Any]) -> Table:
     """The replicas looked at, best first."""
-    columns = ("cached tokens", "wait ms", "prefill ms", "score", "verdict")
+    columns = (
+        "looked at as",
+        "cached tokens",
+        "wait ms",
+        "prefill ms",
+        "late ms",
+        "recent ms",
+        "score",
+        "verdict",
+    )
     table = figures("Candidates", "replica", *columns)
     for one in found["candidates"]:
         table.add_row(
             one["endpoint"],
+            one["role"],
             f"{one['cached_tokens']:,}",
             f"{one['wait_ms']:,.2f}",
             f"{one['prefill_ms']:,.2f}",
+            f"{one['late_ms']:,.2f}",
+            f"{one['recent_ms']:,.2f}",
             f"{one['score']:,.2f}",
             one["verdict"].replace("_", " "),
             style="bold" if one["endpoint"] == found["chosen"] else None,

@@ -3,12 +3,13 @@
 import json
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
 
 from weighbridge._core import Core
-from weighbridge.admin import AdminServer
+from weighbridge.admin import AdminServer, is_loopback
 from weighbridge.config import Config
 from weighbridge.errors import RefusedError
 from weighbridge.ports import LOOPBACK, find_free_run
@@ -96,3 +97,28 @@ async def test_a_taken_port_is_one_line(pages: Pages) -> None:
         await Pages().server.start(pages.address)
     with socket.socket() as probe:
         assert probe.connect_ex((LOOPBACK, int(pages.address.rpartition(":")[2]))) == 0
+
+
+async def test_a_drain_is_told_who_asked_for_it_and_can_be_taken_back(pages: Pages) -> None:
+    async def post(path: str) -> tuple[int, dict[str, Any]]:
+        url = f"http://{pages.address}{path}"
+        async with aiohttp.ClientSession() as session, session.post(url) as response:
+            return response.status, await response.json()
+
+    code, answer = await post("/drain?replica=10.0.0.1:80")
+    assert (code, answer) == (200, {"endpoint": "10.0.0.1:80", "state": "draining", "requests": 0})
+    assert json.loads((await get(pages, "/status"))[1])["replicas"][0]["state"] == "draining"
+    assert (await post("/undrain?replica=10.0.0.1:80"))[1]["state"] == "healthy"
+    assert await post("/drain?replica=10.0.0.9:80") == (
+        404,
+        {"error": "replica: there is no '10.0.0.9:80'"},
+    )
+    assert (await post("/drain"))[0] == 400
+    assert (await get(pages, "/drain?replica=10.0.0.1:80"))[0] == 405
+
+
+def test_only_this_machine_may_drain() -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("10.0.0.7")
+    assert not is_loopback(None)

@@ -2,18 +2,18 @@
 
 use crate::keyspace::{MoveRecord, Moves};
 use crate::settings::Placing;
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::Guard;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use weighbridge_place::assigner::{AssignerSettings, Member, Round, WorkloadHint, round};
 use weighbridge_place::key::workload_hash;
-use weighbridge_place::{Assignment, Heat, Pool, Slices};
+use weighbridge_place::{Assignment, Heat, Pool, Published, Slices};
 
 /// The present assignment, and what the next round starts from.
 #[derive(Debug, Default)]
 pub(crate) struct Assigning {
-    current: ArcSwap<Assignment>,
+    current: Published,
     rounds: Mutex<Rounds>,
     /// What the last round came to, to be read while another one is under way.
     report: Mutex<Report>,
@@ -77,6 +77,8 @@ impl Assigning {
         let elapsed_s = Self::seconds(now_ms.saturating_sub(rounds.last_ms));
         rounds.last_ms = now_ms;
         rounds.report.rounded_at_ms = now_ms;
+        let keep = (-elapsed_s / placing.heat_memory_s.max(1e-3)).exp();
+        pool.replicas().for_each(|replica| replica.load.fade(keep));
         self.run(&mut rounds, pool, placing, Some(now_ms), elapsed_s);
     }
 
@@ -155,7 +157,7 @@ impl Assigning {
             .retain(|model, _| models.contains_key(model));
         if changed || before.models().count() != models.len() {
             self.current
-                .store(Arc::new(Assignment::new(before.number + 1, models)));
+                .replace(Assignment::new(before.number + 1, models));
         }
         *self.report() = rounds.report.clone();
     }

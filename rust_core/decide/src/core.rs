@@ -9,6 +9,7 @@ use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
 use crate::observing::Observing;
 use crate::refusal::Refusal;
+use crate::roster::Roster;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::tally::Tallies;
@@ -20,7 +21,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{
@@ -55,8 +56,9 @@ pub struct Core {
     settings: Settings,
     models: Models,
     pub(crate) registry: Registry,
-    /// The replicas as they were set, before health has its say; locked while a pool is published.
+    /// The replicas as they were set, before health and the roster have their say; locked while a pool is published.
     replicas: Mutex<Vec<ReplicaSetting>>,
+    roster: Mutex<Roster>,
     pub(crate) watch: Watch,
     pub(crate) assigning: Assigning,
     placing: ArcSwap<Placing>,
@@ -100,6 +102,7 @@ impl Core {
             registry: Registry::default(),
             replicas: Mutex::default(),
             watch: Watch::new(std::mem::take(&mut settings.health)),
+            roster: Mutex::default(),
             assigning: Assigning::default(),
             placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
@@ -136,25 +139,66 @@ impl Core {
     /// When a replica names a profile or model that is unknown; then nothing is changed.
     pub fn set_replicas(&self, replicas: Vec<ReplicaSetting>) -> Result<u64, SettingsError> {
         let mut current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.publish(&replicas)?;
+        let specs = self.specs(&replicas)?;
+        self.roster().follow(&specs, &self.placing.load().warm_up());
+        let number = self.publish(specs);
         self.watch
             .follow(&self.registry.pool_full(), &self.kinds(&replicas));
+        self.react();
         *current = replicas;
         Ok(number)
     }
 
-    /// Publishes a pool of these replicas as healthy as they are. To be called with the lock on
+    /// Has a replica drained, or takes that back: it gets no new session, its sessions leave it at
+    /// their next turn, and what is in flight ends there. Returns whether there is such a replica.
+    ///
+    /// # Errors
+    /// Never, as far as the replicas were accepted when they were set.
+    pub fn drain(&self, endpoint: &str, on: bool) -> Result<bool, SettingsError> {
+        let current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.roster().drain(endpoint, on);
+        if changed == Some(true) {
+            self.publish(self.specs(&current)?);
+            self.react();
+        }
+        Ok(changed.is_some())
+    }
+
+    /// Lets replicas that warm up have more, as time has passed.
+    fn warm(&self, now_ms: u64) {
+        let current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = self.roster().tick(now_ms, &self.placing.load().warm_up());
+        if changed {
+            // They were accepted when they were set.
+            if let Ok(specs) = self.specs(&current) {
+                self.publish(specs);
+            }
+        }
+    }
+
+    /// Publishes a pool of these replicas, as the roster has them. To be called with the lock on
     /// `replicas` held.
-    fn publish(&self, replicas: &[ReplicaSetting]) -> Result<u64, SettingsError> {
-        let specs = replicas
-            .iter()
-            .map(|replica| self.spec(replica))
-            .collect::<Result<_, _>>()?;
+    fn publish(&self, mut specs: Vec<ReplicaSpec>) -> u64 {
+        let roster = self.roster();
+        specs.iter_mut().for_each(|spec| roster.amend(spec));
         let number = self.registry.replace(specs);
-        let pool = self.registry.pool_full();
-        self.assigning.react(&pool, &self.placing.load());
-        self.doors.set_pool(&pool, self.now_us());
-        Ok(number)
+        self.doors
+            .set_pool(&self.registry.pool_full(), self.now_us());
+        number
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn specs(&self, replicas: &[ReplicaSetting]) -> Result<Vec<ReplicaSpec>, SettingsError> {
+        replicas.iter().map(|replica| self.spec(replica)).collect()
+    }
+
+    /// Takes slices off those that must not serve.
+    fn react(&self) {
+        self.assigning
+            .react(&self.registry.pool_full(), &self.placing.load());
     }
 
     /// Of each endpoint, the requests that fill it and the number of those that are like it.
@@ -190,7 +234,8 @@ impl Core {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let (changes, moved) = self.watch.round(&self.registry.pool_full(), now_us);
         if moved {
-            self.publish(&replicas)?;
+            self.publish(self.specs(&replicas)?);
+            self.react();
         }
         Ok(changes)
     }
@@ -263,6 +308,7 @@ impl Core {
     /// One round of the assigner, with what was placed up to `now_us`. To be called every few
     /// seconds.
     pub fn assign(&self, now_us: u64) {
+        self.warm(now_us / 1000);
         self.assigning.round(
             &self.registry.pool_full(),
             &self.placing.load(),

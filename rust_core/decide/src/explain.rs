@@ -111,6 +111,10 @@ pub struct Considered {
     pub wait_ms: f64,
     /// Predicted prefill, ms.
     pub prefill_ms: f64,
+    /// By how much its first token would be late, ms.
+    pub late_ms: f64,
+    /// The work placed on it of late, ms of its capacity.
+    pub recent_ms: f64,
     /// What was compared: the lowest wins.
     pub score: f64,
     /// Why it was looked at.
@@ -182,6 +186,8 @@ fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Consid
             cached_tokens: weighed.weighing.cost(candidate.cached_blocks).cached_tokens,
             wait_ms: candidate.wait_ms,
             prefill_ms: candidate.prefill_ms,
+            late_ms: candidate.late_ms,
+            recent_ms: candidate.recent_ms,
             score: candidate.score,
             role: candidate.role.as_str(),
             verdict: candidate.verdict.as_str(),

@@ -18,6 +18,7 @@ mod models;
 mod observing;
 mod pick;
 mod refusal;
+mod roster;
 mod session;
 mod settings;
 mod signs;

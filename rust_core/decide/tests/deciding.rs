@@ -240,3 +240,41 @@ fn settings_that_contradict_themselves_are_refused_by_name() {
     assert_eq!(core.pool().len(), 1, "the replicas are as they were");
     assert!(serde_json::from_value::<Placing>(json!({"spill_marge": 1})).is_err());
 }
+
+#[test]
+fn a_drained_replica_gets_nothing_new_and_what_it_has_ends_there() {
+    let core = core(4);
+    core.assign(1_000_000);
+    let before = homes(&core);
+    let victim = before["s0"].clone();
+    let ticket = decide(&core, "s0", 2_000_000);
+    assert!(core.drain(&victim, true).unwrap());
+    for (session, home) in homes(&core) {
+        assert_ne!(home, victim);
+        assert!(before[&session] == victim || before[&session] == home);
+    }
+    let held = core.pool().endpoint(&victim).unwrap().load.own().requests;
+    assert_eq!((ticket.endpoint(), held), (victim.as_str(), 1));
+    core.end(ticket, 3_000_000);
+    assert!(core.drain(&victim, false).unwrap());
+    assert!(!core.drain("10.9.9.9:1", true).unwrap());
+    for round in 2..20u64 {
+        core.assign(round * 5_000_000);
+    }
+    assert!(homes(&core).values().any(|home| *home == victim));
+}
+
+#[test]
+fn a_replica_that_joins_gets_its_share_by_degrees() {
+    let core = core(3);
+    core.assign(1_000_000);
+    set_replicas(&core, &[0, 1, 2, 3]);
+    let share = || core.pool().endpoint("10.0.0.3:8000").unwrap().spec.share;
+    let first = share();
+    core.assign(10_000_000);
+    assert_eq!((first, share()), (0.1, 0.1));
+    core.assign(40_000_000);
+    assert!((share() - 0.55).abs() < 1e-9, "{}", share());
+    core.assign(70_000_000);
+    assert_eq!(share(), 1.0);
+}

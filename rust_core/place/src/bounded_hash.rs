@@ -190,6 +190,8 @@ impl<'a> Walk<'a> {
             cached_blocks,
             wait_ms: replica.ms_for(work),
             prefill_ms: replica.ms_for(prefill),
+            late_ms: 0.0,
+            recent_ms: 0.0,
             score,
             verdict,
         }

@@ -155,6 +155,10 @@ pub struct Candidate {
     pub wait_ms: f64,
     /// Predicted prefill once it starts, in ms.
     pub prefill_ms: f64,
+    /// By how much its first token would be late, in ms.
+    pub late_ms: f64,
+    /// The work placed on it of late, in ms of its capacity.
+    pub recent_ms: f64,
     /// What was compared: the lowest wins. In ms, or as the policy says.
     pub score: f64,
     /// What was found.

@@ -3,12 +3,18 @@
 //! A candidate's score is the milliseconds until it could have the prompt done:
 //!
 //! ```text
-//! score = (wait + prefill_weight · prefill + adapter) · health
+//! score = (wait + prefill_weight · prefill + late_weight · late + level_weight · recent + adapter) · health
 //! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
 //! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
+//! late    = (wait + prefill − objective_ms − objective_share · whole prefill)⁺
+//! recent  = MU placed on it within some 30 s ÷ (MU/ms · warm-up share)
 //! adapter = the time to load the adapter, where it lacks it
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
+//!
+//! A copy of a prefix on a second replica pushes others out and helps nobody: own prefill counts
+//! several times, as long as the first token is predicted to come within its objective. What is left
+//! to choose among levels the work of the last half minute, which waits alone do not: most are zero.
 //!
 //! The lowest score wins, but the replica that holds half of the prompt or more keeps the request,
 //! and else home does, unless the winner beats it by the spill margin.
@@ -37,7 +43,7 @@ const MOST_HOMES: usize = 4;
 pub struct ChoiceSettings {
     /// Another replica must beat home by this many milliseconds…
     pub spill_margin_ms: f64,
-    /// …and by this share of home's score.
+    /// …and by this share of the wait at home.
     pub spill_margin_share: f64,
     /// Others of the pool that are looked at.
     pub samples: usize,
@@ -49,12 +55,21 @@ pub struct ChoiceSettings {
     /// prompt start before the replies ahead of it have ended.
     pub decode_weight: f64,
     /// How often this request's own prefill counts: what a cached prefix would have saved is also
-    /// taken from all who come after, so above 1.
+    /// taken from all who come after, and a second copy of it pushes others out, so far above 1.
     pub prefill_weight: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Milliseconds to load an adapter.
     pub adapter_ms: f64,
+    /// A first token is late after so many milliseconds…
+    pub objective_ms: f64,
+    /// …and so many times what the whole prompt takes to compute.
+    pub objective_share: f64,
+    /// How often each millisecond counts by which a first token would be late.
+    pub late_weight: f64,
+    /// How much the work placed on a replica of late counts beside the wait: levels the load of
+    /// replicas where nobody waits.
+    pub level_weight: f64,
 }
 
 impl Default for ChoiceSettings {
@@ -62,13 +77,17 @@ impl Default for ChoiceSettings {
         Self {
             spill_margin_ms: 20.0,
             spill_margin_share: 0.1,
-            samples: 4,
+            samples: 8,
             cached: 4,
             kv_share: 0.95,
             decode_weight: 0.2,
-            prefill_weight: 2.0,
+            prefill_weight: 8.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
+            objective_ms: 2_000.0,
+            objective_share: 1.5,
+            late_weight: 8.0,
+            level_weight: 0.03,
         }
     }
 }
@@ -248,13 +267,24 @@ impl Look<'_> {
             _ if kv_share > settings.kv_share => Verdict::KvFull,
             _ => Verdict::Fit,
         };
-        let score = (wait_ms + settings.prefill_weight * prefill_ms + adapter_ms) * health;
+        let whole_ms = (self.ask.prefill)(0).as_mu().max(0.0) / replica.full_mu_per_ms();
+        let allowed_ms = settings.objective_ms + settings.objective_share * whole_ms;
+        let late_ms = (wait_ms + prefill_ms - allowed_ms).max(0.0);
+        let recent_ms = replica.ms_for(replica.load.recent());
+        let score = (wait_ms
+            + settings.prefill_weight * prefill_ms
+            + settings.late_weight * late_ms
+            + settings.level_weight * recent_ms
+            + adapter_ms)
+            * health;
         Candidate {
             replica: replica.id,
             role,
             cached_blocks,
             wait_ms,
             prefill_ms,
+            late_ms,
+            recent_ms,
             score,
             verdict,
         }
@@ -295,8 +325,7 @@ impl Look<'_> {
             .candidates
             .first()
             .filter(|home| home.verdict == Verdict::Fit);
-        let keeps =
-            |candidate: &Candidate| best.score + self.margin(candidate.score) >= candidate.score;
+        let keeps = |candidate: &Candidate| best.score + self.margin(candidate) >= candidate.score;
         let mut first = [self.holder(), home.copied()].into_iter().flatten();
         first.find(keeps).or(Some(best))
     }
@@ -322,10 +351,12 @@ impl Look<'_> {
             .then_with(|| tie(a).cmp(&tie(b)))
     }
 
-    fn margin(&self, score: f64) -> f64 {
+    /// Of the wait, and not of the score: the weighted prefill of a long prompt that home lacks as
+    /// well must not hold it there.
+    fn margin(&self, candidate: &Candidate) -> f64 {
         self.settings
             .spill_margin_ms
-            .max(self.settings.spill_margin_share * score)
+            .max(self.settings.spill_margin_share * candidate.wait_ms)
     }
 
     /// Full memory is better than a drain; a drain is better than nothing.

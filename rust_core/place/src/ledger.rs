@@ -48,6 +48,7 @@ pub struct Load {
     decode: AtomicI64,
     kv_tokens: AtomicI64,
     requests: AtomicI64,
+    recent: AtomicI64,
     foreign_work: AtomicI64,
     foreign_kv_tokens: AtomicI64,
     foreign_requests: AtomicI64,
@@ -58,11 +59,27 @@ impl Load {
     pub fn charge(self: &Arc<Self>, amount: Amount) -> Charge {
         self.add(amount);
         self.requests.fetch_add(1, Relaxed);
+        self.recent
+            .fetch_add((amount.prefill + amount.decode).micro(), Relaxed);
         Charge {
             load: Arc::clone(self),
             amount,
             prefill_open: true,
         }
+    }
+
+    /// The work charged here of late, finished or not, as far as it has not faded.
+    #[must_use]
+    pub fn recent(&self) -> MicroMu {
+        MicroMu::from_micro(self.recent.load(Relaxed))
+    }
+
+    /// Lets what was charged of late fade to a share of it, 0 to 1. What others charge meanwhile is
+    /// not lost.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    pub fn fade(&self, keep: f64) {
+        let gone = self.recent.load(Relaxed) as f64 * (1.0 - keep.clamp(0.0, 1.0));
+        self.recent.fetch_sub(gone as i64, Relaxed);
     }
 
     /// What this sidecar's requests hold, and what came past it.

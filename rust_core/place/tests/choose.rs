@@ -83,6 +83,8 @@ impl Fleet {
         let plain = ChoiceSettings {
             prefill_weight: 1.0,
             decode_weight: 1.0,
+            late_weight: 0.0,
+            level_weight: 0.0,
             ..ChoiceSettings::default()
         };
         self.choose_with(ask, &plain)
@@ -161,7 +163,7 @@ fn a_cached_prefix_is_worth_its_prefill_and_no_more() {
     );
     assert_eq!(decision.saved, MicroMu::from_mu(320.0));
     // 320 ms saved: the holder keeps the request until it is later by more than the margin.
-    fleet.load(9, 360.0);
+    fleet.load(9, 350.0);
     assert_eq!(fleet.chosen(&ask()), (fleet.id(9), Reason::Cached));
     fleet.load(9, 20.0);
     assert_eq!(fleet.chosen(&ask()), (fleet.id(3), Reason::Home));
@@ -184,6 +186,56 @@ fn weights_say_what_a_cached_prefix_and_others_replies_count() {
     assert_eq!(chosen(1.0, 1.0), fleet.id(3));
     assert_eq!(chosen(2.0, 1.0), fleet.id(9));
     assert_eq!(chosen(1.0, 0.2), fleet.id(9));
+}
+
+#[test]
+fn a_cached_prefix_holds_a_request_as_long_as_its_first_token_comes_in_time() {
+    let mut fleet = Fleet::new(20, &[3]);
+    fleet.cache(9, &CHAIN[..8]);
+    let choose = |fleet: &Fleet, late_weight| {
+        let settings = ChoiceSettings {
+            objective_ms: 1_000.0,
+            objective_share: 2.0,
+            decode_weight: 1.0,
+            late_weight,
+            ..ChoiceSettings::default()
+        };
+        fleet.choose_with(&ask(), &settings).unwrap()
+    };
+    // In time up to 1,000 ms + twice 400 ms, of which 80 ms go to what is not cached.
+    fleet.load(9, 1_700.0);
+    let decision = choose(&fleet, 8.0);
+    assert_eq!(decision.chosen, fleet.id(9));
+    assert_eq!(candidate(&decision, fleet.id(9)).late_ms, 0.0);
+    fleet.load(9, 250.0);
+    let decision = choose(&fleet, 8.0);
+    assert_eq!(candidate(&decision, fleet.id(9)).late_ms, 230.0);
+    assert_eq!(decision.chosen, fleet.id(3));
+    assert_eq!(choose(&fleet, 0.0).chosen, fleet.id(9));
+}
+
+#[test]
+fn where_nobody_waits_who_was_given_least_of_late_is_chosen() {
+    let mut fleet = Fleet::new(6, &[3]);
+    for at in (0..6).filter(|at| *at != 4) {
+        fleet.load(at, 5_000.0);
+    }
+    fleet.charges.clear();
+    let choose = |level_weight| {
+        let settings = ChoiceSettings {
+            level_weight,
+            ..ChoiceSettings::default()
+        };
+        fleet.choose_with(&ask(), &settings).unwrap().chosen
+    };
+    assert_eq!(choose(0.0), fleet.id(3));
+    assert_eq!(choose(0.03), fleet.id(4));
+    // It fades: after a while it holds nobody off.
+    let pool = fleet.registry.pool_full();
+    pool.replicas().for_each(|replica| replica.load.fade(0.1));
+    let recent = pool.replica(fleet.id(3)).unwrap().load.recent();
+    assert_eq!(recent, MicroMu::from_mu(500.0));
+    assert_eq!(choose(0.03), fleet.id(3));
 }
 
 #[test]
@@ -527,7 +579,7 @@ proptest! {
                 let least = fit.clone().map(|c| c.score).fold(f64::INFINITY, f64::min);
                 prop_assert_eq!(own.verdict == Verdict::Fit, fit.clone().count() > 0);
                 let kept = own.role == Role::Home || 2 * own.cached_blocks as usize >= CHAIN.len();
-                let margin = if kept { f64::max(20.0, 0.1 * own.score) } else { 0.0 };
+                let margin = if kept { f64::max(20.0, 0.1 * own.wait_ms) } else { 0.0 };
                 prop_assert!(own.verdict != Verdict::Fit || own.score <= least + margin + 1e-9);
                 prop_assert_eq!(decision.prefill, prefill(decision.cached_blocks));
                 prop_assert_eq!(decision.prefill + decision.saved, prefill(0));

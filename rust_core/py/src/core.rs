@@ -32,6 +32,12 @@ impl Core {
             .map_err(refused)
     }
 
+    /// Has a replica drained, or takes that back; whether there is such a replica.
+    fn drain(&self, py: Python<'_>, endpoint: &str, on: bool) -> PyResult<bool> {
+        py.detach(|| self.inner.drain(endpoint, on))
+            .map_err(refused)
+    }
+
     /// One round of the assigner.
     fn assign(&self, py: Python<'_>) {
         py.detach(|| self.inner.assign(self.inner.now_us()));
