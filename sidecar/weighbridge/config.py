@@ -185,11 +185,12 @@ class Placing(Section):
         le=1000,
         description="How often each ms counts by which a first token would be late.",
     )
-    level_weight: float = Field(
-        0.03,
+    level_ms: float = Field(
+        2_000.0,
         ge=0,
-        le=1000,
-        description="How much the work that a replica was given of late counts beside the wait.",
+        le=1e9,
+        description="What a replica that was given all it can do of late counts beside the wait, "
+        "ms; others by the square of their share.",
     )
     load_tolerance: float = Field(
         0.03,
@@ -212,16 +213,6 @@ class Placing(Section):
     )
     heat_memory_s: float = Field(
         30.0, gt=0, le=1e6, description="Time after which a slice's old rate counts 1/e, s."
-    )
-    warm_up_s: float = Field(
-        60.0,
-        ge=0,
-        le=86_400,
-        description="Time in which a replica that joins others comes to its full share, s; 0: at "
-        "once.",
-    )
-    warm_up_share: float = Field(
-        0.1, gt=0, le=1, description="Share of its capacity that it is given at first."
     )
     round_seconds: float = Field(
         5.0, gt=0, le=3600, description="Between two rounds of the assigner, s."

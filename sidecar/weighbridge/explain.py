@@ -227,7 +227,7 @@ def candidates_table(found: Mapping[str, Any]) -> Table:
         "wait ms",
         "prefill ms",
         "late ms",
-        "recent ms",
+        "busy",
         "score",
         "verdict",
     )
@@ -240,7 +240,7 @@ def candidates_table(found: Mapping[str, Any]) -> Table:
             f"{one['wait_ms']:,.2f}",
             f"{one['prefill_ms']:,.2f}",
             f"{one['late_ms']:,.2f}",
-            f"{one['recent_ms']:,.2f}",
+            f"{one['busy']:.0%}",
             f"{one['score']:,.2f}",
             one["verdict"].replace("_", " "),
             style="bold" if one["endpoint"] == found["chosen"] else None,

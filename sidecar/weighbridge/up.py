@@ -40,8 +40,9 @@ def sidecar_settings(requests: int) -> dict[str, Any]:
     return {
         "decision_log": max(1024, requests),
         # In a few seconds of traffic one prompt of 120,000 tokens outweighs all others; with the
-        # margin of a long run, every short turn behind it would rightly leave its cache.
-        "placing": {"spill_margin_ms": 20_000},
+        # margin of a long run, every short turn behind it would rightly leave its cache, and so it
+        # would where its first token is going to be late.
+        "placing": {"spill_margin_ms": 20_000, "late_weight": 0},
     }
 
 

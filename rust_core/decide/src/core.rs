@@ -2,6 +2,7 @@
 
 use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
+use crate::drains::Drains;
 use crate::foreign::Means;
 use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
@@ -9,7 +10,6 @@ use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
 use crate::observing::Observing;
 use crate::refusal::Refusal;
-use crate::roster::Roster;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::tally::Tallies;
@@ -56,9 +56,9 @@ pub struct Core {
     settings: Settings,
     models: Models,
     pub(crate) registry: Registry,
-    /// The replicas as they were set, before health and the roster have their say; locked while a pool is published.
+    /// The replicas as they were set, before health and drains have their say; locked while a pool is published.
     replicas: Mutex<Vec<ReplicaSetting>>,
-    roster: Mutex<Roster>,
+    drains: Mutex<Drains>,
     pub(crate) watch: Watch,
     pub(crate) assigning: Assigning,
     placing: ArcSwap<Placing>,
@@ -102,7 +102,7 @@ impl Core {
             registry: Registry::default(),
             replicas: Mutex::default(),
             watch: Watch::new(std::mem::take(&mut settings.health)),
-            roster: Mutex::default(),
+            drains: Mutex::default(),
             assigning: Assigning::default(),
             placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
@@ -140,7 +140,7 @@ impl Core {
     pub fn set_replicas(&self, replicas: Vec<ReplicaSetting>) -> Result<u64, SettingsError> {
         let mut current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let specs = self.specs(&replicas)?;
-        self.roster().follow(&specs, &self.placing.load().warm_up());
+        self.drains().follow(&specs);
         let number = self.publish(specs);
         self.watch
             .follow(&self.registry.pool_full(), &self.kinds(&replicas));
@@ -156,7 +156,7 @@ impl Core {
     /// Never, as far as the replicas were accepted when they were set.
     pub fn drain(&self, endpoint: &str, on: bool) -> Result<bool, SettingsError> {
         let current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.roster().drain(endpoint, on);
+        let changed = self.drains().set(endpoint, on);
         if changed == Some(true) {
             self.publish(self.specs(&current)?);
             self.react();
@@ -164,31 +164,19 @@ impl Core {
         Ok(changed.is_some())
     }
 
-    /// Lets replicas that warm up have more, as time has passed.
-    fn warm(&self, now_ms: u64) {
-        let current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = self.roster().tick(now_ms, &self.placing.load().warm_up());
-        if changed {
-            // They were accepted when they were set.
-            if let Ok(specs) = self.specs(&current) {
-                self.publish(specs);
-            }
-        }
-    }
-
-    /// Publishes a pool of these replicas, as the roster has them. To be called with the lock on
+    /// Publishes a pool of these replicas, drained where an operator says so. To be called with the lock on
     /// `replicas` held.
     fn publish(&self, mut specs: Vec<ReplicaSpec>) -> u64 {
-        let roster = self.roster();
-        specs.iter_mut().for_each(|spec| roster.amend(spec));
+        let drains = self.drains();
+        specs.iter_mut().for_each(|spec| drains.amend(spec));
         let number = self.registry.replace(specs);
         self.doors
             .set_pool(&self.registry.pool_full(), self.now_us());
         number
     }
 
-    fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    fn drains(&self) -> MutexGuard<'_, Drains> {
+        self.drains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn specs(&self, replicas: &[ReplicaSetting]) -> Result<Vec<ReplicaSpec>, SettingsError> {
@@ -308,7 +296,6 @@ impl Core {
     /// One round of the assigner, with what was placed up to `now_us`. To be called every few
     /// seconds.
     pub fn assign(&self, now_us: u64) {
-        self.warm(now_us / 1000);
         self.assigning.round(
             &self.registry.pool_full(),
             &self.placing.load(),

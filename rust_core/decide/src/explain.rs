@@ -113,8 +113,8 @@ pub struct Considered {
     pub prefill_ms: f64,
     /// By how much its first token would be late, ms.
     pub late_ms: f64,
-    /// The work placed on it of late, ms of its capacity.
-    pub recent_ms: f64,
+    /// The work placed on it of late, as a share of what it can do.
+    pub busy: f64,
     /// What was compared: the lowest wins.
     pub score: f64,
     /// Why it was looked at.
@@ -187,7 +187,7 @@ fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Consid
             wait_ms: candidate.wait_ms,
             prefill_ms: candidate.prefill_ms,
             late_ms: candidate.late_ms,
-            recent_ms: candidate.recent_ms,
+            busy: candidate.busy,
             score: candidate.score,
             role: candidate.role.as_str(),
             verdict: candidate.verdict.as_str(),

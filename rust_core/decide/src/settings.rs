@@ -4,7 +4,7 @@ use crate::admission::Admission;
 use crate::health::HealthSetting;
 use serde::{Deserialize, Serialize};
 use weighbridge_place::assigner::AssignerSettings;
-use weighbridge_place::{ChoiceSettings, State, WarmUp};
+use weighbridge_place::{ChoiceSettings, State};
 use weighbridge_weigh::{Profile, ProfileError};
 
 /// Settings of one [`crate::Core`].
@@ -234,8 +234,8 @@ pub struct Placing {
     pub objective_share: f64,
     /// How often each ms counts by which a first token would be late.
     pub late_weight: f64,
-    /// How much the work placed on a replica of late counts beside the wait.
-    pub level_weight: f64,
+    /// What a replica that was given all it can do of late counts beside the wait, ms.
+    pub level_ms: f64,
     /// How far the assigner lets a replica be above the mean utilisation, as a share of it.
     pub load_tolerance: f64,
     /// Time between a session's turns, s: after it a moved session pays for its prefix again.
@@ -246,10 +246,6 @@ pub struct Placing {
     pub churn_share: f64,
     /// Time after which an old rate of a slice counts 1/e, s.
     pub heat_memory_s: f64,
-    /// Time that a replica which joins others takes to its full share, s; 0: none.
-    pub warm_up_s: f64,
-    /// Share of its capacity that it is given at first, 0 to 1.
-    pub warm_up_share: f64,
     /// Wishes about some tenants' replicas.
     pub workloads: Vec<WorkloadSetting>,
 }
@@ -290,29 +286,18 @@ impl Default for Placing {
             objective_ms: choice.objective_ms,
             objective_share: choice.objective_share,
             late_weight: choice.late_weight,
-            level_weight: choice.level_weight,
+            level_ms: choice.level_ms,
             load_tolerance: assigner.tolerance,
             turn_gap_s: assigner.turn_gap_s,
             horizon_s: assigner.horizon_s,
             churn_share: assigner.churn_share,
             heat_memory_s: 30.0,
-            warm_up_s: 60.0,
-            warm_up_share: 0.1,
             workloads: Vec::new(),
         }
     }
 }
 
 impl Placing {
-    pub(crate) fn warm_up(&self) -> WarmUp {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let over_ms = (self.warm_up_s.max(0.0) * 1e3) as u64;
-        WarmUp {
-            first_share: self.warm_up_share,
-            over_ms,
-        }
-    }
-
     pub(crate) fn choice(&self) -> ChoiceSettings {
         ChoiceSettings {
             spill_margin_ms: self.spill_margin_ms,
@@ -327,7 +312,8 @@ impl Placing {
             objective_ms: self.objective_ms,
             objective_share: self.objective_share,
             late_weight: self.late_weight,
-            level_weight: self.level_weight,
+            level_ms: self.level_ms,
+            memory_ms: self.heat_memory_s * 1e3,
         }
     }
 }

@@ -263,18 +263,3 @@ fn a_drained_replica_gets_nothing_new_and_what_it_has_ends_there() {
     }
     assert!(homes(&core).values().any(|home| *home == victim));
 }
-
-#[test]
-fn a_replica_that_joins_gets_its_share_by_degrees() {
-    let core = core(3);
-    core.assign(1_000_000);
-    set_replicas(&core, &[0, 1, 2, 3]);
-    let share = || core.pool().endpoint("10.0.0.3:8000").unwrap().spec.share;
-    let first = share();
-    core.assign(10_000_000);
-    assert_eq!((first, share()), (0.1, 0.1));
-    core.assign(40_000_000);
-    assert!((share() - 0.55).abs() < 1e-9, "{}", share());
-    core.assign(70_000_000);
-    assert_eq!(share(), 1.0);
-}

@@ -191,7 +191,7 @@ impl<'a> Walk<'a> {
             wait_ms: replica.ms_for(work),
             prefill_ms: replica.ms_for(prefill),
             late_ms: 0.0,
-            recent_ms: 0.0,
+            busy: 0.0,
             score,
             verdict,
         }

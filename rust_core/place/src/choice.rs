@@ -157,8 +157,8 @@ pub struct Candidate {
     pub prefill_ms: f64,
     /// By how much its first token would be late, in ms.
     pub late_ms: f64,
-    /// The work placed on it of late, in ms of its capacity.
-    pub recent_ms: f64,
+    /// The work placed on it of late, as a share of what it can do.
+    pub busy: f64,
     /// What was compared: the lowest wins. In ms, or as the policy says.
     pub score: f64,
     /// What was found.

@@ -3,11 +3,11 @@
 //! A candidate's score is the milliseconds until it could have the prompt done:
 //!
 //! ```text
-//! score = (wait + prefill_weight · prefill + late_weight · late + level_weight · recent + adapter) · health
+//! score = (wait + prefill_weight · prefill + late_weight · late + level_ms · busy² + adapter) · health
 //! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
 //! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
 //! late    = (wait + prefill − objective_ms − objective_share · whole prefill)⁺
-//! recent  = MU placed on it within some 30 s ÷ (MU/ms · warm-up share)
+//! busy    = MU placed on it of late ÷ (what it can do in that time · warm-up share)
 //! adapter = the time to load the adapter, where it lacks it
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
@@ -15,6 +15,8 @@
 //! A copy of a prefix on a second replica pushes others out and helps nobody: own prefill counts
 //! several times, as long as the first token is predicted to come within its objective. What is left
 //! to choose among levels the work of the last half minute, which waits alone do not: most are zero.
+//! By the square, since it does not matter who is busier where all are idle; and not for prompts too
+//! short for the prefix index to tell sessions by, which have only their home to stay together.
 //!
 //! The lowest score wins, but the replica that holds half of the prompt or more keeps the request,
 //! and else home does, unless the winner beats it by the spill margin.
@@ -37,6 +39,9 @@ const SMALL_POOL: usize = 8;
 
 /// Replicas of a slice that are looked at.
 const MOST_HOMES: usize = 4;
+
+/// Prompts of fewer blocks say too little of their session for the prefix index to hold it together.
+const SHORT: usize = 4;
 
 /// What the choice may be told.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,9 +72,11 @@ pub struct ChoiceSettings {
     pub objective_share: f64,
     /// How often each millisecond counts by which a first token would be late.
     pub late_weight: f64,
-    /// How much the work placed on a replica of late counts beside the wait: levels the load of
-    /// replicas where nobody waits.
-    pub level_weight: f64,
+    /// What a replica that was given all it can do of late counts beside the wait, ms; others by
+    /// the square of their share. Levels the load where nobody waits.
+    pub level_ms: f64,
+    /// Time within which placed work counts as of late, ms: the one by which it fades.
+    pub memory_ms: f64,
 }
 
 impl Default for ChoiceSettings {
@@ -87,7 +94,8 @@ impl Default for ChoiceSettings {
             objective_ms: 2_000.0,
             objective_share: 1.5,
             late_weight: 8.0,
-            level_weight: 0.03,
+            level_ms: 2_000.0,
+            memory_ms: 30_000.0,
         }
     }
 }
@@ -270,11 +278,16 @@ impl Look<'_> {
         let whole_ms = (self.ask.prefill)(0).as_mu().max(0.0) / replica.full_mu_per_ms();
         let allowed_ms = settings.objective_ms + settings.objective_share * whole_ms;
         let late_ms = (wait_ms + prefill_ms - allowed_ms).max(0.0);
-        let recent_ms = replica.ms_for(replica.load.recent());
+        let level_ms = if self.ask.chain.len() < SHORT {
+            0.0
+        } else {
+            settings.level_ms
+        };
+        let busy = replica.ms_for(replica.load.recent()) / settings.memory_ms.max(1.0);
         let score = (wait_ms
             + settings.prefill_weight * prefill_ms
             + settings.late_weight * late_ms
-            + settings.level_weight * recent_ms
+            + level_ms * busy * busy
             + adapter_ms)
             * health;
         Candidate {
@@ -284,7 +297,7 @@ impl Look<'_> {
             wait_ms,
             prefill_ms,
             late_ms,
-            recent_ms,
+            busy,
             score,
             verdict,
         }
@@ -337,8 +350,12 @@ impl Look<'_> {
         let holds = |candidate: &&Candidate| {
             candidate.verdict == Verdict::Fit && candidate.cached_blocks >= half.max(1)
         };
+        // Many hold a system prompt that sessions share: home, if it is among them, is as good.
+        let is_home = |candidate: &Candidate| candidate.role == Role::Home;
         let most = |a: &&Candidate, b: &&Candidate| {
-            (a.cached_blocks.cmp(&b.cached_blocks)).then_with(|| self.order(b, a))
+            (a.cached_blocks.cmp(&b.cached_blocks))
+                .then(is_home(a).cmp(&is_home(b)))
+                .then_with(|| self.order(b, a))
         };
         self.candidates.iter().filter(holds).max_by(most).copied()
     }

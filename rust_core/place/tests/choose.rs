@@ -84,7 +84,8 @@ impl Fleet {
             prefill_weight: 1.0,
             decode_weight: 1.0,
             late_weight: 0.0,
-            level_weight: 0.0,
+            level_ms: 0.0,
+            spill_margin_ms: 20.0,
             ..ChoiceSettings::default()
         };
         self.choose_with(ask, &plain)
@@ -217,25 +218,54 @@ fn a_cached_prefix_holds_a_request_as_long_as_its_first_token_comes_in_time() {
 #[test]
 fn where_nobody_waits_who_was_given_least_of_late_is_chosen() {
     let mut fleet = Fleet::new(6, &[3]);
+    // Half of what they can do in the half minute that counts as of late.
     for at in (0..6).filter(|at| *at != 4) {
-        fleet.load(at, 5_000.0);
+        fleet.load(at, 15_000.0);
     }
     fleet.charges.clear();
-    let choose = |level_weight| {
+    let choose = |level_ms| {
         let settings = ChoiceSettings {
-            level_weight,
+            level_ms,
             ..ChoiceSettings::default()
         };
-        fleet.choose_with(&ask(), &settings).unwrap().chosen
+        fleet.choose_with(&ask(), &settings).unwrap()
     };
-    assert_eq!(choose(0.0), fleet.id(3));
-    assert_eq!(choose(0.03), fleet.id(4));
-    // It fades: after a while it holds nobody off.
+    assert_eq!(choose(0.0).chosen, fleet.id(3));
+    let decision = choose(2_000.0);
+    assert_eq!(decision.chosen, fleet.id(4));
+    assert_eq!(candidate(&decision, fleet.id(3)).busy, 0.5);
+    // Faded to a twentieth it holds nobody off: of replicas that are nearly idle home is best.
     let pool = fleet.registry.pool_full();
     pool.replicas().for_each(|replica| replica.load.fade(0.1));
     let recent = pool.replica(fleet.id(3)).unwrap().load.recent();
-    assert_eq!(recent, MicroMu::from_mu(500.0));
-    assert_eq!(choose(0.03), fleet.id(3));
+    assert_eq!(recent, MicroMu::from_mu(1_500.0));
+    assert_eq!(choose(2_000.0).chosen, fleet.id(3));
+}
+
+#[test]
+fn of_those_that_hold_a_shared_prefix_home_keeps_its_sessions() {
+    let mut fleet = Fleet::new(6, &[3]);
+    (0..6).for_each(|at| fleet.cache(at, &CHAIN[..8]));
+    // Less than the margin, and more than a tie.
+    fleet.load(3, 15.0);
+    for seed in 0..50 {
+        let ask = Ask { seed, ..ask() };
+        assert_eq!(fleet.chosen(&ask), (fleet.id(3), Reason::Home));
+    }
+}
+
+#[test]
+fn a_session_too_short_for_the_index_stays_at_home_however_busy_others_are() {
+    let mut fleet = Fleet::new(6, &[3]);
+    fleet.load(3, 25_000.0);
+    fleet.charges.clear();
+    let choose = |chain| {
+        let ask = Ask { chain, ..ask() };
+        let chosen = fleet.choose_with(&ask, &ChoiceSettings::default());
+        chosen.unwrap().reason
+    };
+    assert_eq!(choose(&CHAIN[..3]), Reason::Home);
+    assert_eq!(choose(&CHAIN), Reason::SpillLoad);
 }
 
 #[test]
