@@ -164,7 +164,7 @@ class Placing(Section):
         0.2, ge=0, le=1, description="How much of the decode MU in flight counts as wait."
     )
     prefill_weight: float = Field(
-        8.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
+        4.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
     )
     degraded_factor: float = Field(
         2.0, ge=1, le=1000, description="A degraded replica's predicted time is multiplied by this."

@@ -88,7 +88,7 @@ impl Default for ChoiceSettings {
             cached: 4,
             kv_share: 0.95,
             decode_weight: 0.2,
-            prefill_weight: 8.0,
+            prefill_weight: 4.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
             objective_ms: 2_000.0,

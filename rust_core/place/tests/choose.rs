@@ -195,6 +195,7 @@ fn a_cached_prefix_holds_a_request_as_long_as_its_first_token_comes_in_time() {
     fleet.cache(9, &CHAIN[..8]);
     let choose = |fleet: &Fleet, late_weight| {
         let settings = ChoiceSettings {
+            prefill_weight: 8.0,
             objective_ms: 1_000.0,
             objective_share: 2.0,
             decode_weight: 1.0,
