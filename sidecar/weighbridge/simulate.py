@@ -55,6 +55,8 @@ class Options:
     # Requests a second, one run each; none: `load` times what the replicas can do.
     rates: Sequence[float] = ()
     load: float = 0.5
+    # Several such loads, instead.
+    loads: Sequence[float] = ()
     duration_s: float | None = 600.0
     start_s: float = 0.0
     warmup_s: float | None = None
@@ -88,7 +90,8 @@ def simulate(options: Options, console: Console | None = None) -> dict[str, Any]
     scenario = scenario_of(options, trace)
     try:
         simulation = _core.Simulation(json.dumps(scenario), trace, json.dumps(scaling_of(options)))
-        rates = list(options.rates) or [round(options.load * simulation.capacity_rps, 2)]
+        loads = options.loads or (options.load,)
+        rates = list(options.rates) or [round(load * simulation.capacity_rps, 2) for load in loads]
         runs = Runs(options, simulation, console)
         goodput = runs.search(rates[0]) if options.goodput else []
         if options.goodput:

@@ -283,3 +283,20 @@ def test_names_rates_and_events_are_read(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         simulate(small(**changes))
+
+
+def test_beyond_capacity_the_sheddable_are_refused_and_promises_are_kept() -> None:
+    terms = {"t1": {"priority": "sheddable"}, "t3": {"guaranteed_mu_per_min": 120_000}}
+    queue = {"window_ms": 3000, "queue_window_ms": 1000, "max_wait_ms": 5000}
+    core = {"admission": {"queue": queue, "tenants": terms}}
+    overload = small(policies=["weighbridge"], rates=[], loads=(4.0,), tenants=4, core=core)
+    detail = simulate(overload)["details"][0]
+    assert detail["unfinished"] == 0
+    tenants = detail["tenants"]
+    refused = {name: one["refused"] / one["requests"] for name, one in tenants.items()}
+    assert refused["t3"] == 0
+    assert refused["t1"] > refused["t2"]
+    assert sum(one["refused"] for one in tenants.values()) == detail["refused"] > 0
+    assert tenants["t3"]["ttft_p99_ms"] < tenants["t2"]["ttft_p99_ms"]
+    # Equal seeds, equal waits.
+    assert simulate(overload)["details"][0] == detail

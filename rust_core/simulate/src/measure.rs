@@ -1,9 +1,11 @@
 //! Follows every request, and sums up.
 
+use std::collections::BTreeMap;
+
 use weighbridge_weigh::{Profile, Work};
 
 use crate::bounds::Bounds;
-use crate::report::{Detail, Minute, Outcome, Row, percentile, percentiles, rounded};
+use crate::report::{Detail, Minute, Outcome, Row, TenantDetail, percentile, percentiles, rounded};
 use crate::scenario::{Scenario, Slo};
 use crate::workload::Workload;
 
@@ -61,6 +63,7 @@ pub(crate) struct Measure<'a> {
     warmup_ms: f64,
     duration_ms: f64,
     reference: &'a Profile,
+    workload: &'a Workload,
     pub(crate) records: Vec<Record>,
     minutes: Vec<Minute>,
     /// Measured requests that missed an objective for sure.
@@ -70,12 +73,15 @@ pub(crate) struct Measure<'a> {
 
 const MINUTE_MS: f64 = 60_000.0;
 
+/// More tenants than these are not told apart.
+const MOST_TENANTS: usize = 32;
+
 /// Later minutes are counted in this one: 45 days.
 const MOST_MINUTES: usize = 1 << 16;
 
 impl<'a> Measure<'a> {
     #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn new(scenario: &Scenario, workload: &Workload, reference: &'a Profile) -> Self {
+    pub(crate) fn new(scenario: &Scenario, workload: &'a Workload, reference: &'a Profile) -> Self {
         let warmup_ms = scenario.warmup_s * 1e3;
         let arrivals = workload.arrivals();
         let measured = arrivals
@@ -86,6 +92,7 @@ impl<'a> Measure<'a> {
             warmup_ms,
             duration_ms: workload.replay().duration_us() as f64 / 1e3,
             reference,
+            workload,
             records: vec![Record::default(); arrivals.len()],
             minutes: Vec::new(),
             missed: 0,
@@ -107,6 +114,7 @@ impl<'a> Measure<'a> {
         if let Some(record) = self.records.get_mut(number) {
             record.stage = Stage::Waiting;
             record.arrived_ms = at_ms;
+            record.replica = u32::MAX;
             record.prompt_tokens = prompt_tokens;
         }
         self.in_minute(at_ms, |minute| minute.arrived += 1);
@@ -264,6 +272,7 @@ impl<'a> Measure<'a> {
             wall_s: None,
         };
         let detail = Detail {
+            tenants: self.tenants(end_ms),
             requests: measured.len(),
             finished: count(Stage::Finished),
             refused: count(Stage::Refused),
@@ -280,6 +289,40 @@ impl<'a> Measure<'a> {
             ..Detail::default()
         };
         Outcome { row, detail }
+    }
+
+    /// What became of each tenant's requests; nothing where there are very many.
+    #[allow(clippy::cast_precision_loss)]
+    fn tenants(&self, end_ms: f64) -> BTreeMap<String, TenantDetail> {
+        let mut found: BTreeMap<String, (TenantDetail, Vec<f64>)> = BTreeMap::new();
+        let seconds = ((self.duration_ms - self.warmup_ms) / 1e3).max(1e-9);
+        for (record, arrival) in self.records.iter().zip(self.workload.arrivals()) {
+            if record.stage == Stage::Ahead || record.arrived_ms < self.warmup_ms {
+                continue;
+            }
+            let (tenant, ttft) = found
+                .entry(self.workload.replay().tenant(arrival))
+                .or_default();
+            tenant.requests += 1;
+            tenant.refused += usize::from(record.stage == Stage::Refused);
+            tenant.good += usize::from(self.is_good(record));
+            ttft.extend(record.ttft_ms(end_ms));
+            if found.len() > MOST_TENANTS {
+                return BTreeMap::new();
+            }
+        }
+        let summed = |(name, (tenant, ttft)): (String, (TenantDetail, Vec<f64>))| {
+            let ttft = sorted(ttft.into_iter());
+            let of = |share| percentile(&ttft, share).map(rounded);
+            let detail = TenantDetail {
+                goodput_rps: rounded(tenant.good as f64 / seconds),
+                ttft_p50_ms: of(0.5),
+                ttft_p99_ms: of(0.99),
+                ..tenant
+            };
+            (name, detail)
+        };
+        found.into_iter().map(summed).collect()
     }
 
     /// How evenly the measured whole minutes' MU are spread; of less than a minute, the whole.

@@ -1,5 +1,7 @@
 //! What a run comes to: a row for tables, and what plots need.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// One run in one line.
@@ -72,8 +74,27 @@ pub struct Detail {
     pub ttft_percentiles_ms: Vec<f64>,
     /// Time per output token at 0, 1, … 100 percent of the requests, ms.
     pub tpot_percentiles_ms: Vec<f64>,
+    /// Tenant by tenant, where there are few.
+    pub tenants: BTreeMap<String, TenantDetail>,
     /// Minute by minute.
     pub minutes: Vec<Minute>,
+}
+
+/// What became of one tenant's requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TenantDetail {
+    /// Requests measured,
+    pub requests: usize,
+    /// of these refused,
+    pub refused: usize,
+    /// and well served:
+    pub good: usize,
+    /// so many a second.
+    pub goodput_rps: f64,
+    /// Time to the first token of those that ran, ms: median,
+    pub ttft_p50_ms: Option<f64>,
+    /// and 99th percentile.
+    pub ttft_p99_ms: Option<f64>,
 }
 
 /// One minute of a run, from its very start.

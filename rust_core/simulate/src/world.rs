@@ -37,6 +37,8 @@ enum Due {
     Notice,
     /// The policy's own clock.
     Tick,
+    /// A wait for admission may end.
+    Turn,
 }
 
 /// One run.
@@ -59,6 +61,8 @@ pub(crate) struct World<'a> {
     now_ms: f64,
     under_way: usize,
     results: Results,
+    /// When the next [`Due::Turn`] is, ms.
+    turn_ms: f64,
 }
 
 impl<'a> World<'a> {
@@ -86,6 +90,7 @@ impl<'a> World<'a> {
             now_ms: 0.0,
             under_way: 0,
             results: Results::default(),
+            turn_ms: f64::INFINITY,
         };
         for (group, replicas) in scenario.replicas.iter().enumerate() {
             for number in 0..replicas.count {
@@ -128,6 +133,7 @@ impl<'a> World<'a> {
                 Some(at_ms) if at_ms <= due_ms => {
                     self.now_ms = at_ms;
                     self.arrive(next);
+                    self.resume();
                     next += 1;
                     if next % PROGRESS == 0 {
                         progress.advance(PROGRESS as u64);
@@ -146,6 +152,7 @@ impl<'a> World<'a> {
                     };
                     self.now_ms = at_ms;
                     self.come(due)?;
+                    self.resume();
                 }
             }
         }
@@ -175,6 +182,7 @@ impl<'a> World<'a> {
             Due::Happen(number) => self.happen(number)?,
             Due::Undo(number) => self.undo(number)?,
             Due::Notice => self.notice()?,
+            Due::Turn => self.turn_ms = f64::INFINITY,
             Due::Tick => {
                 self.policy.tick(self.now_ms);
                 if let Some(interval) = self.policy.tick_ms() {
@@ -219,6 +227,9 @@ impl<'a> World<'a> {
                 replicas: &mut self.replicas,
             };
             let chosen = self.policy.choose(&ask, &mut view);
+            if chosen.is_none() && self.policy.waits(number) {
+                return;
+            }
             let Some(replica) = chosen.filter(|_| attempts <= ATTEMPTS) else {
                 return self.give_up(number, Stage::Refused);
             };
@@ -226,23 +237,53 @@ impl<'a> World<'a> {
                 tried.push(replica);
                 continue;
             }
-            let spec = self.workload.spec(number, sequence);
-            let Some(engine) = self.replicas.get_mut(replica) else {
-                return self.give_up(number, Stage::Refused);
-            };
-            let Ok(wake) = engine.submit(spec, self.now_ms) else {
-                return self.give_up(number, Stage::Refused);
-            };
-            let turn = engine.turn();
             self.policy.sent(&ask, replica);
-            self.count(replica, true);
-            if let Some(record) = self.measure.record(number) {
-                record.replica = u32::try_from(replica).unwrap_or(u32::MAX);
+            return self.send(number, sequence, replica);
+        }
+    }
+
+    /// Hands a request to a replica that is there.
+    fn send(&mut self, number: usize, sequence: &Sequence, replica: usize) {
+        let spec = self.workload.spec(number, sequence);
+        let Some(engine) = self.replicas.get_mut(replica) else {
+            return self.give_up(number, Stage::Refused);
+        };
+        let Ok(wake) = engine.submit(spec, self.now_ms) else {
+            return self.give_up(number, Stage::Refused);
+        };
+        let turn = engine.turn();
+        self.count(replica, true);
+        if let Some(record) = self.measure.record(number) {
+            record.replica = u32::try_from(replica).unwrap_or(u32::MAX);
+        }
+        if let Some(at_ms) = wake {
+            self.agenda.put(at_ms, Due::Wake(replica, turn));
+        }
+    }
+
+    /// Sends on what has waited for admission and may run, or was refused.
+    fn resume(&mut self) {
+        loop {
+            let resumed = self.policy.resume(self.now_ms);
+            if resumed.is_empty() {
+                break;
             }
-            if let Some(at_ms) = wake {
-                self.agenda.put(at_ms, Due::Wake(replica, turn));
+            for (number, replica) in resumed {
+                let sequence = self.workload.sequence(number);
+                match replica {
+                    None => self.give_up(number, Stage::Refused),
+                    Some(gone) if self.standing.get(gone) == Some(&Standing::Gone) => {
+                        self.place(number, &sequence, vec![gone]);
+                    }
+                    Some(replica) => self.send(number, &sequence, replica),
+                }
             }
-            return;
+        }
+        if let Some(at_ms) = self.policy.next_event_ms() {
+            if at_ms < self.turn_ms {
+                self.turn_ms = at_ms;
+                self.agenda.put(at_ms.max(self.now_ms), Due::Turn);
+            }
         }
     }
 

@@ -75,6 +75,21 @@ pub(crate) trait Policy {
     /// The replica for a request; `None` where there is none to name.
     fn choose(&mut self, ask: &Ask<'_>, view: &mut View<'_>) -> Option<usize>;
 
+    /// Whether a request for which no replica was named waits for admission.
+    fn waits(&self, _number: usize) -> bool {
+        false
+    }
+
+    /// Requests that have waited, and what became of them: a replica, or `None` if refused.
+    fn resume(&mut self, _now_ms: f64) -> Vec<(usize, Option<usize>)> {
+        Vec::new()
+    }
+
+    /// When [`Policy::resume`] has something to do, if nothing else happens.
+    fn next_event_ms(&self) -> Option<f64> {
+        None
+    }
+
     /// The replica was reached and has the request.
     fn sent(&mut self, _ask: &Ask<'_>, _replica: usize) {}
 

@@ -1,9 +1,13 @@
 //! Weighbridge itself: the live core, which reads the bytes that a client would send.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use serde_json::{Map, Value, json};
-use weighbridge_decide::{Begun, Core, Incoming, ReplicaSetting, Settings, Ticket};
+use weighbridge_decide::{
+    Begun, Core, Incoming, Refusal, ReplicaSetting, Settings, Ticket, Waiting,
+};
 use weighbridge_traces::{BodyOptions, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
 
@@ -25,6 +29,28 @@ pub(super) struct Live {
     numbers: HashMap<String, usize>,
     endpoints: Vec<String>,
     reasons: BTreeMap<String, u64>,
+    /// Requests that wait for admission, with their tenant.
+    waiting: HashMap<usize, (Box<Waiting>, String)>,
+    called: Arc<Called>,
+}
+
+/// Requests whose answer is there.
+#[derive(Default)]
+struct Called(Mutex<Vec<usize>>);
+
+/// Calls one request.
+struct Bell(usize, Arc<Called>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().push(self.0);
+    }
+}
+
+impl Called {
+    fn lock(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Live {
@@ -33,11 +59,8 @@ impl Live {
         let mut settings: Map<String, Value> = scenario.core.clone();
         settings.insert("profiles".to_owned(), json!([]));
         settings.insert("decision_log".to_owned(), json!(0));
-        if settings.contains_key("admission") {
-            let reason = "admission is not simulated: every request runs at once";
-            return Err(SimulateError::Core(reason.to_owned()));
-        }
-        settings.insert("admission".to_owned(), json!({"enabled": false}));
+        let off = || json!({"enabled": false});
+        settings.entry("admission").or_insert_with(off);
         let mut settings: Settings =
             serde_json::from_value(Value::Object(settings)).map_err(refused)?;
         settings.profiles = profiles.to_vec();
@@ -54,6 +77,8 @@ impl Live {
             numbers: HashMap::new(),
             endpoints: Vec::new(),
             reasons: BTreeMap::new(),
+            waiting: HashMap::new(),
+            called: Arc::default(),
         })
     }
 
@@ -82,11 +107,28 @@ impl Live {
             body: Body::whole(&self.bytes),
         };
         match self.core.begin(&incoming, micros(ask.now_ms)) {
-            // Admission is off: nothing waits.
-            Ok(Begun::Waits(_)) => None,
-            Ok(Begun::Placed(ticket)) => {
+            Ok(Begun::Waits(waiting)) => {
+                let bell = Bell(ask.number, Arc::clone(&self.called));
+                waiting.wake(Waker::from(Arc::new(bell)));
+                self.waiting.insert(ask.number, (waiting, tenant));
+                None
+            }
+            placed => self.placed(
+                ask.number,
+                placed.map(|begun| match begun {
+                    Begun::Placed(ticket) => Some(ticket),
+                    Begun::Waits(_) => None,
+                }),
+            ),
+        }
+    }
+
+    fn placed(&mut self, number: usize, answer: Result<Option<Ticket>, Refusal>) -> Option<usize> {
+        match answer {
+            Ok(ticket) => {
+                let ticket = ticket?;
                 let replica = self.numbers.get(ticket.endpoint()).copied();
-                self.tickets.insert(ask.number, ticket);
+                self.tickets.insert(number, ticket);
                 replica
             }
             Err(refusal) => {
@@ -94,6 +136,29 @@ impl Live {
                 None
             }
         }
+    }
+
+    /// A request whose turn may have come: `None` while it still waits.
+    fn turn(&mut self, number: usize, now_us: u64) -> Option<Option<usize>> {
+        let (mut waiting, tenant) = self.waiting.remove(&number)?;
+        let bell = Waker::from(Arc::new(Bell(number, Arc::clone(&self.called))));
+        let Poll::Ready(answer) = waiting.poll(&mut Context::from_waker(&bell)) else {
+            self.waiting.insert(number, (waiting, tenant));
+            return None;
+        };
+        let incoming = Incoming {
+            request_id: &request_id(number),
+            endpoint: Endpoint::ChatCompletions,
+            session: None,
+            tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
+            priority: None,
+            subset: None,
+            content_encoding: None,
+            // It was weighed when it came.
+            body: Body::whole(&[]),
+        };
+        let placed = self.core.resume(waiting, answer, &incoming, now_us);
+        Some(self.placed(number, placed.map(Some)))
     }
 }
 
@@ -132,6 +197,31 @@ impl Policy for Live {
         }
     }
 
+    fn waits(&self, number: usize) -> bool {
+        self.waiting.contains_key(&number)
+    }
+
+    fn resume(&mut self, now_ms: f64) -> Vec<(usize, Option<usize>)> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let now_us = micros(now_ms);
+        self.core.advance(now_us);
+        let called = std::mem::take(&mut *self.called.lock());
+        let answered = |number| self.turn(number, now_us).map(|replica| (number, replica));
+        called.into_iter().filter_map(answered).collect()
+    }
+
+    fn next_event_ms(&self) -> Option<f64> {
+        let next = self
+            .core
+            .next_event_us()
+            .filter(|_| !self.waiting.is_empty());
+        // The clock of the core is in whole µs.
+        #[allow(clippy::cast_precision_loss)]
+        next.map(|us| (us + 1) as f64 / 1000.0)
+    }
+
     fn first_token(&mut self, number: usize, replica: usize, now_ms: f64) {
         let served = self.endpoints.get(replica).map(String::as_str);
         if let Some(ticket) = self.tickets.get_mut(&number) {
@@ -150,6 +240,7 @@ impl Policy for Live {
     }
 
     fn dropped(&mut self, number: usize, now_ms: f64) {
+        self.waiting.remove(&number);
         self.end(number, micros(now_ms));
     }
 
