@@ -224,14 +224,14 @@ class Queue(Section):
     """What may run and what may wait before a model's replicas."""
 
     window_ms: float = Field(
-        15_000,
+        4_000,
         ge=1,
         le=1e9,
         description="Work in flight that counts as full, ms of the replicas' capacity: about the "
         "time that an answer takes on a busy replica.",
     )
     prefill_window_ms: float = Field(
-        3_000,
+        1_500,
         ge=1,
         le=1e9,
         description="Prefill not yet done that counts as full, ms of the replicas' capacity.",
@@ -241,7 +241,11 @@ class Queue(Section):
     )
     queue_requests: int = Field(4096, ge=0, le=1 << 20, description="Requests that may wait.")
     queue_window_ms: float = Field(
-        30_000, ge=1, le=1e9, description="MU that may wait, ms of the replicas' capacity."
+        1_000,
+        ge=1,
+        le=1e9,
+        description="MU that may wait, ms of the replicas' capacity: under lasting overload what "
+        "is served has waited about so long.",
     )
     max_wait_ms: int = Field(30_000, ge=0, le=110_000, description="Longest wait, ms.")
     min_share: float = Field(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import number, write_between
+from weighbridge.config import Queue
 from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, checkout, simulate
 from weighbridge.traces import find_trace
 
@@ -31,7 +32,8 @@ def admission(**queue: float) -> dict[str, Any]:
     """Who may have what."""
     promised = {"guaranteed_mu_per_min": PROMISE * REPLICAS * REPLICA_MU}
     tenants = {PROMISED: promised, SHEDDABLE: {"priority": "sheddable"}}
-    return {"enabled": True, "queue": queue, "tenants": tenants}
+    settings = Queue().model_dump() | queue
+    return {"enabled": True, "queue": settings, "tenants": tenants}
 
 
 def options(core: dict[str, Any], seconds: float) -> Options:
@@ -108,7 +110,7 @@ def refused(tenants: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Runs it, keeps the results, and writes the page anew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of the trace")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of the trace")
     parser.add_argument("--queue", default="{}", help="queue settings to try, JSON; not written")
     given = parser.parse_args()
     queue = json.loads(given.queue)

@@ -18,7 +18,8 @@ pub struct Settings {
     pub kv_share: f64,
     /// Requests that may wait.
     pub queue_requests: u32,
-    /// MU that may wait, ms of the replicas' capacity: more could not be served in time anyway.
+    /// MU that may wait, ms of the replicas' capacity: under lasting overload what is served has
+    /// waited about so long, so more could not be served in time anyway.
     pub queue_window_ms: f64,
     /// Longest wait, ms; a request's own deadline may be shorter.
     pub max_wait_ms: u64,
@@ -31,11 +32,11 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            window_ms: 15_000.0,
-            prefill_window_ms: 3_000.0,
+            window_ms: 4_000.0,
+            prefill_window_ms: 1_500.0,
             kv_share: 1.0,
             queue_requests: 4_096,
-            queue_window_ms: 30_000.0,
+            queue_window_ms: 1_000.0,
             max_wait_ms: 30_000,
             min_share: 0.05,
             unknown_tenants: 4_096,

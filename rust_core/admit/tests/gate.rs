@@ -365,6 +365,7 @@ fn retry_after_is_what_waits_by_the_drain_rate() {
     let mut gate = Gate::new(
         Settings {
             queue_requests: 2,
+            queue_window_ms: 30_000.0,
             window_ms: 1_000.0,
             ..Settings::default()
         },
