@@ -21,7 +21,8 @@ class Core:
         "tenant_header": str | None, "tenant_claim": {"namespace": str, "path": [str, …]} | None,
         "counted_tenants": int, "default_output_tokens": int, "decision_log": int,
         "admission": {…}, "priority_header": str, "usage_records": int,
-        "unweighed": "pass" | "pick", "health": {…}}
+        "unweighed": "pass" | "pick", "tokenizers": {model: file}, "tokenizer_max_bytes": int,
+        "health": {…}}
         """
     def set_replicas(self, replicas_json: str) -> int:
         """Replaces the replicas.

@@ -34,6 +34,10 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "admission": admission(config.admission),
         "priority_header": config.priority_header,
         "unweighed": config.unweighed,
+        "tokenizers": {
+            model: str(source.parent / file) for model, file in config.tokenizers.items()
+        },
+        "tokenizer_max_bytes": config.tokenizer_max_bytes,
         "health": health(config.health, config.telemetry),
         "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }

@@ -185,7 +185,8 @@ def render(found: Mapping[str, Any]) -> Group:
 
 def tokens_table(found: Mapping[str, Any]) -> Table:
     """Prompt tokens by part, and the output predicted."""
-    table = figures("Tokens", "part", "tokens")
+    how = "counted by its tokenizer" if found["tokens_from"] == "tokenizer" else "estimated"
+    table = figures(f"Tokens, text {how}", "part", "tokens")
     for part, count in found["tokens"].items():
         if part != "total" and count:
             table.add_row(part, f"{count:,.1f}")

@@ -218,6 +218,7 @@ impl Core {
             work,
             factor: weighed.factor,
             is_whole: weighed.is_whole,
+            is_counted: weighed.is_counted,
             max_output: reading.max_output_tokens,
             promised_blocks: decision.cached_blocks,
             believed_share: replica.cache.believed_share(),

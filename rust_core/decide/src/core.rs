@@ -14,6 +14,7 @@ use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
+use crate::tokenizers;
 use crate::usage_log::UsageRecord;
 use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
@@ -28,7 +29,7 @@ use weighbridge_place::{
     Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec, choose,
 };
 use weighbridge_weigh::decode::{Decoded, decode};
-use weighbridge_weigh::{Body, Endpoint, Limits, Reading};
+use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
 
 /// What is known of a request when it is to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +79,10 @@ impl Core {
     /// A core without replicas.
     ///
     /// # Errors
-    /// When a profile contradicts itself or another.
+    /// When a profile contradicts itself or another, or a tokenizer cannot be loaded.
     pub fn new(mut settings: Settings) -> Result<Self, SettingsError> {
-        let models = Models::new(std::mem::take(&mut settings.profiles))?;
+        let tokenizers = tokenizers::load(&settings.tokenizers)?;
+        let models = Models::new(std::mem::take(&mut settings.profiles), tokenizers)?;
         let admission = std::mem::take(&mut settings.admission);
         let predictor = Predictor::new(weighbridge_learn::predict::Settings {
             prior_tokens: settings.default_output_tokens,
@@ -473,6 +475,8 @@ impl Core {
                 .get(&reading.model)
                 .ok_or_else(|| Refusal::unknown_model(&reading.model))?
         };
+        let reading = self.count(model, incoming.endpoint, body, reading)?;
+        let is_counted = reading.exact.is_some();
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
         let factor = self.metering.factor(&model.name);
@@ -490,11 +494,29 @@ impl Core {
                 .map(|block| block.hash)
                 .collect(),
             is_whole: body.complete,
+            is_counted,
             factor,
             weighing: Weighing::new(&model.reference, reading, factor, predicted),
             model: model.clone(),
             session,
         })
+    }
+
+    /// The reading with its text counted by the model's tokenizer, where it has one.
+    fn count(
+        &self,
+        model: &Model,
+        endpoint: Endpoint,
+        body: Body<'_>,
+        reading: Reading,
+    ) -> Result<Reading, Refusal> {
+        match &model.tokenizer {
+            Some(tokenizer) if body.bytes.len() <= self.settings.tokenizer_max_bytes => {
+                read_exact(endpoint, body, &Limits::default(), tokenizer)
+                    .map_err(|error| Refusal::unreadable(&error))
+            }
+            _ => Ok(reading),
+        }
     }
 
     /// The body as JSON text, its content-encoding undone.
@@ -576,6 +598,8 @@ pub struct Weighed {
     pub(crate) model: Model,
     /// Its whole body was seen.
     pub(crate) is_whole: bool,
+    /// Its text was counted by a tokenizer, not estimated.
+    pub(crate) is_counted: bool,
     /// The factor on the estimate of its tokens.
     pub(crate) factor: f64,
     /// What its body says, and its costs.

@@ -21,6 +21,8 @@ pub struct Explanation {
     pub key: String,
     /// Blocks of the prefix chain.
     pub prefix_blocks: usize,
+    /// Where the tokens of the prompt's text are from: `tokenizer` or `estimate`.
+    pub tokens_from: &'static str,
     /// The prompt's tokens by part.
     pub tokens: Tokens,
     /// Output tokens predicted, of all answers.
@@ -39,7 +41,7 @@ pub struct Explanation {
     pub reason: &'static str,
 }
 
-/// Tokens of a prompt by part; fractions, since they are estimates.
+/// Tokens of a prompt by part; fractions where they are estimates.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Tokens {
     /// System and developer messages.
@@ -140,6 +142,11 @@ impl Explanation {
             session: weighed.session.shown(),
             key: format!("{:016x}", weighed.key.bits()),
             prefix_blocks: weighed.chain.len(),
+            tokens_from: if weighed.is_counted {
+                "tokenizer"
+            } else {
+                "estimate"
+            },
             tokens: Tokens::of(weighed.weighing.tokens()),
             output_tokens: cost.output_tokens,
             cost: Cost::of(&cost),

@@ -25,6 +25,7 @@ mod signs;
 mod status;
 mod tally;
 mod ticket;
+mod tokenizers;
 mod usage_log;
 mod weighing;
 

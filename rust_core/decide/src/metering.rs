@@ -50,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) factor: f64,
     /// Its whole text was seen, so that the prompt's tokens teach something.
     pub(crate) is_whole: bool,
+    /// Its prompt was counted: a reply teaches nothing about estimates.
+    pub(crate) is_counted: bool,
     pub(crate) max_output: Option<u64>,
     pub(crate) promised_blocks: u32,
     /// Share of what the index promised that these are.
@@ -408,7 +410,7 @@ impl Metering {
             return;
         };
         let has_media = facts.work.image_tiles > 0 || facts.work.audio_seconds > 0.0;
-        if facts.is_whole && !has_media {
+        if facts.is_whole && !facts.is_counted && !has_media {
             if let Some(panel) = self.panels.get(&facts.origin.model) {
                 panel.observe(replica.id.0, facts.work.prompt_tokens, prompt, facts.factor);
             }

@@ -1,9 +1,11 @@
 //! Which profile weighs a model's requests.
 
 use crate::settings::SettingsError;
+use crate::tokenizers::Tokenizers;
 use std::collections::HashMap;
 use std::sync::Arc;
 use weighbridge_weigh::Profile;
+use weighbridge_weigh::exact::TokenCounter;
 
 /// A name that requests may ask for.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub(crate) struct Model {
     pub(crate) is_adapter: bool,
     /// Gives the costs in MU, whichever replica serves.
     pub(crate) reference: Arc<Profile>,
+    /// Counts its prompts' tokens, where an operator wants them counted.
+    pub(crate) tokenizer: Option<Arc<dyn TokenCounter>>,
 }
 
 /// All profiles, by their own name and by the models that they name.
@@ -24,13 +28,23 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// A model's reference is the first profile that names it.
-    pub(crate) fn new(profiles: Vec<Profile>) -> Result<Self, SettingsError> {
+    /// A model's reference is the first profile that names it. A tokenizer is that of the base model,
+    /// under whichever of its names it is given.
+    pub(crate) fn new(
+        profiles: Vec<Profile>,
+        tokenizers: Tokenizers,
+    ) -> Result<Self, SettingsError> {
         let mut models = Self {
             by_name: HashMap::new(),
             profiles: HashMap::new(),
         };
         for profile in profiles {
+            profile
+                .validate()
+                .map_err(|source| SettingsError::Profile {
+                    name: profile.name.clone(),
+                    source,
+                })?;
             let profile = Arc::new(profile);
             let Some(first) = profile.models.first() else {
                 return Err(SettingsError::NamesNoModel(profile.name.clone()));
@@ -49,6 +63,7 @@ impl Models {
                         name: Arc::clone(&name),
                         is_adapter,
                         reference: Arc::clone(&profile),
+                        tokenizer: None,
                     });
             }
             if models
@@ -59,7 +74,29 @@ impl Models {
                 return Err(SettingsError::ProfileTwice(profile.name.clone()));
             }
         }
+        for (model, tokenizer) in tokenizers {
+            models.set_tokenizer(model, &tokenizer)?;
+        }
         Ok(models)
+    }
+
+    fn set_tokenizer(
+        &mut self,
+        model: String,
+        tokenizer: &Arc<dyn TokenCounter>,
+    ) -> Result<(), SettingsError> {
+        let Some(base) = self
+            .by_name
+            .get(&model)
+            .map(|found| Arc::clone(&found.name))
+        else {
+            let reason = "no profile names this model".to_owned();
+            return Err(SettingsError::Tokenizer { model, reason });
+        };
+        for named in self.by_name.values_mut().filter(|named| named.name == base) {
+            named.tokenizer = Some(Arc::clone(tokenizer));
+        }
+        Ok(())
     }
 
     /// The names of the base models.

@@ -3,6 +3,7 @@
 use crate::admission::Admission;
 use crate::health::HealthSetting;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use weighbridge_place::assigner::AssignerSettings;
 use weighbridge_place::{ChoiceSettings, State};
 use weighbridge_weigh::{Profile, ProfileError};
@@ -53,6 +54,12 @@ pub struct Settings {
     /// How the replicas' health is judged.
     #[serde(default)]
     pub health: HealthSetting,
+    /// By model, the `tokenizer.json` that counts its prompts' tokens; others are estimated.
+    #[serde(default)]
+    pub tokenizers: BTreeMap<String, String>,
+    /// Largest body whose tokens are counted, bytes: counting holds up its thread.
+    #[serde(default = "default_tokenizer_bytes")]
+    pub tokenizer_max_bytes: usize,
 }
 
 /// What becomes of a request that is no inference, such as `GET /v1/models`.
@@ -180,6 +187,14 @@ pub enum SettingsError {
     /// A tenant's terms cannot be.
     #[error("admission: {0}")]
     Tenants(#[from] weighbridge_admit::BookError),
+    /// A model's tokenizer cannot be had.
+    #[error("tokenizers.{model}: {reason}")]
+    Tokenizer {
+        /// The model.
+        model: String,
+        /// Why not.
+        reason: String,
+    },
     /// Two profiles have one name.
     #[error("profile {0} is given twice")]
     ProfileTwice(String),
@@ -345,4 +360,8 @@ fn default_decision_log() -> usize {
 
 fn default_expanded_bytes() -> usize {
     64 << 20
+}
+
+fn default_tokenizer_bytes() -> usize {
+    64 << 10
 }

@@ -263,3 +263,26 @@ fn a_drained_replica_gets_nothing_new_and_what_it_has_ends_there() {
     }
     assert!(homes(&core).values().any(|home| *home == victim));
 }
+
+#[test]
+fn a_profile_that_cannot_be_is_refused_with_its_name_and_key() {
+    let settings = serde_json::from_value(json!({
+        "profiles": [{
+            "name": "without memory", "models": ["m"], "capacity_mu_per_min": 60000.0,
+            "kv_tokens": 0, "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
+            "reference_batch": 32.0,
+            "cost": {
+                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 1.0,
+                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.1
+            }
+        }]
+    }));
+    let Err(error) = Core::new(settings.unwrap()) else {
+        panic!("a replica without KV memory was accepted");
+    };
+    let error = error.to_string();
+    assert!(
+        error.contains("without memory") && error.contains("kv_tokens"),
+        "{error}"
+    );
+}
