@@ -7,10 +7,12 @@
 #![deny(clippy::indexing_slicing)]
 
 mod body;
+mod life;
 mod measure;
 mod scene;
 
 pub use body::Conversation;
+pub use life::life;
 pub use measure::{Row, measure, read_gb_per_s};
 pub use scene::{Case, Scene, SceneError};
 

@@ -2,11 +2,10 @@
 
 use crate::head::{DESTINATION, LB_NAMESPACE};
 use crate::wire::{
-    BodyMutation, CommonAnswer, CommonResponse, HeaderMutation, HeaderValueOption, HttpStatus,
+    BodyMutation, CommonAnswer, CommonResponse, FieldKind, FieldList, HeaderMutation, HeaderValueOption, HttpStatus,
     ImmediateResponse, ProcessingResponse, Response, StreamedBodyResponse,
 };
 use bytes::Bytes;
-use prost_types::{Struct, Value, value::Kind};
 use weighbridge_decide::Refusal;
 
 /// Envoy takes chunks of at most 64 KiB in FULL_DUPLEX_STREAMED.
@@ -31,14 +30,11 @@ pub(crate) fn without_destination() -> CommonAnswer {
 }
 
 /// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`.
-pub(crate) fn destination(endpoints: &str) -> CommonAnswer {
+fn destination(endpoints: Bytes) -> CommonAnswer {
     CommonAnswer {
         response: Some(CommonResponse {
             header_mutation: Some(HeaderMutation {
-                set_headers: vec![HeaderValueOption::set(
-                    DESTINATION,
-                    Bytes::copy_from_slice(endpoints.as_bytes()),
-                )],
+                set_headers: vec![HeaderValueOption::set(DESTINATION, endpoints)],
                 remove_headers: Vec::new(),
             }),
             ..CommonResponse::default()
@@ -50,33 +46,18 @@ pub(crate) fn destination(endpoints: &str) -> CommonAnswer {
 /// message it answers.
 #[must_use]
 pub fn choice(endpoints: &str, make: fn(CommonAnswer) -> Response) -> ProcessingResponse {
+    let endpoints = Bytes::copy_from_slice(endpoints.as_bytes());
     ProcessingResponse {
-        response: Some(make(destination(endpoints))),
+        response: Some(make(destination(endpoints.clone()))),
         dynamic_metadata: Some(destination_metadata(endpoints)),
         override_message_timeout: None,
     }
 }
 
 /// The choice as metadata, beside the header: `envoy.lb` → destination → `endpoints`.
-pub(crate) fn destination_metadata(endpoints: &str) -> Struct {
-    let leaf = Struct {
-        fields: [(
-            DESTINATION.to_owned(),
-            Value {
-                kind: Some(Kind::StringValue(endpoints.to_owned())),
-            },
-        )]
-        .into(),
-    };
-    Struct {
-        fields: [(
-            LB_NAMESPACE.to_owned(),
-            Value {
-                kind: Some(Kind::StructValue(leaf)),
-            },
-        )]
-        .into(),
-    }
+fn destination_metadata(endpoints: Bytes) -> FieldList {
+    let leaf = FieldList::of(DESTINATION, FieldKind::Text(endpoints));
+    FieldList::of(LB_NAMESPACE, FieldKind::Fields(leaf))
 }
 
 /// A body's bytes sent back, in chunks that Envoy takes; `make` says which side's body it is.

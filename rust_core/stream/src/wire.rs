@@ -163,6 +163,57 @@ pub struct Metadata {
     pub filter_metadata: HashMap<String, Struct>,
 }
 
+/// `google.protobuf.Struct` as it is written: a list, since nothing is looked up in it.
+#[derive(Clone, PartialEq, Message)]
+pub struct FieldList {
+    /// Its fields.
+    #[prost(message, repeated, tag = "1")]
+    pub fields: Vec<Field>,
+}
+
+/// One field of a `Struct`.
+#[derive(Clone, PartialEq, Message)]
+pub struct Field {
+    /// Its name.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: Bytes,
+    /// Its value.
+    #[prost(message, optional, tag = "2")]
+    pub value: Option<FieldValue>,
+}
+
+/// `google.protobuf.Value`, of the two kinds that are written.
+#[derive(Clone, PartialEq, Message)]
+pub struct FieldValue {
+    /// The value.
+    #[prost(oneof = "FieldKind", tags = "3, 5")]
+    pub kind: Option<FieldKind>,
+}
+
+/// The kinds of a [`FieldValue`].
+#[derive(Clone, PartialEq, Oneof)]
+pub enum FieldKind {
+    /// Text.
+    #[prost(bytes = "bytes", tag = "3")]
+    Text(Bytes),
+    /// Fields of its own.
+    #[prost(message, tag = "5")]
+    Fields(FieldList),
+}
+
+impl FieldList {
+    /// A list of one field.
+    #[must_use]
+    pub fn of(key: &'static str, kind: FieldKind) -> Self {
+        Self {
+            fields: vec![Field {
+                key: Bytes::from_static(key.as_bytes()),
+                value: Some(FieldValue { kind: Some(kind) }),
+            }],
+        }
+    }
+}
+
 /// One reply to Envoy.
 #[derive(Clone, PartialEq, Message)]
 pub struct ProcessingResponse {
@@ -171,7 +222,7 @@ pub struct ProcessingResponse {
     pub response: Option<Response>,
     /// Metadata that later filters, the load balancer and access logs read, by namespace.
     #[prost(message, optional, tag = "8")]
-    pub dynamic_metadata: Option<Struct>,
+    pub dynamic_metadata: Option<FieldList>,
     /// Asks for more time for the message at hand; sent alone, before its answer.
     #[prost(message, optional, tag = "10")]
     pub override_message_timeout: Option<prost_types::Duration>,

@@ -7,6 +7,7 @@
 )]
 
 use bytes::Bytes;
+use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use std::sync::Arc;
 use weighbridge_decide::{Core, Settings};
@@ -147,7 +148,10 @@ fn set_header(answer: &CommonAnswer) -> Option<String> {
 }
 
 fn metadata_of(reply: &ProcessingResponse) -> Option<String> {
-    let namespace = reply.dynamic_metadata.as_ref()?.fields.get("envoy.lb")?;
+    // As Envoy reads it.
+    let written = reply.dynamic_metadata.as_ref()?.encode_to_vec();
+    let metadata = Struct::decode(written.as_slice()).unwrap();
+    let namespace = metadata.fields.get("envoy.lb")?;
     let Some(Kind::StructValue(leaf)) = &namespace.kind else {
         return None;
     };
