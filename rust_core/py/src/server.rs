@@ -8,6 +8,9 @@ use std::time::Duration;
 use weighbridge_server::{Constant, Machine, Options, Process, Server, TlsFiles};
 use weighbridge_stream::Limits;
 
+/// Certificate, key and the clients' roots, as PEM text.
+type Pem = (Vec<u8>, Vec<u8>, Option<Vec<u8>>);
+
 /// The ext_proc server on its own threads.
 #[pyclass(frozen, module = "weighbridge._core")]
 pub(crate) struct NativeServer {
@@ -28,7 +31,7 @@ impl NativeServer {
         threads: usize,
         max_message_bytes: usize,
         max_streams: u32,
-        tls: Option<(Vec<u8>, Vec<u8>, Option<Vec<u8>>)>,
+        tls: Option<Pem>,
     ) -> PyResult<Self> {
         let options = Options {
             threads,
