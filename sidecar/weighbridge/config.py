@@ -535,16 +535,15 @@ class Config(Section):
     tokenizers: dict[Name, Name] = Field(
         {},
         max_length=1000,
-        description="By model, its `tokenizer.json`, relative to this file: prompts are counted with "
-        "it. Those of other models are estimated from their bytes, which is some hundred times "
-        "faster.",
+        description="By model, its `tokenizer.json`, relative to this file: prompts are counted "
+        "with it. Those of other models are estimated, which is some hundred times faster.",
     )
     tokenizer_max_bytes: int = Field(
-        64 << 10,
+        16 << 10,
         ge=0,
         le=1 << 30,
-        description="Largest body that is counted, bytes; larger ones are estimated, since counting "
-        "holds up other requests of its thread.",
+        description="Largest body that is counted, bytes; larger ones are estimated, since "
+        "counting holds up other requests of its thread.",
     )
     placing: Placing = Placing()
     session_headers: tuple[HeaderName, ...] = Field(

@@ -363,5 +363,5 @@ fn default_expanded_bytes() -> usize {
 }
 
 fn default_tokenizer_bytes() -> usize {
-    64 << 10
+    16 << 10
 }

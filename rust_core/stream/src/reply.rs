@@ -2,8 +2,9 @@
 
 use crate::head::{DESTINATION, LB_NAMESPACE};
 use crate::wire::{
-    BodyMutation, CommonAnswer, CommonResponse, FieldKind, FieldList, HeaderMutation, HeaderValueOption, HttpStatus,
-    ImmediateResponse, ProcessingResponse, Response, StreamedBodyResponse,
+    BodyMutation, CommonAnswer, CommonResponse, FieldKind, FieldList, HeaderMutation,
+    HeaderValueOption, HttpStatus, ImmediateResponse, ProcessingResponse, Response,
+    StreamedBodyResponse,
 };
 use bytes::Bytes;
 use weighbridge_decide::Refusal;
