@@ -47,7 +47,8 @@ struct Fleet {
 fn fleet() -> Fleet {
     let registry = Registry::new(IndexLimits {
         tokens_per_block: 64,
-        most_blocks: 2 * BLOCKS,
+        most_marks: 2 * BLOCKS,
+        ..IndexLimits::default()
     });
     let specs = (0..REPLICAS).map(|at| ReplicaSpec {
         endpoint: format!("10.0.{}.{}:8000", at / 250, at % 250),

@@ -10,31 +10,43 @@ use crate::ledger::Load;
 use crate::prefix::{PrefixIndex, ReplicaCache};
 use crate::replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec};
 
-/// How large the prefix index may grow.
+/// How large the prefix index may grow, and how finely it knows what replicas have cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexLimits {
     /// Tokens in one block of a prefix chain.
     pub tokens_per_block: u64,
-    /// Blocks that all replicas together may have in the index (some 50 bytes each). Where their
-    /// KV memories hold more, each replica's part is cut by the same factor.
-    pub most_blocks: u64,
+    /// Of a long prompt so many blocks are kept from any depth to twice that depth.
+    pub per_doubling: u32,
+    /// Entries that all replicas together may have in the index, some 50 bytes each. Each has its
+    /// part of them by its KV memory, and gives up what was used longest ago beyond that.
+    pub most_marks: u64,
 }
 
 impl Default for IndexLimits {
     fn default() -> Self {
         Self {
             tokens_per_block: 64,
-            most_blocks: 2_000_000,
+            per_doubling: 8,
+            most_marks: 4_000_000,
         }
     }
 }
 
+/// What one replica may have in the index.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    blocks: usize,
+    marks: usize,
+}
+
 impl IndexLimits {
-    /// Blocks for each KV token of a pool that has so many in all.
-    #[allow(clippy::cast_precision_loss)]
-    fn blocks_per_token(self, kv_tokens: u64) -> f64 {
-        let own = 1.0 / self.tokens_per_block.max(1) as f64;
-        own.min(self.most_blocks as f64 / kv_tokens.max(1) as f64)
+    /// The part of a replica with so many KV tokens in a pool that has `all` together.
+    fn part(self, kv_tokens: u64, all: u64) -> Part {
+        let marks = u128::from(self.most_marks) * u128::from(kv_tokens) / u128::from(all.max(1));
+        Part {
+            blocks: usize::try_from(kv_tokens / self.tokens_per_block.max(1)).unwrap_or(usize::MAX),
+            marks: usize::try_from(marks).unwrap_or(usize::MAX),
+        }
     }
 }
 
@@ -87,7 +99,7 @@ impl Registry {
     /// An empty registry.
     #[must_use]
     pub fn new(limits: IndexLimits) -> Self {
-        let index = PrefixIndex::new();
+        let index = PrefixIndex::sparse(limits.per_doubling);
         Self {
             pool: ArcSwap::from_pointee(Pool {
                 number: 0,
@@ -124,10 +136,9 @@ impl Registry {
         let held = specs
             .iter()
             .fold(0u64, |held, spec| held.saturating_add(spec.kv_tokens));
-        let blocks_per_token = self.limits.blocks_per_token(held);
         for spec in specs {
-            let limit = blocks(spec.kv_tokens, blocks_per_token);
-            let replica = known.remember(before.index(), spec, limit);
+            let part = self.limits.part(spec.kv_tokens, held);
+            let replica = known.remember(before.index(), spec, part);
             by_endpoint.insert(replica.spec.endpoint.clone(), Arc::new(replica));
         }
         let pool = build(known.number, by_endpoint, &before);
@@ -139,22 +150,14 @@ impl Registry {
     }
 }
 
-#[allow(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss
-)]
-fn blocks(kv_tokens: u64, blocks_per_token: f64) -> usize {
-    (kv_tokens as f64 * blocks_per_token) as usize
-}
-
 impl Known {
     /// The replica of this spec, with what is known of its endpoint.
-    fn remember(&mut self, index: &Arc<PrefixIndex>, spec: ReplicaSpec, limit: usize) -> Replica {
+    fn remember(&mut self, index: &Arc<PrefixIndex>, spec: ReplicaSpec, part: Part) -> Replica {
         let number = self.number;
         if let Some(found) = self.endpoints.get_mut(&spec.endpoint) {
             found.seen = number;
-            found.cache.set_limit(limit);
+            found.cache.set_limit(part.blocks);
+            found.cache.set_most_marks(part.marks);
             let (id, load, cache) = (found.id, Arc::clone(&found.load), Arc::clone(&found.cache));
             return Replica {
                 spec,
@@ -169,7 +172,8 @@ impl Known {
             id
         });
         let load = Arc::new(Load::default());
-        let cache = Arc::new(ReplicaCache::new(Arc::clone(index), id, limit));
+        let cache = Arc::new(ReplicaCache::new(Arc::clone(index), id, part.blocks));
+        cache.set_most_marks(part.marks);
         self.endpoints.insert(
             spec.endpoint.clone(),
             Remembered {

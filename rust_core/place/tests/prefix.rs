@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use proptest::prelude::*;
-use weighbridge_place::{PrefixIndex, ReplicaCache, ReplicaId};
+use weighbridge_place::{PrefixIndex, Registry, ReplicaCache, ReplicaId, ReplicaSpec};
 
 /// One replica's blocks, oldest first: the definition that the index must agree with.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +140,54 @@ proptest! {
     }
 }
 
+/// A session's chain: so many blocks that depend on it alone.
+fn session(number: u64, blocks: usize) -> Vec<u64> {
+    (0..blocks as u64)
+        .map(|at| ((number << 20) + at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .collect()
+}
+
+proptest! {
+    /// What sparse indexes may get wrong: a match is too short by less than one part of so many as
+    /// are kept from a depth to its double, and never too long.
+    #[test]
+    fn a_sparse_index_finds_nearly_the_whole_match(
+        per_doubling in 1u32..40,
+        cached in 0usize..3_000,
+        more in 0usize..1_000,
+    ) {
+        let index = PrefixIndex::sparse(per_doubling);
+        let cache = ReplicaCache::new(Arc::clone(&index), ReplicaId(7), usize::MAX);
+        let next_turn = session(1, cached + more);
+        let fresh = cache.record(&next_turn[..cached]);
+        let matched = index.matches(&next_turn).blocks(ReplicaId(7)) as usize;
+        let least = cached - cached / per_doubling.next_power_of_two() as usize;
+        prop_assert!((least..=cached).contains(&matched), "{matched} of {cached}");
+        prop_assert_eq!((fresh, cache.len()), (matched, matched));
+    }
+
+    #[test]
+    fn a_sparse_index_keeps_within_blocks_and_marks(
+        turns in prop::collection::vec((0u64..20, 1usize..2_000), 1..200),
+        limit in 100usize..10_000,
+        most_marks in 10usize..500,
+    ) {
+        let index = PrefixIndex::sparse(8);
+        let cache = ReplicaCache::new(Arc::clone(&index), ReplicaId(0), limit);
+        cache.set_most_marks(most_marks);
+        for (number, blocks) in turns {
+            cache.record(&session(number, blocks));
+            prop_assert!(cache.len() <= limit && cache.marks() <= most_marks);
+            prop_assert_eq!(index.size().blocks, cache.marks());
+            // The latest is held, from its root on, as far as there is room.
+            let latest = index.matches(&session(number, blocks)).blocks(ReplicaId(0)) as usize;
+            prop_assert!(latest > 0);
+        }
+        cache.clear();
+        prop_assert_eq!((cache.len(), cache.marks(), index.size().blocks), (0, 0, 0));
+    }
+}
+
 /// Writers on many threads, readers beside them; once quiet, the common table is the union of the
 /// replicas' parts.
 #[test]
@@ -235,4 +283,33 @@ fn the_end_of_a_chain_is_given_up_before_its_beginning() {
     cache.record(&new);
     assert_eq!(index.matches(&old).blocks(ReplicaId(3)), 5);
     assert_eq!(index.matches(&new).blocks(ReplicaId(3)), 5);
+}
+
+/// A thousand replicas hold some 20 million blocks: the index's memory is bounded, yet each
+/// replica's sessions are still known to be there while its KV memory has room for them.
+#[test]
+fn a_large_fleet_does_not_forget_what_its_replicas_still_hold() {
+    let registry = Registry::default();
+    let spec = |at: u32| ReplicaSpec {
+        endpoint: format!("10.0.{}.{}:8000", at / 250, at % 250),
+        model: "llama".into(),
+        kv_tokens: 1_400_000,
+        ..ReplicaSpec::default()
+    };
+    registry.replace((0..1_000).map(spec).collect());
+    let pool = registry.pool();
+    let replica = pool.replicas().next().unwrap();
+    for number in 0..80 {
+        replica.cache.record(&session(number, 200));
+    }
+    for number in 0..80 {
+        let matched = pool
+            .index()
+            .matches(&session(number, 200))
+            .blocks(replica.id);
+        assert!(
+            matched >= 175,
+            "{matched} of 200 blocks of session {number}"
+        );
+    }
 }

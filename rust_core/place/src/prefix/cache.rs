@@ -3,8 +3,11 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::SmallVec;
+
 use super::PrefixIndex;
 use super::lru::Lru;
+use super::marks::Mark;
 use super::table::normal;
 use crate::replica::ReplicaId;
 
@@ -18,8 +21,8 @@ const TRUST_GAIN: f64 = 0.001;
 /// Trust never falls below this, so a replica that reports nonsense keeps a small index of its own.
 const LEAST_TRUST: f64 = 1.0 / 16.0;
 
-/// What a replica has likely cached: its blocks in order of use, at most as many as its KV memory
-/// holds, the leaves of a chain given up before their prefix.
+/// What a replica has likely cached: the marks of its chains in order of use. They stand for at most
+/// as many blocks as its KV memory holds; the leaves of a chain are given up before their prefix.
 #[derive(Debug)]
 pub struct ReplicaCache {
     id: ReplicaId,
@@ -35,8 +38,12 @@ const WHOLE: u32 = 1 << 16;
 #[derive(Debug)]
 struct Blocks {
     lru: Lru,
+    /// Blocks that the marks held stand for.
+    held: f64,
     /// Blocks its KV memory holds.
     limit: usize,
+    /// Marks it may hold at most, whatever they stand for.
+    most_marks: usize,
     /// Share of the limit that its reports have borne out, up to 1.
     trust: f64,
 }
@@ -50,6 +57,25 @@ impl Blocks {
     fn allowed(&self) -> usize {
         (self.limit as f64 * self.trust) as usize
     }
+
+    /// Gives up the least recent mark. Of how many blocks it stood for is not remembered: it counts
+    /// as the mean of those held.
+    #[allow(clippy::cast_precision_loss)]
+    fn pop(&mut self) -> Option<u64> {
+        let mean = self.held / self.lru.len().max(1) as f64;
+        let block = self.lru.pop_oldest()?;
+        self.held -= mean;
+        if self.lru.len() == 0 {
+            self.held = 0.0; // Rounding must not add up.
+        }
+        Some(block)
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn is_beyond(&self, allowed: usize) -> bool {
+        // Half a block of rounding is none.
+        self.held >= allowed as f64 + 0.5 || self.lru.len() > self.most_marks
+    }
 }
 
 impl ReplicaCache {
@@ -61,7 +87,9 @@ impl ReplicaCache {
             index,
             blocks: Mutex::new(Blocks {
                 lru: Lru::default(),
+                held: 0.0,
                 limit,
+                most_marks: usize::MAX,
                 trust: 1.0,
             }),
             believed: AtomicU32::new(WHOLE),
@@ -100,12 +128,15 @@ impl ReplicaCache {
         let mut guard = self.lock();
         let blocks = &mut *guard;
         let allowed = blocks.allowed();
+        let fits = chain.get(..allowed).unwrap_or(chain);
+        let marks: SmallVec<[Mark; 64]> = self.index.marks(fits).collect();
         let mut fresh = 0;
-        for block in chain.iter().take(allowed).rev() {
-            let block = normal(*block);
+        for mark in marks.iter().rev() {
+            let block = normal(mark.block);
             if blocks.lru.touch(block) {
                 self.index.hold(block, self.id);
-                fresh += 1;
+                blocks.held += f64::from(mark.blocks);
+                fresh += mark.blocks as usize;
             }
         }
         self.shrink(blocks, allowed);
@@ -131,6 +162,7 @@ impl ReplicaCache {
         for block in blocks.lru.take() {
             self.index.release(block, self.id);
         }
+        blocks.held = 0.0;
         blocks.trust = 1.0;
         self.believed.store(WHOLE, Relaxed);
     }
@@ -143,9 +175,24 @@ impl ReplicaCache {
         self.shrink(&mut guard, allowed);
     }
 
-    /// Blocks held now.
+    /// Sets how many marks it may hold, whatever they stand for: its part of the index's memory.
+    pub fn set_most_marks(&self, most: usize) {
+        let mut guard = self.lock();
+        guard.most_marks = most;
+        let allowed = guard.allowed();
+        self.shrink(&mut guard, allowed);
+    }
+
+    /// Blocks it likely holds now.
     #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn len(&self) -> usize {
+        self.lock().held.round().max(0.0) as usize
+    }
+
+    /// Entries that it has in the index for them.
+    #[must_use]
+    pub fn marks(&self) -> usize {
         self.lock().lru.len()
     }
 
@@ -168,8 +215,8 @@ impl ReplicaCache {
     }
 
     fn shrink(&self, blocks: &mut Blocks, allowed: usize) {
-        while blocks.lru.len() > allowed {
-            let Some(block) = blocks.lru.pop_oldest() else {
+        while blocks.is_beyond(allowed) {
+            let Some(block) = blocks.pop() else {
                 break;
             };
             self.index.release(block, self.id);

@@ -79,9 +79,8 @@ impl Matches {
         found
     }
 
-    /// Narrows the holders down by the next block's; false when nobody is left.
-    pub(super) fn narrow(&mut self, found: Found<'_>) -> bool {
-        let depth = self.deepest() + 1;
+    /// Narrows the holders down by those of the block at this depth; false when nobody is left.
+    pub(super) fn narrow(&mut self, depth: u32, found: Found<'_>) -> bool {
         let Some(last) = self.levels.last().copied() else {
             return match found {
                 Found::Few(holders) => self.push(depth, LevelSet::Few(holders)),

@@ -4,6 +4,8 @@
 //! `i + 1` are among those that hold block `i`, and one walk along the chain finds the longest match
 //! of every replica. Chains must be seeded with what divides the engines' caches (model, adapter).
 //!
+//! Of long chains not every block is kept ([`PrefixIndex::sparse`]).
+//!
 //! Two halves: a common table (block → holders) in 64 shards, which readers use without a lock, and
 //! each replica's [`ReplicaCache`] (its blocks in order of use) behind a lock that only writers of
 //! that replica take. A table grows by replacing it, so memory follows what is held.
@@ -11,6 +13,7 @@
 mod cache;
 mod holders;
 mod lru;
+mod marks;
 mod matches;
 mod table;
 
@@ -24,6 +27,7 @@ pub use matches::Matches;
 
 use crate::replica::ReplicaId;
 use holders::MOST_REPLICAS;
+use marks::{Mark, Marks};
 use table::{Probe, Table, Writer, normal};
 
 /// Shards of the table: writers of different blocks rarely meet.
@@ -38,6 +42,7 @@ pub struct PrefixIndex {
     tables: ArcSwap<Vec<Arc<Table>>>,
     shards: Vec<Mutex<Writer>>,
     growing: Mutex<()>,
+    marks: Marks,
 }
 
 /// How much an index holds.
@@ -50,9 +55,23 @@ pub struct IndexSize {
 }
 
 impl PrefixIndex {
-    /// An empty index.
+    /// An empty index that keeps every block.
     #[must_use]
     pub fn new() -> Arc<Self> {
+        Self::with_marks(Marks::All)
+    }
+
+    /// An empty index that keeps every block near a chain's root, and `per_doubling` blocks from any
+    /// depth to twice that depth further down (rounded up to a power of two): matches there are
+    /// found too short by up to so great a part of their length.
+    #[must_use]
+    pub fn sparse(per_doubling: u32) -> Arc<Self> {
+        Self::with_marks(Marks::PerDoubling(
+            per_doubling.clamp(1, 1 << 16).next_power_of_two(),
+        ))
+    }
+
+    fn with_marks(marks: Marks) -> Arc<Self> {
         let tables: Vec<Arc<Table>> = (0..SHARDS).map(|_| Arc::new(Table::new(0, 0))).collect();
         let shards = tables
             .iter()
@@ -62,6 +81,7 @@ impl PrefixIndex {
             tables: ArcSwap::from_pointee(tables),
             shards,
             growing: Mutex::new(()),
+            marks,
         })
     }
 
@@ -71,22 +91,33 @@ impl PrefixIndex {
         let tables = self.tables.load();
         let mut matches = Matches::default();
         let mut scratch = Vec::new();
-        for window in chain.chunks(WINDOW) {
-            let probes: SmallVec<[Probe<'_>; WINDOW]> = window
-                .iter()
-                .map(|block| normal(*block))
-                .filter_map(|block| Some(Probe::start(tables.get(shard(block))?, block)))
+        let mut marks = self.marks.of(chain);
+        loop {
+            let probes: SmallVec<[(u32, Probe<'_>); WINDOW]> = marks
+                .by_ref()
+                .take(WINDOW)
+                .map(|mark| (mark.depth, normal(mark.block)))
+                .filter_map(|(depth, block)| {
+                    Some((depth, Probe::start(tables.get(shard(block))?, block)))
+                })
                 .collect();
-            for probe in probes {
+            if probes.is_empty() {
+                return matches;
+            }
+            for (depth, probe) in probes {
                 let narrowed = probe
                     .finish(&mut scratch)
-                    .is_some_and(|found| matches.narrow(found));
+                    .is_some_and(|found| matches.narrow(depth, found));
                 if !narrowed {
                     return matches;
                 }
             }
         }
-        matches
+    }
+
+    /// The blocks of a chain that it keeps.
+    fn marks<'c>(&self, chain: &'c [u64]) -> impl Iterator<Item = Mark> + use<'c> {
+        self.marks.of(chain)
     }
 
     /// How much it holds now.
