@@ -14,7 +14,7 @@ WORKDIR /source
 COPY pyproject.toml ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"]["kubernetes"], sep="\n")' \
+e = p["optional-dependencies"]; print(*p["dependencies"], *e["kubernetes"], *e["otel"], sep="\n")' \
       > /tmp/requirements.txt \
     && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
       --requirement /tmp/requirements.txt

@@ -20,7 +20,7 @@ class Core:
         settings_json: {"profiles": [Profile, …], "placing": {…}, "session_headers": [str, …],
         "tenant_header": str | None, "tenant_claim": {"namespace": str, "path": [str, …]} | None,
         "counted_tenants": int, "default_output_tokens": int, "decision_log": int,
-        "admission": {…}, "priority_header": str, "usage_records": int,
+        "admission": {…}, "priority_header": str, "usage_records": int, "spans": int,
         "unweighed": "pass" | "pick", "tokenizers": {model: file}, "tokenizer_max_bytes": int,
         "health": {…}}
         """
@@ -68,6 +68,11 @@ class Core:
         """
     def take_usage(self, most: int) -> list[str]:
         """Takes up to `most` usage records, oldest first: a JSON object each."""
+    def take_spans(self, most: int) -> list[str]:
+        """Takes up to `most` spans of traced requests, oldest first: a JSON object each,
+        {"parent": {"trace_id", "span_id"}, "request_id", "endpoint", "started_us", "ended_us",
+        "waited_us", "outcome": {"placed": {…}} | {"refused": {"status", "code"}}}.
+        """
     def now_us(self) -> int:
         """µs on the core's clock, in which usage records tell the time."""
     def status(self) -> str:
@@ -78,7 +83,7 @@ class Core:
         "admission": {model: {"running", "running_mu", "promised_mu",
         "open", "waiting": {priority: {"requests", "mu"}}, "tenants": [{…}, …]}},
         "tenants": [{"tenant", "model", "requests", "mu", "prompt_tokens", "cached_tokens",
-        "output_tokens"}, …], "usage_records_lost": int}
+        "output_tokens"}, …], "usage_records_lost": int, "spans_lost": int}
         """
     def slices(self) -> str:
         """{"number": int, "models": {model: {"total": int, "slices": [{"start", "homes"}, …]}},
@@ -132,7 +137,8 @@ class NativeServer:
 class Stream:
     """One ext_proc stream's state machine, for a transport written in Python."""
 
-    def __new__(cls, core: Core) -> Self: ...
+    def __new__(cls, core: Core, traceparent: str | None = None) -> Self:
+        """traceparent: of the gRPC call, that is the gateway's own span."""
     def on_message(self, message: bytes) -> list[bytes]:
         """Serialised ProcessingRequest in, serialised ProcessingResponses out.
 

@@ -75,6 +75,14 @@ USAGE_RECORDS_LOST = Spec(
     "Usage records that could not be written down in time",
 )
 
+SPANS = Spec(
+    "weighbridge_spans",
+    "counter",
+    "Spans of decisions: sent to the collector, not taken by it (failed), fallen out of the queue "
+    "(lost)",
+    ("outcome",),
+)
+
 OBSERVE_ONLY = Spec("weighbridge_observe_only", "gauge", "1 while decisions are only recorded")
 OBSERVED = Spec(
     "weighbridge_observed_requests",
@@ -294,6 +302,7 @@ CATALOGUE: tuple[Spec, ...] = (
     REFUSALS,
     DECISION_DURATION,
     USAGE_RECORDS_LOST,
+    SPANS,
     OBSERVE_ONLY,
     OBSERVED,
     OBSERVED_MU,

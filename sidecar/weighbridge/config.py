@@ -456,6 +456,37 @@ class Runtime(Section):
     interval_seconds: float = Field(0.5, gt=0, le=60, description="Between two looks, s.")
 
 
+class Tracing(Section):
+    """Decisions as spans in OpenTelemetry traces; needs `weighbridge[otel]`."""
+
+    collector: TcpAddress | None = Field(
+        None,
+        description="An OTLP receiver that speaks gRPC in plain text, `host:port`, often "
+        "127.0.0.1:4317. Left out: nothing is traced.",
+    )
+    service_name: Name = Field("weighbridge", description="The sidecar's `service.name`.")
+    max_pending: int = Field(
+        10_000, ge=1, le=1 << 20, description="Spans that wait to be sent; beyond, the oldest go."
+    )
+    interval_seconds: float = Field(1.0, gt=0, le=60, description="Between two sendings, s.")
+    timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="For one sending, s; then its spans are lost and counted."
+    )
+    envoy: bool = Field(
+        True,
+        description="`weighbridge envoy render` gives Envoy a tracer of its own, with the same "
+        "collector: its spans stand above the sidecar's.",
+    )
+    envoy_service_name: Name = Field("envoy", description="That tracer's `service.name`.")
+    sampled_percent: float = Field(
+        100.0,
+        ge=0,
+        le=100,
+        description="Share of requests for which Envoy begins a sampled trace, percent; where the "
+        "client's `traceparent` comes along, its own flag says it.",
+    )
+
+
 class Log(Section):
     """The log on standard error, one line a record."""
 
@@ -595,6 +626,7 @@ class Config(Section):
         description="Decide and record, but tell Envoy nothing, let nobody wait, refuse nothing.",
     )
     runtime: Runtime = Runtime()
+    tracing: Tracing = Tracing()
     log: Log = Log()
     envoy: EnvoySettings = EnvoySettings()
 

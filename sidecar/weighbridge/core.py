@@ -39,6 +39,7 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         },
         "tokenizer_max_bytes": config.tokenizer_max_bytes,
         "health": health(config.health, config.telemetry),
+        "spans": config.tracing.max_pending if config.tracing.collector else 0,
         "usage_records": config.usage_log.max_pending if config.usage_log.path else 0,
     }
 

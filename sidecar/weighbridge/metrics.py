@@ -51,6 +51,7 @@ def process_families(status: Status) -> list[Family]:
     decision.add_histogram([], status["decision"])
     lost = Family(cat.USAGE_RECORDS_LOST)
     lost.add([], status["usage_records_lost"])
+    spans = status.get("spans", {}) | {"lost": status["spans_lost"]}
     return [
         build,
         streams,
@@ -59,6 +60,7 @@ def process_families(status: Status) -> list[Family]:
         counted(cat.REFUSALS, status["errors"]),
         decision,
         lost,
+        counted(cat.SPANS, spans),
     ]
 
 

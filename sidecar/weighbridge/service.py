@@ -5,11 +5,12 @@ import json
 import logging
 import signal
 from contextlib import AsyncExitStack, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weighbridge import __version__, access, logs, tls, transports
-from weighbridge._core import CoreError
+from weighbridge._core import Core, CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
 from weighbridge.core import admission, build, health, placing, replica_settings, settings
@@ -23,11 +24,14 @@ from weighbridge.tuning import tuned
 from weighbridge.usage import UsageWriter
 from weighbridge.watch import changes
 
+if TYPE_CHECKING:
+    from weighbridge.tracing import SpanSender
+
 log = logging.getLogger(__name__)
 
 FILE_INTERVAL_SECONDS = 1.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
-FIXED_SECTIONS = ("listen", "admin", "usage_log")
+FIXED_SECTIONS = ("listen", "admin", "usage_log", "tracing")
 CHANGEABLE_SETTINGS = ("placing", "admission", "health")
 
 
@@ -42,6 +46,7 @@ class Service:
         self._certificates = certificates(self._config, source)
         self._access = access.load(self._config.admin, source)
         self._drift = DriftWatch(self._profiles)
+        self._sender = sender(self._config, self._core, source)
         self._health = HealthWatch(self._core)
         self._runtime = RuntimeWatch(lambda: self._config, self._tune)
         self._fleet = Fleet(
@@ -92,6 +97,8 @@ class Service:
                 self._follow_fleet(transport),
             ):
                 stack.callback(asyncio.create_task(work).cancel)
+            if self._sender is not None:
+                stack.push_async_callback(_ended, asyncio.create_task(self._sender.run()))
             writer = UsageWriter(self._core, config.usage_log, self._drift.note)
             stack.push_async_callback(_ended, asyncio.create_task(writer.run()))
             if config.usage_log.path is not None:
@@ -175,7 +182,12 @@ class Service:
 
     def _snapshot(self) -> dict[str, Any]:
         status = snapshot(self._core, self._config, self._runtime.view)
-        return status | {"drift": self._drift.report(), "discovery": self._fleet.report()}
+        spans = self._sender.report() if self._sender else {"sent": 0, "failed": 0}
+        return status | {
+            "drift": self._drift.report(),
+            "discovery": self._fleet.report(),
+            "spans": spans,
+        }
 
     def _set(self, config: Config) -> None:
         self._core.set_placing(json.dumps(placing(config.placing)))
@@ -229,10 +241,25 @@ def certificates(config: Config, source: Path) -> tls.Certificates | None:
     return tls.read(config.listen.tls, source) if config.listen.tls else None
 
 
+def sender(config: Config, core: Core, source: Path) -> "SpanSender | None":
+    """What sends spans, where they are wanted. ConfigError when its packages are missing."""
+    collector = config.tracing.collector
+    if collector is None:
+        return None
+    try:
+        module = import_module("weighbridge.tracing")
+    except ImportError:
+        raise ConfigError(
+            f"{source}: tracing.collector: install weighbridge[otel] to trace"
+        ) from None
+    made: SpanSender = module.SpanSender(core, collector, config.tracing)
+    return made
+
+
 def check(source: Path) -> None:
     """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
     config = load(source)
-    build(config, source)
+    sender(config, build(config, source), source)
     access.load(config.admin, source)
     certificates(config, source)
 

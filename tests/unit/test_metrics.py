@@ -75,6 +75,8 @@ STATUS: dict[str, Any] = {
         "decided_mu": 60.0,
     },
     "usage_records_lost": 2,
+    "spans_lost": 4,
+    "spans": {"sent": 6, "failed": 5},
     "now_us": 9_000_000,
     "health": {"changes": {"ejected": {"slow": 3}}, "restarts": 6, "judged_at_us": 8_000_000},
     "replicas": [
@@ -154,6 +156,9 @@ def test_every_figure_of_the_status_arrives() -> None:
     cached = (("model", "m"), ("tenant", "acme"), ("token_type", "cached"))
     assert found["weighbridge_tenant_tokens_total", cached] == 60
     assert found["weighbridge_usage_records_lost_total", ()] == 2
+    assert found["weighbridge_spans_total", (("outcome", "sent"),)] == 6
+    assert found["weighbridge_spans_total", (("outcome", "failed"),)] == 5
+    assert found["weighbridge_spans_total", (("outcome", "lost"),)] == 4
     prefill = tuple(sorted([*replica, ("phase", "prefill")]))
     assert found["weighbridge_replica_mu_in_flight", prefill] == 10.5
     true_cached = (("model", "m"), ("token_type", "cached"))

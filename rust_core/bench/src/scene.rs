@@ -225,6 +225,7 @@ fn decide(core: &Core, request: &Request, now_us: u64) -> Result<Ticket, Refusal
             priority: None,
             subset: None,
             content_encoding: None,
+            parent: None,
             body: Body::whole(&request.body),
         },
         now_us,

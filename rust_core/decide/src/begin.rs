@@ -6,6 +6,7 @@ use crate::log::Record;
 use crate::metering::{Facts, Metering};
 use crate::observing::Observed;
 use crate::refusal::Refusal;
+use crate::span::{Span, SpanOutcome, TraceParent};
 use crate::ticket::{Origin, Ticket};
 use std::future::Future;
 use std::pin::Pin;
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use weighbridge_admit::{Door, Entry, Pass, Shed, Turn};
 use weighbridge_place::{Amount, Decision, MicroMu, Pool, Replica};
+use weighbridge_weigh::Endpoint;
 
 /// What became of a request that asked for admission.
 #[derive(Debug)]
@@ -52,6 +54,27 @@ struct Admitted {
     waited_us: u64,
 }
 
+/// Of a request, what its span tells besides the outcome.
+#[derive(Clone, Copy, Debug)]
+pub struct Traced<'a> {
+    /// The span above; none: there is no span.
+    pub parent: Option<TraceParent>,
+    /// `x-request-id`.
+    pub request_id: &'a str,
+    /// Which form its body has.
+    pub endpoint: Endpoint,
+}
+
+impl<'a> Traced<'a> {
+    fn of(incoming: &Incoming<'a>) -> Self {
+        Self {
+            parent: incoming.parent,
+            request_id: incoming.request_id,
+            endpoint: incoming.endpoint,
+        }
+    }
+}
+
 impl Core {
     /// Weighs and places a request at `now_us` without asking for admission, and charges the
     /// replica chosen until the ticket is dropped.
@@ -78,6 +101,14 @@ impl Core {
     /// # Errors
     /// A refusal, to be sent to the client.
     pub fn begin(&self, incoming: &Incoming<'_>, now_us: u64) -> Result<Begun, Refusal> {
+        let begun = self.begin_untraced(incoming, now_us);
+        if let Err(refusal) = &begun {
+            self.trace_refusal(&Traced::of(incoming), refusal, now_us, 0);
+        }
+        begun
+    }
+
+    fn begin_untraced(&self, incoming: &Incoming<'_>, now_us: u64) -> Result<Begun, Refusal> {
         let weighed = self.weigh(incoming)?;
         let pool = self.registry.pool();
         let (decision, replica) = self.place(&weighed, incoming, &pool, now_us)?;
@@ -128,6 +159,22 @@ impl Core {
         incoming: &Incoming<'_>,
         now_us: u64,
     ) -> Result<Ticket, Refusal> {
+        let since_us = waiting.since_us;
+        let ticket = self.resume_untraced(waiting, answer, incoming, now_us);
+        if let Err(refusal) = &ticket {
+            let waited_us = now_us.saturating_sub(since_us);
+            self.trace_refusal(&Traced::of(incoming), refusal, since_us, waited_us);
+        }
+        ticket
+    }
+
+    fn resume_untraced(
+        &self,
+        waiting: Box<Waiting>,
+        answer: Result<Pass, Shed>,
+        incoming: &Incoming<'_>,
+        now_us: u64,
+    ) -> Result<Ticket, Refusal> {
         let pass = answer.map_err(|shed| {
             admission::refusal(shed, &waiting.door, incoming.tenant.unwrap_or_default())
         })?;
@@ -156,6 +203,38 @@ impl Core {
         waiting.door.look(weighbridge_admit::Gate::longest_wait_ms)
     }
 
+    /// Makes a span of a refusal, where the request is traced: it came at `started_us` and waited
+    /// for so long.
+    pub fn trace_refusal(
+        &self,
+        traced: &Traced<'_>,
+        refusal: &Refusal,
+        started_us: u64,
+        waited_us: u64,
+    ) {
+        let outcome = SpanOutcome::Refused {
+            status: refusal.status,
+            code: refusal.code,
+        };
+        self.trace(traced, outcome, started_us, waited_us);
+    }
+
+    fn trace(&self, traced: &Traced<'_>, outcome: SpanOutcome, started_us: u64, waited_us: u64) {
+        let parent = traced.parent.filter(|parent| parent.is_sampled);
+        let Some(parent) = parent.filter(|_| self.spans.is_kept()) else {
+            return;
+        };
+        self.spans.push(Span {
+            parent,
+            request_id: traced.request_id.to_owned(),
+            endpoint: traced.endpoint.path(),
+            started_us,
+            ended_us: self.now_us().max(started_us.saturating_add(waited_us)),
+            waited_us,
+            outcome,
+        });
+    }
+
     fn charge(
         &self,
         weighed: &Weighed,
@@ -165,6 +244,7 @@ impl Core {
         admitted: Admitted,
         now_us: u64,
     ) -> Ticket {
+        let waited_us = admitted.waited_us;
         let work = weighed.weighing.work(decision.cached_blocks);
         let cost = weighed.weighing.profile().cost(&work);
         let charge = replica.load.charge(Amount {
@@ -225,7 +305,7 @@ impl Core {
             is_steered: steered,
             estimated: MicroMu::from_mu(cost.total()),
             decode_mu: cost.decode_mu,
-            waited_us: admitted.waited_us,
+            waited_us,
         };
         let bill = Metering::open(facts, admitted.pass, replica, flight);
         let mut ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
@@ -233,8 +313,9 @@ impl Core {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));
         }
-        if self.log.is_kept() {
-            self.log.push(Record {
+        let is_traced = self.spans.is_kept() && incoming.parent.is_some();
+        if self.log.is_kept() || is_traced {
+            let record = Arc::new(Record {
                 number,
                 request_id: incoming.request_id.to_owned(),
                 session_source: weighed.session.source(),
@@ -259,6 +340,14 @@ impl Core {
                 pool: decision.pool,
                 at_us: now_us,
             });
+            if is_traced {
+                let started_us = now_us.saturating_sub(waited_us);
+                let outcome = SpanOutcome::Placed(Arc::clone(&record));
+                self.trace(&Traced::of(incoming), outcome, started_us, waited_us);
+            }
+            if self.log.is_kept() {
+                self.log.push(record);
+            }
         }
         ticket
     }

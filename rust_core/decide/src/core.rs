@@ -9,9 +9,11 @@ use crate::log::DecisionLog;
 use crate::metering::{Metering, Observer};
 use crate::models::{Model, Models};
 use crate::observing::Observing;
+use crate::outbox::Outbox;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
+use crate::span::{Span, TraceParent};
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
 use crate::tokenizers;
@@ -48,6 +50,8 @@ pub struct Incoming<'a> {
     pub subset: Option<&'a [String]>,
     /// `content-encoding` of the body.
     pub content_encoding: Option<&'a str>,
+    /// The span that its decision is to be a child of.
+    pub parent: Option<TraceParent>,
     /// The body, as sent.
     pub body: Body<'a>,
 }
@@ -70,6 +74,7 @@ pub struct Core {
     pub(crate) metering: Metering,
     pub(crate) tallies: Tallies,
     pub(crate) log: DecisionLog,
+    pub(crate) spans: Outbox<Span>,
     pub(crate) numbers: AtomicU64,
     turns: AtomicUsize,
     start: Instant,
@@ -109,6 +114,7 @@ impl Core {
             placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
             log: DecisionLog::new(settings.decision_log),
+            spans: Outbox::new(settings.spans),
             numbers: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
             start: Instant::now(),
@@ -281,6 +287,18 @@ impl Core {
     #[must_use]
     pub fn take_usage(&self, most: usize) -> Vec<UsageRecord> {
         self.metering.log.take(most)
+    }
+
+    /// Whether decisions become spans.
+    #[must_use]
+    pub fn traces(&self) -> bool {
+        self.spans.is_kept()
+    }
+
+    /// Takes up to so many spans, oldest first.
+    #[must_use]
+    pub fn take_spans(&self, most: usize) -> Vec<Span> {
+        self.spans.take(most)
     }
 
     /// Somebody is going to observe the reply to the request of this id; `None` where there is

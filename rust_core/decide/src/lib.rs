@@ -17,11 +17,13 @@ mod measures;
 mod metering;
 mod models;
 mod observing;
+mod outbox;
 mod pick;
 mod refusal;
 mod session;
 mod settings;
 mod signs;
+mod span;
 mod status;
 mod tally;
 mod ticket;
@@ -32,7 +34,7 @@ mod weighing;
 pub use crate::core::{Core, Incoming, Weighed};
 pub use admission::{Admission, DoorStatus, QueueStatus, TenantStatus};
 pub use assigning::{AssignmentStatus, ModelReport};
-pub use begin::{Begun, Waiting};
+pub use begin::{Begun, Traced, Waiting};
 pub use explain::{Considered, Cost, Explanation, Tokens};
 pub use foreign::EngineLook;
 pub use health::{HealthChange, HealthCounts, HealthSetting, HealthStatus, Observation, Probe};
@@ -48,6 +50,7 @@ pub use settings::{
     Claim, Placing, ReplicaSetting, ReplicaState, Settings, SettingsError, Unweighed,
     WorkloadSetting,
 };
+pub use span::{Span, SpanOutcome, TraceParent};
 pub use status::{ForeignStatus, ReplicaStatus, Status, TenantUsage};
 pub use tally::{Tallies, Tally, TenantTally};
 pub use ticket::Ticket;

@@ -68,8 +68,7 @@ impl DecisionLog {
         self.capacity > 0
     }
 
-    pub(crate) fn push(&self, record: Record) {
-        let record = Arc::new(record);
+    pub(crate) fn push(&self, record: Arc<Record>) {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         let oldest = if records.len() >= self.capacity {
             records.pop_front()

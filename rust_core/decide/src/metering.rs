@@ -1,10 +1,11 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
 use crate::measures::{Measures, MeasuresStatus, Times};
+use crate::outbox::Outbox;
 use crate::signs::Signs;
 use crate::tally::TenantTallies;
 use crate::ticket::Origin;
-use crate::usage_log::{UsageLog, UsageRecord, UsageSource};
+use crate::usage_log::{UsageRecord, UsageSource};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +32,7 @@ pub(crate) struct Metering {
     measures: HashMap<Arc<str>, Measures>,
     caches: Mutex<HashMap<u32, CacheTrust>>,
     open: [Mutex<HashMap<Box<str>, Arc<Bill>>>; SHARDS],
-    pub(crate) log: UsageLog,
+    pub(crate) log: Outbox<UsageRecord>,
     pub(crate) tenants: TenantTallies,
 }
 
@@ -168,7 +169,7 @@ impl Metering {
             panels,
             caches: Mutex::default(),
             open: std::array::from_fn(|_| Mutex::default()),
-            log: UsageLog::new(log),
+            log: Outbox::new(log),
             tenants: TenantTallies::new(counted_tenants),
         }
     }

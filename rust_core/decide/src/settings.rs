@@ -48,6 +48,9 @@ pub struct Settings {
     /// Usage records kept until they are taken; 0 keeps none.
     #[serde(default)]
     pub usage_records: usize,
+    /// Spans kept until they are taken; 0 traces nothing.
+    #[serde(default)]
+    pub spans: usize,
     /// What becomes of requests that are no inference.
     #[serde(default)]
     pub unweighed: Unweighed,

@@ -47,6 +47,8 @@ pub struct Status {
     pub observed: ObservingStatus,
     /// Usage records lost because nobody took them.
     pub usage_records_lost: u64,
+    /// Spans that nobody took in time.
+    pub spans_lost: u64,
 }
 
 /// What one tenant took of one model, since start.
@@ -158,6 +160,7 @@ impl Status {
             observe_only: core.observes_only(),
             observed: core.observing().look(),
             usage_records_lost: core.metering().log.dropped(),
+            spans_lost: core.spans.dropped(),
         }
     }
 }

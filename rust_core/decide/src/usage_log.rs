@@ -1,8 +1,6 @@
-//! What each request took in the end: a bounded queue to whoever writes it down.
+//! What each request took in the end, for whoever writes it down.
 
 use serde::Serialize;
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 
 /// What one request took, for bills and for those who check them. It holds no prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,56 +50,4 @@ pub enum UsageSource {
     Observed,
     /// The weighing alone: the reply was not seen.
     Estimate,
-}
-
-/// Records that were not taken yet.
-#[derive(Debug)]
-pub(crate) struct UsageLog {
-    most: usize,
-    records: Mutex<Pending>,
-}
-
-#[derive(Debug, Default)]
-struct Pending {
-    records: VecDeque<UsageRecord>,
-    dropped: u64,
-}
-
-impl UsageLog {
-    /// Keeps at most so many; 0 keeps none.
-    pub(crate) fn new(most: usize) -> Self {
-        Self {
-            most,
-            records: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn is_kept(&self) -> bool {
-        self.most > 0
-    }
-
-    pub(crate) fn push(&self, record: UsageRecord) {
-        let mut pending = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        if pending.records.len() >= self.most {
-            // Nobody takes them: the oldest are lost, and counted.
-            pending.records.pop_front();
-            pending.dropped += 1;
-        }
-        pending.records.push_back(record);
-    }
-
-    /// Takes up to so many, oldest first.
-    pub(crate) fn take(&self, most: usize) -> Vec<UsageRecord> {
-        let mut pending = self.records.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = most.min(pending.records.len());
-        pending.records.drain(..count).collect()
-    }
-
-    /// Records lost because nobody took them.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.records
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .dropped
-    }
 }

@@ -60,6 +60,7 @@ fn incoming<'a>(session: Option<&'a str>, body: &'a [u8]) -> Incoming<'a> {
         priority: None,
         subset: None,
         content_encoding: None,
+        parent: None,
         body: Body::whole(body),
     }
 }

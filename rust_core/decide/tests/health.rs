@@ -57,6 +57,7 @@ fn place(core: &Core, text: &str, now_us: u64) -> Ticket {
         priority: None,
         subset: None,
         content_encoding: None,
+        parent: None,
         body: Body::whole(&body),
     };
     match core.begin(&incoming, now_us).unwrap() {

@@ -23,8 +23,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         endpoint: endpoint(selector >> 3),
         session: None,
         tenant: None,
+        priority: None,
         subset: None,
         content_encoding: ENCODINGS.get(usize::from(selector % 7)).copied(),
+        parent: None,
         body,
     };
     if let Ok(weighed) = CORE.weigh(&incoming) {

@@ -89,6 +89,11 @@ impl Core {
         py.detach(|| self.inner.take_usage(most).iter().map(json).collect())
     }
 
+    /// Takes up to `most` spans, oldest first: one JSON object each.
+    fn take_spans(&self, py: Python<'_>, most: usize) -> PyResult<Vec<String>> {
+        py.detach(|| self.inner.take_spans(most).iter().map(json).collect())
+    }
+
     /// µs on the core's clock, in which usage records tell the time.
     fn now_us(&self) -> u64 {
         self.inner.now_us()

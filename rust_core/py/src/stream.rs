@@ -20,9 +20,13 @@ pub(crate) struct Stream {
 #[pymethods]
 impl Stream {
     #[new]
-    fn new(core: &Core) -> Self {
+    #[pyo3(signature = (core, traceparent=None))]
+    fn new(core: &Core, traceparent: Option<&str>) -> Self {
         let core = Arc::clone(&core.inner);
-        let machine = weighbridge_stream::Stream::new(Arc::clone(&core), Limits::default());
+        let mut machine = weighbridge_stream::Stream::new(Arc::clone(&core), Limits::default());
+        if let Some(text) = traceparent {
+            machine.set_traceparent(text);
+        }
         Self {
             core,
             machine: Mutex::new(Some(machine)),

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio_stream::Stream as Messages;
 use tonic::body::Body;
 use tonic::codegen::Service;
+use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use weighbridge_decide::Core;
@@ -24,6 +25,9 @@ const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 /// What answers the messages of one stream; dropped when the stream ends.
 pub trait Process: Send + Unpin + 'static {
+    /// The stream has begun, with this metadata.
+    fn opened(&mut self, _: &MetadataMap) {}
+
     /// The replies to one message, oldest first.
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse>;
 
@@ -55,6 +59,13 @@ impl Machine {
 }
 
 impl Process for Machine {
+    fn opened(&mut self, metadata: &MetadataMap) {
+        let parent = metadata.get("traceparent");
+        if let Some(text) = parent.and_then(|value| value.to_str().ok()) {
+            self.stream.set_traceparent(text);
+        }
+    }
+
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
         let now_us = self.core.now_us();
         self.stream.on_message(message, now_us)
@@ -161,8 +172,10 @@ impl<P: Process> StreamingService<ProcessingRequest> for Open<P> {
     type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+        let mut process = (self.0)();
+        process.opened(request.metadata());
         ready(Ok(Response::new(Replies {
-            process: (self.0)(),
+            process,
             messages: request.into_inner(),
             ready: VecDeque::new(),
         })))

@@ -35,6 +35,7 @@ pub fn explain(
         priority: head.priority.as_deref(),
         subset: None,
         content_encoding: head.content_encoding.as_deref(),
+        parent: None,
         body: Body::whole(body),
     };
     Explanation::of(core, &incoming, core.now_us())

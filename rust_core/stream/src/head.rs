@@ -2,7 +2,7 @@
 
 use crate::wire::{HeaderMap, Metadata};
 use prost_types::value::Kind;
-use weighbridge_decide::{Claim, Settings};
+use weighbridge_decide::{Claim, Settings, TraceParent, Traced};
 use weighbridge_weigh::Endpoint;
 
 /// The endpoint header of the endpoint picker protocol; we set it, clients may not.
@@ -29,6 +29,8 @@ pub(crate) struct Head {
     pub(crate) tenant: Option<String>,
     pub(crate) priority: Option<String>,
     pub(crate) names_destination: bool,
+    /// The client's span, where decisions are traced.
+    pub(crate) parent: Option<TraceParent>,
 }
 
 impl Head {
@@ -56,6 +58,9 @@ impl Head {
                 b"content-length" => {
                     head.content_length = header.text().and_then(|text| text.parse().ok());
                 }
+                b"traceparent" if settings.spans > 0 => {
+                    head.parent = header.text().and_then(TraceParent::parse);
+                }
                 name => {
                     if name == DESTINATION.as_bytes() {
                         head.names_destination = true;
@@ -82,6 +87,14 @@ impl Head {
         head.tenant = head.tenant.filter(|name| name.len() <= MOST_NAME_BYTES);
         head.endpoint = path.filter(|_| post);
         head
+    }
+
+    pub(crate) fn traced(&self, endpoint: Endpoint) -> Traced<'_> {
+        Traced {
+            parent: self.parent,
+            request_id: &self.request_id,
+            endpoint,
+        }
     }
 
     /// Whether the body may be the JSON that the inference endpoints take.

@@ -10,7 +10,7 @@ use crate::wire::{
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, Unweighed, Waiting};
+use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, TraceParent, Unweighed, Waiting};
 use weighbridge_weigh::{Body, Endpoint};
 
 /// How much of a streamed body is held back for weighing.
@@ -80,6 +80,8 @@ pub struct Stream {
     core: Arc<Core>,
     limits: Limits,
     config: ProtocolConfiguration,
+    /// The gateway's span of its call to us.
+    parent: Option<TraceParent>,
     state: State,
 }
 
@@ -92,7 +94,16 @@ impl Stream {
             core,
             limits,
             config: ProtocolConfiguration::default(),
+            parent: None,
             state: State::Start,
+        }
+    }
+
+    /// The gateway's own `traceparent` for this stream, which stands above any in the request's
+    /// headers: those are the client's.
+    pub fn set_traceparent(&mut self, text: &str) {
+        if self.core.traces() {
+            self.parent = TraceParent::parse(text);
         }
     }
 
@@ -163,7 +174,8 @@ impl Stream {
         replies: &mut Vec<ProcessingResponse>,
     ) {
         let subset = head::subset_hint(metadata);
-        let head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
+        let mut head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
+        head.parent = self.parent.or(head.parent);
         let Some(endpoint) = head.endpoint else {
             return self.pass(&head, subset.as_deref(), replies);
         };
@@ -176,6 +188,8 @@ impl Stream {
             Some(Refusal::content_type(kind))
         };
         if let Some(refusal) = refusal {
+            let traced = head.traced(endpoint);
+            self.core.trace_refusal(&traced, &refusal, now_us, 0);
             if !self.refuse(&refusal, replies) {
                 self.state = State::Pass;
                 replies.push(Response::RequestHeaders(unsteered(&head)).into());
@@ -507,6 +521,7 @@ impl Gather {
             priority: self.head.priority.as_deref(),
             subset: self.subset.as_deref(),
             content_encoding: self.head.content_encoding.as_deref(),
+            parent: self.head.parent,
             body: Body {
                 bytes: body,
                 complete,

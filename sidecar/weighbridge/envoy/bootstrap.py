@@ -29,6 +29,7 @@ from weighbridge.envoy import names
 from weighbridge.envoy.clusters import (
     ads_cluster,
     ads_source,
+    collector_cluster,
     replica_cluster,
     sidecar_cluster,
 )
@@ -47,6 +48,7 @@ def bootstrap(config: Config) -> Bootstrap:
     if config.listen.tls and not config.envoy.sidecar_tls:
         raise ConfigError("envoy.sidecar_tls: is needed, as listen.tls is set")
     ads = config.discovery.ads.address
+    collector = config.tracing.collector if config.tracing.envoy else None
     replicas = [parse_endpoint(replica.endpoint) for replica in config.replicas]
     return Bootstrap(
         node=Node(id="weighbridge", cluster="weighbridge"),
@@ -58,6 +60,7 @@ def bootstrap(config: Config) -> Bootstrap:
                 if ads is None
                 else ads_cluster(parse_listen(ads)),
                 sidecar_cluster(parse_listen(config.listen.address), config.envoy.sidecar_tls),
+                *([collector_cluster(parse_host_port(collector))] if collector else []),
             ],
         ),
         dynamic_resources=None if ads is None else dynamic_resources(),

@@ -143,6 +143,25 @@ def ads_cluster(server: HostPort | UnixPath) -> Cluster:
     )
 
 
+def collector_cluster(collector: HostPort) -> Cluster:
+    """The OTLP receiver, over HTTP/2."""
+    return Cluster(
+        name=names.COLLECTOR_CLUSTER,
+        type=discovery(collector),
+        connect_timeout=seconds(1),
+        load_assignment=assignment(names.COLLECTOR_CLUSTER, [collector]),
+        typed_extension_protocol_options={
+            UPSTREAM_OPTIONS: pack(
+                UpstreamHttpOptions(
+                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                        http2_protocol_options=Http2ProtocolOptions()
+                    )
+                )
+            )
+        },
+    )
+
+
 def sidecar_cluster(sidecar: HostPort | UnixPath, tls: SidecarTls | None = None) -> Cluster:
     """The sidecar's ext_proc server, over HTTP/2, left out while it says that it is not ready."""
     return Cluster(

@@ -25,6 +25,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RouteMatch,
     VirtualHost,
 )
+from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
 from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
@@ -42,18 +43,19 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
     HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpConnectionManagerTracing,
     HttpFilter,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
     PreviousHostsPredicate,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
-from envoy_data_plane.envoy.type.v3 import FractionalPercent
+from envoy_data_plane.envoy.type.v3 import FractionalPercent, Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
-from weighbridge.config import BodyMode, Config, EnvoySettings, TenantClaim
+from weighbridge.config import BodyMode, Config, EnvoySettings, TenantClaim, Tracing
 from weighbridge.envoy import identity, names
 from weighbridge.envoy.pack import address, pack, seconds
 
@@ -124,6 +126,7 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         # Lets a client's log and the sidecar's decisions be joined.
         always_set_request_id_in_response=True,
         access_log=access_logs(settings.access_log),
+        tracing=tracer(config.tracing),
         route_config=RouteConfiguration(
             name="routes",
             virtual_hosts=[virtual_host(settings)],
@@ -137,6 +140,29 @@ def connection_manager(config: Config) -> HttpConnectionManager:
             *([http_filter(METERING_FILTER, metering())] if settings.metering else []),
             http_filter("envoy.filters.http.router", Router()),
         ],
+    )
+
+
+def tracer(config: Tracing) -> HttpConnectionManagerTracing | None:
+    """Envoy's own tracer, beside the sidecar's."""
+    if config.collector is None or not config.envoy:
+        return None
+    collector = GrpcServiceEnvoyGrpc(cluster_name=names.COLLECTOR_CLUSTER)
+    return HttpConnectionManagerTracing(
+        random_sampling=Percent(value=config.sampled_percent),
+        # A span for what goes to a replica, too, and the replica is told of it.
+        spawn_upstream_span=True,
+        provider=TracingHttp(
+            name="envoy.tracers.opentelemetry",
+            typed_config=pack(
+                OpenTelemetryConfig(
+                    grpc_service=GrpcService(
+                        envoy_grpc=collector, timeout=seconds(config.timeout_seconds)
+                    ),
+                    service_name=config.envoy_service_name,
+                )
+            ),
+        ),
     )
 
 

@@ -15,4 +15,5 @@ WEIGHED_KEY = "weighbridge.weighed_percent"
 
 SIDECAR_CLUSTER = "weighbridge"
 REPLICA_CLUSTER = "replicas"
+COLLECTOR_CLUSTER = "otlp-collector"
 ADS_CLUSTER = "weighbridge-ads"

@@ -102,7 +102,7 @@ class GrpcioTransport:
         self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         # Raw bytes both ways: no protobuf object is made in Python.
-        stream = Stream(self._core)
+        stream = Stream(self._core, traceparent(context))
         self._open_streams += 1
         try:
             async for message in messages:
@@ -116,6 +116,14 @@ class GrpcioTransport:
         finally:
             self._open_streams -= 1
             stream.close()
+
+
+def traceparent(context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
+    """The gateway's own span of this call, where it traces."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent" and isinstance(value, str):
+            return value
+    return None
 
 
 async def admitted(stream: Stream) -> list[bytes]:

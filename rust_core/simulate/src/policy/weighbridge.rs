@@ -104,6 +104,7 @@ impl Live {
             priority: None,
             subset: None,
             content_encoding: None,
+            parent: None,
             body: Body::whole(&self.bytes),
         };
         match self.core.begin(&incoming, micros(ask.now_ms)) {
@@ -155,6 +156,7 @@ impl Live {
             subset: None,
             content_encoding: None,
             // It was weighed when it came.
+            parent: None,
             body: Body::whole(&[]),
         };
         let placed = self.core.resume(waiting, answer, &incoming, now_us);
