@@ -646,6 +646,18 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _sources_are_distinct(self) -> "Config":
+        seen: dict[str, int] = {}
+        for index, source in enumerate(self.discovery.sources):
+            first = seen.setdefault(source.label, index)
+            if first != index:
+                raise ValueError(
+                    f"discovery.sources[{index}]: '{source.label}' is "
+                    f"discovery.sources[{first}] already"
+                )
+        return self
+
 
 class _Loader(yaml.SafeLoader):
     """YAML in which a key that is given twice is an error, not a silent choice."""

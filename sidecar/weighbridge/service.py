@@ -14,6 +14,7 @@ from weighbridge._core import Core, CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
 from weighbridge.core import admission, build, health, placing, replica_settings, settings
+from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.fleet import Fleet
 from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
@@ -43,6 +44,7 @@ class Service:
         self._config = load(source)
         self._settings = settings(self._config, source)
         self._core = build(self._config, source)
+        check_sources(self._config, self._profile_names(), source)
         self._certificates = certificates(self._config, source)
         self._access = access.load(self._config.admin, source)
         self._drift = DriftWatch(self._profiles)
@@ -81,12 +83,12 @@ class Service:
                     config.listen.tls,
                     self._source,
                     FILE_INTERVAL_SECONDS,
-                    transport.set_certificates,
+                    lambda found: self._show(transport, found),
                 )
                 stack.callback(asyncio.create_task(following).cancel)
             stack.push_async_callback(self._health.close)
             stack.push_async_callback(self._fleet.close)
-            await self._fleet.start(config)
+            await self._fleet.start(config, self._certificates)
             await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
             for work in (
                 self._follow_file(),
@@ -118,6 +120,10 @@ class Service:
             await self._set_ready(transport, False)
             clean = await transport.stop(self._config.drain_seconds)
             log.info("stopped" if clean else "stopped; open streams were cut off")
+
+    def _show(self, transport: transports.Transport, certificates: tls.Certificates) -> None:
+        transport.set_certificates(certificates)
+        self._fleet.set_certificates(certificates)
 
     async def _set_ready(self, transport: transports.Transport, ready: bool) -> None:
         self._ready = ready
@@ -202,6 +208,7 @@ class Service:
             self._check_changeable(config)
             # The replicas' own values are checked by a core that is thrown away.
             build(config, self._source)
+            check_sources(config, self._profile_names(), self._source)
             self._set(tuned(config, self._runtime.view.overrides))
             self._core.set_health(json.dumps(health(config.health, config.telemetry)))
         except (RefusedError, CoreError) as error:
@@ -260,6 +267,9 @@ def check(source: Path) -> None:
     """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
     config = load(source)
     sender(config, build(config, source), source)
+    profiles = {profile["name"] for profile in settings(config, source)["profiles"]}
+    check_sources(config, profiles, source)
+    check_lists(config, profiles, source)
     access.load(config.admin, source)
     certificates(config, source)
 

@@ -14,7 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.e2e.harness import Running, Starter, until
+from weighbridge.address import HostPort
 from weighbridge.envoy.names import EXT_PROC_SERVICE
+from weighbridge.ports import LOOPBACK, find_free_run
 
 NAME = "weighbridge.test"
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -54,21 +56,23 @@ def mutual(directory: Path) -> dict[str, Any]:
     }
 
 
-def channel(running: Running, directory: Path, own: bool) -> grpc.aio.Channel:
+def channel(address: str, directory: Path, own: bool) -> grpc.aio.Channel:
     """A client that trusts the authority, with a certificate of its own or without."""
     pair = (directory / "envoy.key", directory / "envoy.pem")
     key, chain = (path.read_bytes() for path in pair) if own else (None, None)
     credentials = grpc.ssl_channel_credentials((directory / "ca.pem").read_bytes(), key, chain)
     return grpc.aio.secure_channel(
-        running.stack.config.listen.address,
+        address,
         credentials,
         options=[("grpc.ssl_target_name_override", NAME)],
     )
 
 
-async def health(running: Running, directory: Path, own: bool = True) -> int:
+async def health(
+    running: Running, directory: Path, own: bool = True, address: str | None = None
+) -> int:
     """What the health service answers to such a client."""
-    async with channel(running, directory, own) as to:
+    async with channel(address or running.stack.config.listen.address, directory, own) as to:
         stub = health_pb2_grpc.HealthStub(to)
         request = health_pb2.HealthCheckRequest(service=EXT_PROC_SERVICE)
         status: int = (await stub.Check(request, timeout=5)).status
@@ -79,13 +83,22 @@ async def test_envoy_reaches_the_sidecar_by_mtls_and_nobody_without_a_certificat
     start: Starter, tmp_path: Path, authority: trustme.CA
 ) -> None:
     write(tmp_path, authority)
-    async with start(sidecar=mutual(tmp_path)) as running:
+    # The list of replicas comes by TLS, too; without it Envoy has none.
+    lists = HostPort(LOOPBACK, find_free_run(16) + 15)
+    ads = {"discovery": {"ads": {"address": str(lists)}}}
+    async with start(sidecar=mutual(tmp_path) | ads) as running:
         replies = [await running.post(running.chat(f"{n}")) for n in range(3)]
         assert [reply.status for reply in replies] == [200] * 3
         assert len(await running.stack.decisions()) == 3
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await health(running, tmp_path, own=False)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        sessions = (await running.stack.status())["discovery"]["envoys"]
+        assert [one["node"] for one in sessions] == ["weighbridge"]
+        for own, code in ((True, "UNIMPLEMENTED"), (False, "UNAVAILABLE")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health(running, tmp_path, own, str(lists))
+            assert caught.value.code() == grpc.StatusCode[code], "health is served elsewhere"
         plain = grpc.aio.insecure_channel(running.stack.config.listen.address)
         async with plain as to:
             with pytest.raises(grpc.aio.AioRpcError):

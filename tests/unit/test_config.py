@@ -77,6 +77,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
             {"replicas": [REPLICA, REPLICA]},
             ": replicas[1].endpoint: '10.0.0.1:8000' is replicas[0]",
         ),
+        (
+            {"discovery": {"sources": [{"kind": "file", "path": "a"}] * 2}},
+            ": discovery.sources[1]: 'file a' is discovery.sources[0] already",
+        ),
         ({"session_headers": ["a", "b c"]}, ": session_headers[1]: 'b c' is no header name"),
         ({"session_headers": ["Authorization"]}, ": session_headers[0]: 'Authorization' carries a"),
         ({"placing": {"load_tolerance": -1}}, ": placing.load_tolerance: Input should be greater"),

@@ -20,8 +20,7 @@ class DnsNames:
     def __init__(self, settings: DnsSource) -> None:
         self._settings = settings
         self._resolver: dns.asyncresolver.Resolver | None = None
-        port = "" if settings.port is None else f":{settings.port}"
-        self.name = f"dns {settings.name}{port}"
+        self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The addresses, each `interval_seconds`."""

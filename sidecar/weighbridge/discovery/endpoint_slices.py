@@ -16,7 +16,7 @@ class ServiceEndpoints:
 
     def __init__(self, settings: EndpointSliceSource) -> None:
         self._settings = settings
-        self.name = f"service {settings.namespace}/{settings.service}"
+        self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The endpoints, whenever a slice changes."""

@@ -25,7 +25,7 @@ class EnvoyCluster:
 
     def __init__(self, settings: EnvoySource) -> None:
         self._settings = settings
-        self.name = f"envoy {settings.admin} {settings.cluster}"
+        self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The cluster's hosts, each `interval_seconds`."""

@@ -36,7 +36,7 @@ class FileList:
     def __init__(self, settings: FileSource, base: Path) -> None:
         self._path = base / settings.path
         self._interval_seconds = settings.interval_seconds
-        self.name = f"file {settings.path}"
+        self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The list as it is, and again after each change."""

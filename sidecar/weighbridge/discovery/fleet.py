@@ -15,6 +15,7 @@ from weighbridge.discovery.gather import Gathering
 from weighbridge.discovery.membership import Membership, Pace
 from weighbridge.discovery.source import Found
 from weighbridge.discovery.sources import sources
+from weighbridge.tls import Certificates
 from weighbridge.xds.server import AdsServer
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,17 @@ class Fleet:
         """Whether the replicas are known: every source has told a list, or one has told any."""
         return self._gathering.is_complete or bool(self.steered())
 
-    async def start(self, config: Config) -> None:
+    async def start(self, config: Config, certificates: Certificates | None = None) -> None:
         """Begins to follow the sources, and to serve the list where that is configured."""
         address = config.discovery.ads.address
         if address is not None:
-            self._ads = await AdsServer(config.health.path).start(address)
+            self._ads = await AdsServer(config.health.path, certificates).start(address)
         self._follow()
+
+    def set_certificates(self, certificates: Certificates) -> None:
+        """Shows these to Envoys that ask for the list from now on."""
+        if self._ads is not None:
+            self._ads.set_certificates(certificates)
 
     async def configure(self, config: Config) -> None:
         """Follows other sources, where they have changed; members stay as far as they are found."""

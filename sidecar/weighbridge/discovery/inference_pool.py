@@ -20,7 +20,7 @@ class PoolPods:
 
     def __init__(self, settings: InferencePoolSource) -> None:
         self._settings = settings
-        self.name = f"pool {settings.namespace}/{settings.pool}"
+        self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The pool's pods, whenever the pool or a pod changes."""

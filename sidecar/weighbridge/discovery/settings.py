@@ -31,6 +31,11 @@ class FileSource(Section):
         0.5, gt=0, le=3600, description="Between two looks at the file, s."
     )
 
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics."""
+        return f"file {self.path}"
+
 
 class DnsSource(Template):
     """The addresses of a name, asked for again and again."""
@@ -49,6 +54,11 @@ class DnsSource(Template):
     interval_seconds: float = Field(5.0, gt=0, le=3600, description="Between two questions, s.")
     timeout_seconds: float = Field(2.0, gt=0, le=60, description="For one answer, s.")
 
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics."""
+        return f"dns {self.name}" + ("" if self.port is None else f":{self.port}")
+
     @model_validator(mode="after")
     def _addresses_need_a_port(self) -> "DnsSource":
         if (self.record == "address") != (self.port is not None):
@@ -64,6 +74,11 @@ class EnvoySource(Template):
     cluster: Name = Field(description="The cluster's name, as `/clusters` lists it.")
     interval_seconds: float = Field(1.0, gt=0, le=3600, description="Between two looks, s.")
     timeout_seconds: float = Field(2.0, gt=0, le=60, description="For one look, s.")
+
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics."""
+        return f"envoy {self.admin} {self.cluster}"
 
 
 class KubernetesSource(Template):
@@ -87,12 +102,23 @@ class EndpointSliceSource(KubernetesSource):
         None, description="Name of its port; may be left out where there is one."
     )
 
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics."""
+        port = "" if self.port is None else f":{self.port}"
+        return f"service {self.namespace}/{self.service}{port}"
+
 
 class InferencePoolSource(KubernetesSource):
     """The pods that an InferencePool selects by their labels."""
 
     kind: Literal["inference_pool"]
     pool: Name = Field(description="The InferencePool's name.")
+
+    @property
+    def label(self) -> str:
+        """Its name in logs and metrics."""
+        return f"pool {self.namespace}/{self.pool}"
 
 
 AnySource = Annotated[
@@ -107,7 +133,7 @@ class Ads(Section):
     address: ListenAddress | None = Field(
         None,
         description="`host:port` or `unix:/absolute/path`; left out: none is served, and Envoy has "
-        "the list from elsewhere.",
+        "the list from elsewhere. It speaks TLS where `listen.tls` is set, with its certificates.",
     )
     patience_seconds: float = Field(
         5.0,

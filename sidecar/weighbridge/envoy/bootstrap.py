@@ -58,7 +58,7 @@ def bootstrap(config: Config) -> Bootstrap:
             clusters=[
                 replica_cluster(replicas, config.health.path)
                 if ads is None
-                else ads_cluster(parse_listen(ads)),
+                else ads_cluster(parse_listen(ads), config.envoy.sidecar_tls),
                 sidecar_cluster(parse_listen(config.listen.address), config.envoy.sidecar_tls),
                 *([collector_cluster(parse_host_port(collector))] if collector else []),
             ],

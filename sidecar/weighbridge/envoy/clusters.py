@@ -119,13 +119,14 @@ def ads_source() -> ConfigSource:
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
-def ads_cluster(server: HostPort | UnixPath) -> Cluster:
+def ads_cluster(server: HostPort | UnixPath, tls: SidecarTls | None = None) -> Cluster:
     """The sidecar's ADS server, over HTTP/2."""
     return Cluster(
         name=names.ADS_CLUSTER,
         type=discovery(server),
         connect_timeout=seconds(1),
         load_assignment=assignment(names.ADS_CLUSTER, [server]),
+        transport_socket=tls_socket(tls) if tls else None,
         typed_extension_protocol_options={
             UPSTREAM_OPTIONS: pack(
                 UpstreamHttpOptions(

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from weighbridge._core import EXT_PROC_DESCRIPTORS, Core, Stream
 from weighbridge.config import Listen
+from weighbridge.credentials import credentials
 from weighbridge.envoy.names import EXT_PROC_SERVICE
 from weighbridge.errors import RefusedError
 from weighbridge.tls import Certificates
@@ -62,7 +63,7 @@ class GrpcioTransport:
                 transport._server.add_insecure_port(listen.address)
             else:
                 transport._server.add_secure_port(
-                    listen.address, transport._credentials(certificates)
+                    listen.address, credentials(lambda: transport._certificates or certificates)
                 )
         except RuntimeError:
             raise RefusedError(f"listen.address: cannot listen on {listen.address}") from None
@@ -79,14 +80,6 @@ class GrpcioTransport:
     def set_certificates(self, certificates: Certificates) -> None:
         """Shows these to connections from now on; of no effect on a server without TLS."""
         self._certificates = certificates
-
-    def _credentials(self, certificates: Certificates) -> grpc.ServerCredentials:
-        # Asked at each handshake, from a thread of grpc's.
-        return grpc.dynamic_ssl_server_credentials(
-            _pem(certificates),
-            lambda: _pem(self._certificates or certificates),
-            require_client_authentication=certificates.client_ca is not None,
-        )
 
     async def stop(self, drain_seconds: float) -> bool:
         """Takes no new stream, lets open ones end; True when none was cut off."""
@@ -140,11 +133,6 @@ async def admitted(stream: Stream) -> list[bytes]:
         if replies is not None:
             return replies
         await woken.wait()
-
-
-def _pem(certificates: Certificates) -> grpc.ServerCertificateConfiguration:
-    pair = (certificates.key, certificates.certificate)
-    return grpc.ssl_server_certificate_configuration([pair], certificates.client_ca)
 
 
 def _descriptors() -> DescriptorPool:

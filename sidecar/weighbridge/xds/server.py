@@ -10,7 +10,9 @@ import grpc.aio
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
 
 from weighbridge.config import Replica
+from weighbridge.credentials import credentials
 from weighbridge.errors import RefusedError
+from weighbridge.tls import Certificates
 from weighbridge.xds.session import Session
 from weighbridge.xds.snapshot import Snapshot, snapshot
 
@@ -25,8 +27,9 @@ REMEMBERED = 64
 class AdsServer:
     """Tells every Envoy that asks the list of replicas, and knows who has taken which."""
 
-    def __init__(self, health_path: str) -> None:
+    def __init__(self, health_path: str, certificates: Certificates | None = None) -> None:
         self._health_path = health_path
+        self._certificates = certificates
         self._snapshot: Snapshot | None = None
         # Endpoints of the latest lists, by number.
         self._lists: dict[int, frozenset[str]] = {}
@@ -44,11 +47,21 @@ class AdsServer:
     async def start(self, address: str) -> Self:
         """Listens. RefusedError when the address is taken."""
         try:
-            self._server.add_insecure_port(address)
+            first = self._certificates
+            if first is None:
+                self._server.add_insecure_port(address)
+            else:
+                self._server.add_secure_port(
+                    address, credentials(lambda: self._certificates or first)
+                )
         except RuntimeError:
             raise RefusedError(f"discovery.ads.address: cannot listen on {address}") from None
         await self._server.start()
         return self
+
+    def set_certificates(self, certificates: Certificates) -> None:
+        """Shows these to connections from now on; of no effect on a server without TLS."""
+        self._certificates = certificates
 
     async def stop(self) -> None:
         """Ends all streams; an Envoy keeps the list that it has."""

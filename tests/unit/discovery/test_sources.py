@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from weighbridge.config import Config, Replica
+from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.dns import DnsNames
 from weighbridge.discovery.envoy_admin import EnvoyCluster
 from weighbridge.discovery.file import FileList
@@ -22,6 +23,7 @@ from weighbridge.discovery.gather import Gathering
 from weighbridge.discovery.settings import DnsSource, EnvoySource, FileSource
 from weighbridge.discovery.source import Found, Source, SourceError
 from weighbridge.discovery.static import StaticSource
+from weighbridge.errors import ConfigError
 
 Zone = dict[tuple[str, str], list[str]]
 
@@ -259,3 +261,37 @@ async def test_a_list_with_an_unknown_profile_is_refused_alone() -> None:
 def test_errors_name_the_key() -> None:
     with pytest.raises(ValueError, match="discovery"):
         Config.model_validate({"discovery": {"sources": [{"kind": "carrier pigeon"}]}})
+
+
+PROFILES = frozenset({"p"})
+
+
+def checked(tmp_path: Path, *sources: dict[str, str]) -> str:
+    """What the checks find in a configuration with these sources."""
+    source = tmp_path / "weighbridge.yaml"
+    config = Config.model_validate({"discovery": {"sources": list(sources)}})
+    try:
+        check_sources(config, PROFILES, source)
+        check_lists(config, PROFILES, source)
+    except ConfigError as error:
+        return str(error).removeprefix(str(source))
+    return ""
+
+
+def test_profiles_that_sources_name_are_checked(tmp_path: Path) -> None:
+    pool = {"kind": "inference_pool", "pool": "llama", "profile": "p"}
+    listed = {"kind": "file", "path": "list.yaml"}
+    path = tmp_path / "list.yaml"
+    assert not checked(tmp_path, pool, listed), "a list may be written later"
+    path.write_text('{"replicas": [{"endpoint": "10.0.0.1:80", "profile": "p"}]}')
+    assert not checked(tmp_path, pool, listed)
+    mistaken = pool | {"pool": "other", "profile": "q"}
+    assert checked(tmp_path, pool, mistaken) == (
+        ": discovery.sources[1].profile: no profile is called 'q'"
+    )
+    path.write_text('{"replicas": [{"endpoint": "10.0.0.1:80", "profile": "q"}]}')
+    assert checked(tmp_path, listed) == (
+        f": discovery.sources[0]: {path}: replicas[0].profile: no profile is called 'q'"
+    )
+    path.write_text('{"replicas": 1}')
+    assert checked(tmp_path, listed).startswith(f": discovery.sources[0]: {path}: replicas: Input")
