@@ -118,6 +118,14 @@ def test_a_trace_is_made_saved_and_read_back(tmp_path: Path) -> None:
     assert {one.tenant for one, _ in pairs} <= {"t1", "t2", "t3"}
 
 
+def test_what_is_not_said_of_a_group_stays_as_it_is() -> None:
+    half = generate(seed=3, duration_s=60.0, agents={"share": 0.5})
+    usual = generate(seed=3, duration_s=60.0, agents={"share": 0.15})
+    assert usual.requests == generate(seed=3, duration_s=60.0).requests
+    # Agents take more turns than people.
+    assert half.requests / half.sessions > usual.requests / usual.sessions
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     path = mooncake(tmp_path, (0, 5, 1, [1]))
     path.write_text(path.read_text() + "{}\n")

@@ -29,7 +29,7 @@ pub struct Spread {
 
 /// Times at which more sessions start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Bursts {
     /// From one to the next, s; 0: none.
     pub every_s: f64,
@@ -41,7 +41,7 @@ pub struct Bursts {
 
 /// A day's rise and fall of the rate at which sessions start.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Diurnal {
     /// Length of a day, s; 0: none.
     pub period_s: f64,
@@ -51,7 +51,7 @@ pub struct Diurnal {
 
 /// Sessions without a person.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Agents {
     /// Share of all sessions.
     pub share: f64,
@@ -127,23 +127,41 @@ impl Default for Generator {
             output_tokens: spread(220.0, 0.8, 4_000.0),
             think_s: spread(15.0, 1.0, 600.0),
             token_s: 0.02,
-            bursts: Bursts {
-                every_s: 120.0,
-                length_s: 10.0,
-                factor: 4.0,
-            },
-            diurnal: Diurnal {
-                period_s: 0.0,
-                amplitude: 0.0,
-            },
-            agents: Agents {
-                share: 0.15,
-                turns: 12.0,
-                tool_tokens: spread(500.0, 1.2, 20_000.0),
-                tool_s: spread(1.5, 0.8, 60.0),
-                fan_out_chance: 0.08,
-                fan_out: 4,
-            },
+            bursts: Bursts::default(),
+            diurnal: Diurnal::default(),
+            agents: Agents::default(),
+        }
+    }
+}
+
+impl Default for Bursts {
+    fn default() -> Self {
+        Self {
+            every_s: 120.0,
+            length_s: 10.0,
+            factor: 4.0,
+        }
+    }
+}
+
+impl Default for Diurnal {
+    fn default() -> Self {
+        Self {
+            period_s: 0.0,
+            amplitude: 0.0,
+        }
+    }
+}
+
+impl Default for Agents {
+    fn default() -> Self {
+        Self {
+            share: 0.15,
+            turns: 12.0,
+            tool_tokens: spread(500.0, 1.2, 20_000.0),
+            tool_s: spread(1.5, 0.8, 60.0),
+            fan_out_chance: 0.08,
+            fan_out: 4,
         }
     }
 }
