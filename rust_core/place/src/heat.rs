@@ -16,6 +16,8 @@ pub(crate) struct Cell {
     saved: AtomicU64,
     /// KV tokens × milliseconds.
     token_ms: AtomicU64,
+    /// Squares of what each request was charged, 1/1,000 MU².
+    squares: AtomicU64,
     /// The key that may be bringing most of the load…
     leader: AtomicU64,
     /// …and µMU by which it leads all others together.
@@ -31,6 +33,7 @@ impl Cell {
         if saved > MicroMu::ZERO {
             self.saved.fetch_add(unsigned(saved), Relaxed);
         }
+        self.squares.fetch_add(square(micro), Relaxed);
         self.vote(key.bits(), micro);
     }
 
@@ -53,6 +56,12 @@ impl Cell {
     }
 }
 
+/// 1/1,000 MU². Below 0.03 MU it is nothing, beside what is above it.
+fn square(micro: u64) -> u64 {
+    let milli = micro / 1_000;
+    milli.saturating_mul(milli) / 1_000
+}
+
 fn unsigned(mu: MicroMu) -> u64 {
     u64::try_from(mu.micro()).unwrap_or(0)
 }
@@ -62,6 +71,9 @@ fn unsigned(mu: MicroMu) -> u64 {
 pub struct Heat {
     slices: Vec<Memory>,
     at_ms: u64,
+    /// Share of a full memory that everything rests on, 0 to 1, and its time constant.
+    filled: f64,
+    memory_s: f64,
 }
 
 /// What is remembered of one slice: sums that are too low by the share that the memory is filled.
@@ -106,8 +118,8 @@ impl Heat {
     #[must_use]
     pub fn new(now_ms: u64) -> Self {
         Self {
-            slices: Vec::new(),
             at_ms: now_ms,
+            ..Self::default()
         }
     }
 
@@ -123,6 +135,8 @@ impl Heat {
         self.at_ms = now_ms;
         let keep = (-elapsed_ms / memory_ms.max(1.0)).exp();
         let per_s = |micro: u64| micro as f64 / 1e3 / elapsed_ms * (1.0 - keep);
+        self.memory_s = memory_ms.max(1.0) / 1e3;
+        self.filled = self.filled * keep + (1.0 - keep);
         for (memory, cell) in self.slices.iter_mut().zip(slices.cells()) {
             memory.fade(keep);
             let rates = &mut memory.rates;
@@ -133,6 +147,7 @@ impl Heat {
                 memory.sum += fresh;
             }
             rates.saved += per_s(take(&cell.saved));
+            rates.squares += take(&cell.squares) as f64 / elapsed_ms * (1.0 - keep);
             rates.kv_tokens += take(&cell.token_ms) as f64 / elapsed_ms * (1.0 - keep);
             let lead = per_s(take(&cell.lead));
             if memory.sum > before {
@@ -152,6 +167,8 @@ impl Heat {
         Self {
             slices: rates.map(|full| Memory::of(&full)).collect(),
             at_ms: self.at_ms,
+            filled: self.filled,
+            memory_s: self.memory_s,
         }
     }
 
@@ -163,6 +180,12 @@ impl Heat {
             _ => 0.0,
         };
         self.slices.iter().map(sum).sum()
+    }
+
+    /// Seconds that the rates count for. A fading memory counts for twice its time constant once it
+    /// is full.
+    pub(crate) fn counted_s(&self) -> f64 {
+        2.0 * self.memory_s * self.filled / (2.0 - self.filled)
     }
 
     /// The rates of the slice at a place.

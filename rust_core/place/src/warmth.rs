@@ -34,6 +34,8 @@ pub struct Warmth {
     pub(crate) saved: f64,
     /// KV tokens held on average.
     pub(crate) kv_tokens: f64,
+    /// Squares of its requests' charges, MU² per second.
+    pub(crate) squares: f64,
     /// The key that leads, where one does.
     pub(crate) hot: Option<HotKey>,
     /// Share of a full memory that the sum rests on, 0 to 1.
@@ -55,6 +57,16 @@ impl Warmth {
         self.saved
     }
 
+    /// The variance that chance alone gives its load, (MU/s)²: requests come when they like (Poisson)
+    /// and weigh what they weigh, and so few of them come in the seconds that are counted.
+    pub(crate) fn variance(&self, counted_s: f64) -> f64 {
+        if counted_s > 0.0 {
+            self.squares / counted_s
+        } else {
+            0.0
+        }
+    }
+
     /// KV tokens that its requests hold on average.
     #[must_use]
     pub fn kv_tokens(&self) -> f64 {
@@ -73,6 +85,7 @@ impl Warmth {
             parts: self.parts.map(|rate| rate * by),
             saved: self.saved * by,
             kv_tokens: self.kv_tokens * by,
+            squares: self.squares * by,
             hot: self.hot.map(|hot| HotKey {
                 surplus: hot.surplus * by,
                 ..hot
@@ -103,6 +116,7 @@ impl Warmth {
         };
         cut.saved = self.saved * share;
         cut.kv_tokens = self.kv_tokens * share;
+        cut.squares = self.squares * share;
         self.settle_hot(&mut cut, to);
         cut
     }
@@ -163,8 +177,10 @@ impl Warmth {
         };
         inner.saved = self.saved * share;
         inner.kv_tokens = self.kv_tokens * share;
+        inner.squares = self.squares * share;
         self.saved -= inner.saved;
         self.kv_tokens -= inner.kv_tokens;
+        self.squares -= inner.squares;
         for (at, rate) in inner.parts.iter_mut().enumerate() {
             *rate = taken * span(part_range(stretch, at)) / span(stretch);
         }
@@ -185,6 +201,7 @@ impl Warmth {
         let mut joined = Self {
             saved: self.saved + other.saved,
             kv_tokens: self.kv_tokens + other.kv_tokens,
+            squares: self.squares + other.squares,
             hot: hotter,
             filled: self.filled.min(other.filled),
             parts_filled: self.parts_filled.min(other.parts_filled),

@@ -11,6 +11,9 @@ use weighbridge_place::{Heat, Key, MicroMu, ReplicaId, SliceSpec, Slices};
 
 const ROUND_MS: u64 = 2_000;
 
+/// Load comes in requests of so many MU at most: what is meant to be steady must not look random.
+const REQUEST_MU: f64 = 2.0;
+
 fn random(seed: u64, at: u64) -> u64 {
     let mut z = seed ^ at.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -67,13 +70,17 @@ impl World {
         self.now_ms += ROUND_MS;
         for (key, rate) in &self.load {
             let mu = rate * seconds;
-            self.slices.record(
-                *key,
-                MicroMu::from_mu(mu),
-                MicroMu::from_mu(mu * self.saved),
-            );
+            let requests = (mu / REQUEST_MU).ceil().max(1.0);
+            for _ in 0..requests as u64 {
+                self.place(*key, mu / requests);
+            }
         }
         self.heat.absorb(&self.slices, self.now_ms, 10_000.0);
+    }
+
+    fn place(&self, key: Key, mu: f64) {
+        let saved = MicroMu::from_mu(mu * self.saved);
+        self.slices.record(key, MicroMu::from_mu(mu), saved);
     }
 
     fn decide(&self) -> Round {
@@ -323,6 +330,35 @@ fn skewed_sessions_become_level_and_stay_so() {
     assert!(
         mean <= 1.6 && footprints.iter().all(|count| *count <= 3),
         "{footprints:?}"
+    );
+}
+
+/// Few requests of very different weight, each of a session of its own: at any moment some replicas
+/// have had more than others, and there is nothing to gain by moving slices.
+#[test]
+fn chance_alone_moves_next_to_nothing() {
+    let mut world = World::new(members(16));
+    let mut number = 0;
+    let (mut moved, mut placed) = (0.0, 0.0);
+    for round in 0..60 {
+        for _ in 0..32 {
+            number += 1;
+            let heavy = random(3, number) % 10 == 0;
+            let mu = if heavy { 2_000.0 } else { 200.0 };
+            let key = Key::new(random(4, number) as u32, random(5, number) as u32);
+            world.place(key, mu);
+            placed += mu;
+        }
+        let next = world.step();
+        if round >= 10 {
+            let voluntary = next.moves.iter().filter(|moved| moved.why.is_voluntary());
+            moved += voluntary.map(|moved| moved.load).sum::<f64>();
+        }
+    }
+    let rate = placed / 60.0 / (ROUND_MS as f64 / 1e3);
+    assert!(
+        moved / 50.0 <= 0.06 * rate,
+        "{moved} in 50 rounds of {rate}"
     );
 }
 

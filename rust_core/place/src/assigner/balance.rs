@@ -16,16 +16,18 @@ const DEREPLICATE: f64 = 0.7;
 /// those that have cooled down.
 pub(super) fn replicate(board: &mut Board<'_>) {
     let hot = board.settings.replicate_share * board.mean_load;
+    let deviations = board.settings.deviations;
     let mut hottest: Vec<(u64, u32)> = (0u32..)
         .zip(&board.pieces)
-        .filter(|(_, piece)| piece.share() > hot && piece.is_atom())
+        .filter(|(_, piece)| piece.sure_share(deviations) > hot && piece.is_atom())
         .map(|(at, piece)| (piece.share().to_bits(), at))
         .collect();
     hottest.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
     for (_, at) in hottest {
         while let Some(piece) = board.piece(at) {
             let price = piece.price / (piece.count() + 1.0);
-            let enough = piece.share() <= hot || piece.homes.len() >= board.seats.len();
+            let enough =
+                piece.sure_share(deviations) <= hot || piece.homes.len() >= board.seats.len();
             if enough || !board.affords(price) {
                 break;
             }

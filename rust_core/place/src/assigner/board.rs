@@ -81,9 +81,13 @@ impl<'a> Board<'a> {
         let capacity: f64 = seats.iter().map(|seat| seat.mu_per_s).sum();
         let memory: f64 = seats.iter().map(|seat| seat.kv_capacity).sum();
         let load: f64 = pieces.iter().map(|piece| piece.load).sum();
+        let variance: f64 = pieces.iter().map(|piece| piece.variance).sum();
         let held: f64 = pieces.iter().map(|piece| piece.warmth.kv_tokens).sum();
         let mean = (load / capacity).max(held / memory);
-        let (tolerance, slack) = (settings.tolerance, settings.slack);
+        #[allow(clippy::cast_precision_loss)]
+        let chance = (variance * seats.len() as f64).max(0.0).sqrt() / capacity;
+        let slack = settings.slack.max(settings.deviations * chance);
+        let tolerance = settings.tolerance;
         let (workloads, workload_of) = workloads(&pieces, hints);
         #[allow(clippy::cast_precision_loss)]
         let mean_load = load / seats.len().max(1) as f64;

@@ -25,11 +25,17 @@
 //! ```text
 //! u    = max(L ÷ C, K ÷ M)                      utilisation, two dimensions
 //! mean = max(ΣL ÷ ΣC, ΣK ÷ ΣM)
-//! hi   = max((1 + tolerance) · mean, mean + slack)
-//! lo   = min((1 − 2 · tolerance) · mean, mean − slack)
+//! off  = max(slack, deviations · √(n · V) ÷ ΣC)
+//! hi   = max((1 + tolerance) · mean, mean + off)
+//! lo   = min((1 − 2 · tolerance) · mean, mean − off)
 //!
 //! strain = C · [16 · (u ÷ hi)² · (u − hi)⁺ + 4 · (1 + (lo − u)⁺ ÷ lo)² · (lo − u)⁺]
 //! ```
+//!
+//! `V` is the variance that chance alone gives ΣL: requests come when they like, each weighs what it
+//! weighs, and the heat remembers only so many. Each of n replicas has an nth of it. Replicas that
+//! differ by no more than that are level: to move slices between them would be for nothing. For the
+//! same reason a slice counts as too hot for one replica only by what its load is for certain.
 //!
 //! A move of a slice with load δ is made when it lowers the sum of strains by more than
 //!
@@ -84,6 +90,8 @@ pub struct AssignerSettings {
     pub tolerance: f64,
     /// The same as a share of capacity: at low load, differences below it do not matter.
     pub slack: f64,
+    /// The same in standard deviations of what chance alone does to a replica's measured load.
+    pub deviations: f64,
     /// Seconds until a session's next turn.
     pub turn_gap_s: f64,
     /// Seconds over which a move's price is spread: how long the new place is expected to serve.
@@ -110,6 +118,7 @@ impl Default for AssignerSettings {
         Self {
             tolerance: 0.03,
             slack: 0.01,
+            deviations: 2.0,
             turn_gap_s: 30.0,
             horizon_s: 60.0,
             churn_share: 0.1,

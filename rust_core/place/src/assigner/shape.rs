@@ -28,6 +28,8 @@ pub(super) struct Piece {
     pub(super) warmth: Warmth,
     /// MU per second, reservation counted.
     pub(super) load: f64,
+    /// The variance that chance alone gives it, (MU/s)².
+    pub(super) variance: f64,
     /// Prefill MU to be done again when the whole slice moves.
     pub(super) price: f64,
     /// Seats, by place among the members that serve.
@@ -54,7 +56,12 @@ impl Piece {
         self.load / self.count()
     }
 
-    /// The same without the reservation.
+    /// Load on each of its homes that it has for certain, as far as so many deviations make it so.
+    pub(super) fn sure_share(&self, deviations: f64) -> f64 {
+        (self.load - deviations * self.variance.sqrt()).max(0.0) / self.count()
+    }
+
+    /// Load on each of its homes, without the reservation.
     fn measured_share(&self) -> f64 {
         self.warmth.mu_per_s() / self.count()
     }
@@ -102,6 +109,8 @@ struct Shaper<'a> {
     settings: &'a AssignerSettings,
     /// MU per second that all keys together count beyond what was measured.
     reserved: f64,
+    /// Seconds that the heat counts.
+    counted_s: f64,
     /// Load above which a slice is split.
     hot: f64,
     /// Mean load of a replica.
@@ -133,6 +142,7 @@ pub(super) fn shape(
     let shaper = Shaper {
         settings,
         reserved,
+        counted_s: heat.counted_s(),
         hot: settings.split_share * mean_load,
         mean_load,
         walls: walls(hints),
@@ -199,6 +209,7 @@ impl Shaper<'_> {
             start: keys.0,
             last: keys.1,
             load: warmth.mu_per_s() + self.reserved * span(keys) / span((0, u64::MAX)),
+            variance: warmth.variance(self.counted_s),
             price: warmth.saved * self.settings.turn_gap_s,
             warmth,
             homes: SmallVec::new(),
