@@ -1,7 +1,17 @@
 """Envoy as gateways configure it for an InferencePool: one listener and one cluster for each way.
 
-The settings are what the gateways' own code renders, read at the source; names, TLS and what has
-no part in the protocol are left out.
+The settings follow the gateways' own code, without names, TLS, and what is no part of the protocol:
+
+- `metadata`: Envoy AI Gateway, by its documentation;
+- `header`: Envoy Gateway's EndpointOverride and EnvoyExtensionPolicy, by their documentation;
+- `per_route`: Istio as of August 2026: `InferencePoolExtProc` in pilot/pkg/xds/filters/filters.go,
+  the route's overrides in pilot/pkg/networking/core/route/route.go, the cluster's policy in
+  pilot/pkg/networking/core/cluster_builder.go;
+- `subset`: kgateway's Envoy of 2025: plugin.go and backends.go in
+  internal/kgateway/extensions2/plugins/inferenceextension/endpointpicker.
+
+Istio forwards no namespace but `envoy.lb`; the hint's is forwarded here for each, so that all cases
+can be tried.
 """
 
 from collections.abc import Sequence
@@ -10,7 +20,7 @@ from typing import Any, Literal
 from weighbridge.address import parse_host_port
 from weighbridge.envoy.names import DESTINATION, METADATA_NAMESPACE, SERVED, SIDECAR_CLUSTER
 
-Gateway = Literal["metadata", "header", "per_route"]
+Gateway = Literal["metadata", "header", "per_route", "subset"]
 
 TYPE = "type.googleapis.com/"
 EXT_PROC = "envoy.filters.http.ext_proc"
@@ -36,12 +46,11 @@ NAMESPACES = {
     "receiving_namespaces": {"untyped": [METADATA_NAMESPACE]},
 }
 METADATA_SOURCE = {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": DESTINATION}]}}
-# Envoy AI Gateway and Istio read the choice from metadata, Envoy Gateway's EndpointOverride from
-# the header; Istio and kgateway switch a silent filter on for the routes of a pool.
+# What a policy of the pool's cluster reads the choice from; `subset` has none.
 SOURCES: dict[Gateway, list[dict[str, Any]]] = {
     "metadata": [METADATA_SOURCE],
     "header": [{"header": DESTINATION}],
-    "per_route": [METADATA_SOURCE, {"header": DESTINATION}],
+    "per_route": [METADATA_SOURCE],
 }
 FALLBACKS: dict[Gateway, tuple[str, str]] = {
     "metadata": ("least_request", "LeastRequest"),
@@ -75,12 +84,30 @@ def ext_proc(gateway: Gateway) -> dict[str, Any]:
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
         grpc_service=PICKER,
         processing_mode=NOTHING if per_route else DUPLEX,
-        message_timeout="10s" if per_route else "5s",
-        failure_mode_allow=False,
+        message_timeout="1000s" if per_route else "5s",
+        failure_mode_allow=per_route,
         metadata_options=NAMESPACES,
         # As EnvoyExtensionPolicy renders it.
         allow_mode_override=gateway == "header",
     )
+
+
+HEADER_TO_METADATA = {
+    "name": "envoy.filters.http.header_to_metadata",
+    "typed_config": typed(
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config",
+        request_rules=[
+            {
+                "header": DESTINATION,
+                "on_header_present": {
+                    "metadata_namespace": METADATA_NAMESPACE,
+                    "key": DESTINATION,
+                    "type": "STRING",
+                },
+            }
+        ],
+    ),
+}
 
 
 def route(gateway: Gateway) -> dict[str, Any]:
@@ -93,8 +120,10 @@ def route(gateway: Gateway) -> dict[str, Any]:
             "retry_policy": {"retry_on": "connect-failure,refused-stream,reset", "num_retries": 2},
         },
     }
-    if gateway == "per_route":
-        overrides = {"processing_mode": DUPLEX, "grpc_service": PICKER, "failure_mode_allow": False}
+    if gateway in {"per_route", "subset"}:
+        overrides = {"grpc_service": PICKER, "failure_mode_allow": False}
+        if gateway == "per_route":
+            overrides["processing_mode"] = DUPLEX
         found["typed_per_filter_config"] = {
             EXT_PROC: typed(
                 "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", overrides=overrides
@@ -114,6 +143,7 @@ def listener(gateway: Gateway, port: int) -> dict[str, Any]:
             ),
         },
         {"name": EXT_PROC, "typed_config": ext_proc(gateway)},
+        *([HEADER_TO_METADATA] if gateway == "subset" else []),
         {
             "name": "envoy.filters.http.router",
             "typed_config": typed("envoy.extensions.filters.http.router.v3.Router"),
@@ -146,6 +176,8 @@ def listener(gateway: Gateway, port: int) -> dict[str, Any]:
 
 def pool(gateway: Gateway, replicas: Sequence[str]) -> dict[str, Any]:
     """The pool's cluster: the host that the picker named, else the gateway's own policy."""
+    if gateway == "subset":
+        return subset_pool(replicas)
     name, kind = FALLBACKS[gateway]
     fallback = {
         "name": f"envoy.load_balancing_policies.{name}",
@@ -168,6 +200,19 @@ def pool(gateway: Gateway, replicas: Sequence[str]) -> dict[str, Any]:
                 }
             ]
         }
+    }
+
+
+def subset_pool(replicas: Sequence[str]) -> dict[str, Any]:
+    """A pool whose hosts are found by metadata that equals the choice, the whole of it."""
+    found = cluster("pool-subset", replicas)
+    hosts = found["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    for replica, host in zip(replicas, hosts, strict=True):
+        host["metadata"] = {"filter_metadata": {METADATA_NAMESPACE: {DESTINATION: replica}}}
+    selectors = [{"keys": [DESTINATION]}]
+    return found | {
+        "lb_policy": "ROUND_ROBIN",
+        "lb_subset_config": {"subset_selectors": selectors, "fallback_policy": "ANY_ENDPOINT"},
     }
 
 

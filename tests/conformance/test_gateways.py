@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.conformance.gateways import Gateway, bootstrap
 from tests.e2e.conftest import TRANSPORTS
 from tests.e2e.harness import Reply, Running, until
+from weighbridge.config import Transport
 from weighbridge.envoy import binary
 from weighbridge.envoy.names import DESTINATION
 from weighbridge.ports import LOOPBACK, find_free_run
@@ -22,7 +23,7 @@ from weighbridge.stack import Stack, StackOptions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-GATEWAYS: tuple[Gateway, ...] = get_args(Gateway)
+GATEWAYS: tuple[Gateway, ...] = ("metadata", "header", "per_route")
 
 
 class Gateways:
@@ -49,20 +50,28 @@ async def gateways(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Gateways]:
     """One stack for all cases of a transport."""
-    directory: Path = tmp_path_factory.mktemp("gateways")
+    async with serving(GATEWAYS, tmp_path_factory.mktemp("gateways"), request.param) as found:
+        yield found
+
+
+@asynccontextmanager
+async def serving(
+    ways: Sequence[Gateway], directory: Path, transport: Transport, **sidecar: Any
+) -> AsyncIterator[Gateways]:
+    """A stack behind these ways of gateways."""
     # No health checks: only the gateway's retry can tell that a replica is away.
     options = StackOptions(
         replicas=4,
-        transport=request.param,
+        transport=transport,
         speed=20.0,
-        sidecar={"health": {"enabled": False}},
+        sidecar={"health": {"enabled": False}} | sidecar,
     )
     async with Family(directory) as family:
         stack = Stack(options, directory, family)
         await stack.start_emulator()
         await stack.start_sidecar()
-        first = find_free_run(len(GATEWAYS), stack.ports.replicas[-1] + 1)
-        ports = {gateway: first + index for index, gateway in enumerate(GATEWAYS)}
+        first = find_free_run(len(ways), stack.ports.replicas[-1] + 1)
+        ports = {gateway: first + index for index, gateway in enumerate(ways)}
         content = bootstrap(
             ports, stack.config.envoy.admin, stack.config.listen.address, stack.endpoints
         )
@@ -179,3 +188,20 @@ async def test_a_retry_goes_down_the_list_and_is_charged_there(
         finally:
             await running.fault(running.stack.endpoints.index(away), kind="heal")
             await running.stack.ready(f"http://{away}/health")
+
+
+@pytest.mark.parametrize("fallbacks", [0, 2])
+async def test_a_gateway_that_matches_the_whole_choice_wants_it_alone(
+    tmp_path: Path, fallbacks: int
+) -> None:
+    """Destination Endpoint: kgateway's Envoy knows no list, so `placing.fallbacks` must be 0."""
+    placing = {"fallbacks": fallbacks}
+    async with (
+        serving(["subset"], tmp_path, "native", placing=placing) as found,
+        found.through("subset") as running,
+    ):
+        replies = [await running.post(running.chat(f"{n}")) for n in range(12)]
+        chosen = [(await running.decision_of(reply))["replica"] for reply in replies]
+        assert {reply.status for reply in replies} == {200}
+        obeyed = [reply.replica for reply in replies] == chosen
+        assert obeyed == (fallbacks == 0)
