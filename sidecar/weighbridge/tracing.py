@@ -33,6 +33,7 @@ from weighbridge.config import Tracing
 log = logging.getLogger(__name__)
 
 BATCH = 512
+EXPORTERS_LOG = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 # What OpenTelemetry's terms for GenAI call that which each path asks for.
 OPERATIONS = {
     "/v1/chat/completions": "chat",
@@ -85,6 +86,8 @@ class SpanSender:
         self._sent = 0
         self._failed = 0
         self._failing = False
+        # It says why a sending failed, each time anew: once is enough.
+        logging.getLogger(EXPORTERS_LOG).addFilter(lambda _: not self._failing)
 
     def report(self) -> dict[str, int]:
         """Spans that the collector has taken, and those that could not be sent."""

@@ -313,7 +313,8 @@ impl Core {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));
         }
-        let is_traced = self.spans.is_kept() && incoming.parent.is_some();
+        let is_sampled = incoming.parent.is_some_and(|parent| parent.is_sampled);
+        let is_traced = is_sampled && self.spans.is_kept();
         if self.log.is_kept() || is_traced {
             let record = Arc::new(Record {
                 number,
