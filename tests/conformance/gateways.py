@@ -1,14 +1,18 @@
 """Envoy as gateways configure it for an InferencePool: one listener and one cluster for each way.
 
-The settings follow the gateways' own code, without names, TLS, and what is no part of the protocol:
+The settings follow the gateways' own code (of August 2026, where no other date is given), without
+names, TLS, and what is no part of the protocol:
 
-- `metadata`: Envoy AI Gateway, by its documentation;
-- `header`: Envoy Gateway's EndpointOverride and EnvoyExtensionPolicy, by their documentation;
-- `per_route`: Istio as of August 2026: `InferencePoolExtProc` in pilot/pkg/xds/filters/filters.go,
+- `header`: Envoy Gateway's EndpointOverride in internal/xds/translator/cluster.go, its
+  EnvoyExtensionPolicy in internal/xds/translator/extproc.go;
+- `per_route`: Istio: `InferencePoolExtProc` in pilot/pkg/xds/filters/filters.go,
   the route's overrides in pilot/pkg/networking/core/route/route.go, the cluster's policy in
   pilot/pkg/networking/core/cluster_builder.go;
+- `original_dst`: Envoy AI Gateway: inferencepool.go and post_cluster_modify.go in
+  internal/extensionserver;
 - `subset`: kgateway's Envoy of 2025: plugin.go and backends.go in
-  internal/kgateway/extensions2/plugins/inferenceextension/endpointpicker.
+  internal/kgateway/extensions2/plugins/inferenceextension/endpointpicker;
+- `metadata`: no gateway's: the choice read from metadata by a filter that is always on.
 
 Istio forwards no namespace but `envoy.lb`; the hint's is forwarded here for each, so that all cases
 can be tried.
@@ -20,7 +24,7 @@ from typing import Any, Literal
 from weighbridge.address import parse_host_port
 from weighbridge.envoy.names import DESTINATION, METADATA_NAMESPACE, SERVED, SIDECAR_CLUSTER
 
-Gateway = Literal["metadata", "header", "per_route", "subset"]
+Gateway = Literal["metadata", "header", "per_route", "original_dst", "subset"]
 
 TYPE = "type.googleapis.com/"
 EXT_PROC = "envoy.filters.http.ext_proc"
@@ -46,7 +50,7 @@ NAMESPACES = {
     "receiving_namespaces": {"untyped": [METADATA_NAMESPACE]},
 }
 METADATA_SOURCE = {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": DESTINATION}]}}
-# What a policy of the pool's cluster reads the choice from; `subset` has none.
+# What a policy of the pool's cluster reads the choice from; the last two have none.
 SOURCES: dict[Gateway, list[dict[str, Any]]] = {
     "metadata": [METADATA_SOURCE],
     "header": [{"header": DESTINATION}],
@@ -178,6 +182,8 @@ def pool(gateway: Gateway, replicas: Sequence[str]) -> dict[str, Any]:
     """The pool's cluster: the host that the picker named, else the gateway's own policy."""
     if gateway == "subset":
         return subset_pool(replicas)
+    if gateway == "original_dst":
+        return ORIGINAL_DST_POOL
     name, kind = FALLBACKS[gateway]
     fallback = {
         "name": f"envoy.load_balancing_policies.{name}",
@@ -201,6 +207,16 @@ def pool(gateway: Gateway, replicas: Sequence[str]) -> dict[str, Any]:
             ]
         }
     }
+
+
+# Goes wherever the header says.
+ORIGINAL_DST_POOL = {
+    "name": "pool-original_dst",
+    "type": "ORIGINAL_DST",
+    "connect_timeout": "10s",
+    "lb_policy": "CLUSTER_PROVIDED",
+    "original_dst_lb_config": {"use_http_header": True, "http_header_name": DESTINATION},
+}
 
 
 def subset_pool(replicas: Sequence[str]) -> dict[str, Any]:

@@ -191,17 +191,19 @@ async def test_a_retry_goes_down_the_list_and_is_charged_there(
 
 
 @pytest.mark.parametrize("fallbacks", [0, 2])
-async def test_a_gateway_that_matches_the_whole_choice_wants_it_alone(
+async def test_a_gateway_that_knows_no_list_wants_one_endpoint_alone(
     tmp_path: Path, fallbacks: int
 ) -> None:
-    """Destination Endpoint: kgateway's Envoy knows no list, so `placing.fallbacks` must be 0."""
-    placing = {"fallbacks": fallbacks}
-    async with (
-        serving(["subset"], tmp_path, "native", placing=placing) as found,
-        found.through("subset") as running,
-    ):
-        replies = [await running.post(running.chat(f"{n}")) for n in range(12)]
-        chosen = [(await running.decision_of(reply))["replica"] for reply in replies]
-        assert {reply.status for reply in replies} == {200}
-        obeyed = [reply.replica for reply in replies] == chosen
-        assert obeyed == (fallbacks == 0)
+    """Destination Endpoint: for kgateway's Envoy and Envoy AI Gateway `placing.fallbacks` is 0."""
+    ways: list[Gateway] = ["subset", "original_dst"]
+    settings = {"placing": {"fallbacks": fallbacks}, "unweighed": "pick"}
+    async with serving(ways, tmp_path, "native", **settings) as found:
+        for way in ways:
+            async with found.through(way) as running:
+                replies = [await running.post(running.chat(f"{n}")) for n in range(12)]
+                chosen = [(await running.decision_of(reply))["replica"] for reply in replies]
+                obeyed = [reply.replica for reply in replies] == chosen
+                assert obeyed == (fallbacks == 0), way
+                async with running.client.get("/v1/models") as models:
+                    listed = models.status == 200
+                assert listed == (way == "subset" or fallbacks == 0), way
