@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.e2e.harness import Running, Starter
+from tests.e2e.harness import Reply, Running, Starter
 
 LARGE = 3_000_000
 
@@ -112,3 +112,33 @@ async def test_every_other_body_mode_routes_as_well(start: Starter, mode: str) -
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+async def test_a_conversation_by_response_ids_stays_with_the_replica_that_knows_them(
+    running: Running,
+) -> None:
+    path = "/v1/responses"
+    for session in range(6):
+        replicas, previous = set(), {}
+        for turn in range(4):
+            body = {"model": running.stack.model, "input": f"Part {turn} of {session}."}
+            stream = {"stream": turn % 2 == 1}
+            reply = await running.post(body | stream | previous, path=path)
+            assert reply.status == 200, reply.body
+            replicas.add(reply.replica)
+            previous = {"previous_response_id": response_id(reply)}
+            # Seen by the filter that observes replies, on a stream of its own.
+            await running.settled()
+        assert len(replicas) == 1
+        name = previous["previous_response_id"]
+        async with running.client.get(f"{path}/{name}") as kept:
+            assert kept.status == 200, await kept.text()
+
+
+def response_id(reply: Reply) -> str:
+    """The id of a response, whole or in events."""
+    text = reply.body.decode()
+    if text.startswith("{"):
+        return str(json.loads(text)["id"])
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    return str(events[0]["response"]["id"])

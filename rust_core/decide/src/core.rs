@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{
-    Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaSpec, choose,
+    Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaId, ReplicaSpec, choose,
 };
 use weighbridge_weigh::decode::{Decoded, decode};
 use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
@@ -497,6 +497,13 @@ impl Core {
         let is_counted = reading.exact.is_some();
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
+        let previous = reading.session.previous_response_id.as_deref();
+        let kept = previous.and_then(|id| self.metering.responses.find(tenant, id));
+        let key = match (&session, kept) {
+            // Each turn has another id: the key is that of the turn before.
+            (Session::PreviousResponse(_), Some(kept)) => kept.key,
+            _ => Key::of(tenant, session.bytes().as_ref()),
+        };
         let factor = self.metering.factor(&model.name);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let predicted = |reading: &Reading, prompt_tokens| {
@@ -504,7 +511,8 @@ impl Core {
             self.metering.predictor.predict(&ask).mean.round() as u64
         };
         Ok(Weighed {
-            key: Key::of(tenant, session.bytes().as_ref()),
+            key,
+            keeper: kept.map(|kept| kept.replica),
             chain: reading
                 .prefix
                 .blocks()
@@ -574,6 +582,7 @@ impl Core {
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
             kv_tokens: weighed.weighing.kv_tokens(),
             subset: subset.as_deref(),
+            keeper: weighed.keeper,
             now_ms: now_us / 1000,
             seed: self.numbers.load(Relaxed),
         };
@@ -624,6 +633,8 @@ pub struct Weighed {
     pub weighing: Weighing,
     /// Where it stands in its model's key space.
     pub key: Key,
+    /// The replica that keeps the response it goes on from, where that is known.
+    pub(crate) keeper: Option<ReplicaId>,
     /// The session that the key was made of.
     pub session: Session,
     /// Chained hashes of its prefix blocks.

@@ -20,6 +20,7 @@ mod observing;
 mod outbox;
 mod pick;
 mod refusal;
+mod responses;
 mod session;
 mod settings;
 mod signs;

@@ -2,6 +2,7 @@
 
 use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::outbox::Outbox;
+use crate::responses::{Kept, Responses};
 use crate::signs::Signs;
 use crate::tally::TenantTallies;
 use crate::ticket::Origin;
@@ -33,6 +34,7 @@ pub(crate) struct Metering {
     caches: Mutex<HashMap<u32, CacheTrust>>,
     open: [Mutex<HashMap<Box<str>, Arc<Bill>>>; SHARDS],
     pub(crate) log: Outbox<UsageRecord>,
+    pub(crate) responses: Responses,
     pub(crate) tenants: TenantTallies,
 }
 
@@ -170,6 +172,7 @@ impl Metering {
             caches: Mutex::default(),
             open: std::array::from_fn(|_| Mutex::default()),
             log: Outbox::new(log),
+            responses: Responses::new(),
             tenants: TenantTallies::new(counted_tenants),
         }
     }
@@ -259,9 +262,17 @@ impl Metering {
     pub(crate) fn observed(&self, observer: Observer, now_us: u64) {
         let mut state = observer.bill.lock();
         state.reply = observer.reader.map(|reader| reader.reply());
+        let facts = &observer.bill.facts;
+        if let Some(response) = state.reply.as_ref().and_then(|reply| reply.response) {
+            let kept = Kept {
+                key: facts.origin.key,
+                replica: state.replica.id,
+            };
+            self.responses.note(&facts.tenant, response, kept);
+        }
         state.is_observed = false;
         if state.ended_us.is_some() {
-            self.settle(&observer.bill.facts, &mut state, now_us);
+            self.settle(facts, &mut state, now_us);
         }
     }
 
@@ -475,7 +486,7 @@ impl Times {
     }
 }
 
-fn hash(value: impl Hash) -> u64 {
+pub(crate) fn hash(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()

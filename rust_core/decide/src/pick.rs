@@ -1,11 +1,24 @@
-//! A replica for what is not weighed: the least loaded of those that are open.
+//! A replica for what is not weighed: who keeps the response asked for, or else the least loaded of
+//! those that are open.
 
 use crate::core::Core;
 use crate::refusal::Refusal;
 use std::cmp::Ordering;
-use weighbridge_place::Replica;
+use weighbridge_place::{Replica, State};
 
 impl Core {
+    /// The endpoint of the replica that keeps a response of `tenant`: what asks for it by its id
+    /// goes there. `None` where that is not known, or the replica is ejected or not allowed.
+    #[must_use]
+    pub fn keeper(&self, tenant: &str, id: &str, subset: Option<&[String]>) -> Option<String> {
+        let kept = self.metering.responses.find(tenant, id)?;
+        let pool = self.pool();
+        let replica = pool.replica(kept.replica)?;
+        let endpoint = &replica.spec.endpoint;
+        let is_allowed = subset.is_none_or(|allowed| allowed.contains(endpoint));
+        (is_allowed && replica.spec.state != State::Ejected).then(|| endpoint.clone())
+    }
+
     /// Names replicas for a request that is not weighed, `ip:port[,ip:port…]`, and charges none:
     /// the least loaded first, its fallbacks after it. `subset` are the only ones allowed.
     ///

@@ -5,7 +5,7 @@
 use std::io::Write;
 
 use proptest::prelude::*;
-use weighbridge_learn::usage::{Reply, ReplyReader, Usage};
+use weighbridge_learn::usage::{Reply, ReplyReader, Usage, response_key};
 
 fn usage(prompt: u64, cached: Option<u64>, output: Option<u64>) -> Usage {
     Usage {
@@ -31,7 +31,7 @@ const CHAT_STREAM: &str = concat!(
 );
 
 const RESPONSES_STREAM: &str = concat!(
-    "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"r\",\"usage\":null}}\n\n",
+    "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_r\",\"usage\":null}}\n\n",
     "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n",
     "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"!\"}\n\n",
     "event: response.output_text.done\ndata: {\"type\":\"response.output_text.done\",\"text\":\"Hi!\"}\n\n",
@@ -54,6 +54,8 @@ const MESSAGES_STREAM: &str = concat!(
     "\"usage\":{\"output_tokens\":15}}\n\n",
     "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
 );
+
+const RESPONSE: &str = r#"{"id":"resp_r","object":"response","output":[{"id":"resp_no","type":"message"}],"usage":{"input_tokens":3,"output_tokens":2}}"#;
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 const JSON: &str = "application/json";
@@ -274,4 +276,13 @@ proptest! {
         let whole = read(kind, None, &[&bytes]);
         prop_assert_eq!(read(kind, None, &pieces(&bytes, &cuts)), whole);
     }
+}
+
+#[test]
+fn a_responses_own_id_is_seen_and_no_other() {
+    let key = Some(response_key(b"resp_r"));
+    assert_eq!(read(EVENTS, None, &[RESPONSES_STREAM.as_bytes()]).response, key);
+    assert_eq!(read(JSON, None, &[RESPONSE.as_bytes()]).response, key);
+    assert_eq!(read(JSON, None, &[CHAT.as_bytes()]).response, None);
+    assert_eq!(read(EVENTS, None, &[MESSAGES_STREAM.as_bytes()]).response, None);
 }

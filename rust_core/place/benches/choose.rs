@@ -94,6 +94,7 @@ fn ask<'a>(session: u64, chain: &'a [u64], seed: u64) -> Ask<'a> {
         decode: MicroMu::from_mu(100.0),
         kv_tokens: 1_500,
         subset: None,
+        keeper: None,
         now_ms: 0,
         seed,
     }

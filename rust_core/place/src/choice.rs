@@ -32,6 +32,9 @@ pub struct Ask<'a> {
     pub subset: Option<&'a [&'a str]>,
     /// Milliseconds on the caller's monotonic clock.
     pub now_ms: u64,
+    /// The replica that keeps what the request goes on from, and that no other has: it goes there
+    /// while it lives and the gateway allows it, whatever its load.
+    pub keeper: Option<ReplicaId>,
     /// Randomness for sampling and ties: any well-spread value, such as the request's number.
     pub seed: u64,
 }
@@ -55,6 +58,8 @@ pub enum Reason {
     ReplicaOfSlice,
     /// It is outside the slice, but has so much of the prompt cached that it is better now.
     Cached,
+    /// It alone keeps the response that the request goes on from.
+    Keeper,
     /// The home was too loaded.
     SpillLoad,
     /// The home's KV memory was too full.
@@ -77,6 +82,7 @@ impl Reason {
             Self::Home => "home",
             Self::ReplicaOfSlice => "replica_of_slice",
             Self::Cached => "cached",
+            Self::Keeper => "keeper",
             Self::SpillLoad => "spill_load",
             Self::SpillKv => "spill_kv",
             Self::SpillHealth => "spill_health",
@@ -119,6 +125,8 @@ impl Verdict {
 /// Why a candidate was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
+    /// It keeps what the request goes on from.
+    Keeper,
     /// The key's home.
     Home,
     /// Another replica of the key's slice.
@@ -134,6 +142,7 @@ impl Role {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Keeper => "keeper",
             Self::Home => "home",
             Self::Slice => "slice",
             Self::Cached => "cached",

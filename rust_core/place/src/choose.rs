@@ -18,7 +18,8 @@
 //! By the square, since it does not matter who is busier where all are idle; and not for prompts too
 //! short for the prefix index to tell sessions by, which have only their home to stay together.
 //!
-//! The lowest score wins, but the replica that holds half of the prompt or more keeps the request,
+//! A request that goes on from a response which one replica alone keeps goes there. Of others,
+//! the lowest score wins, but the replica that holds half of the prompt or more keeps the request,
 //! and else home does, unless the winner beats it by the spill margin.
 //! Looked at are: the slice's replicas (home first, by rendezvous of key and replica), those with the
 //! longest cached prefix, and a few of the pool, half of them the same each time for the same key.
@@ -124,6 +125,7 @@ pub fn choose(
         candidates: SmallVec::new(),
     };
     look.at_slice(slices);
+    ask.keeper.iter().for_each(|id| look.add(*id, Role::Keeper));
     look.at_cached();
     look.at_others();
     look.decide()
@@ -304,12 +306,12 @@ impl Look<'_> {
     }
 
     fn decide(mut self) -> Result<Decision, NoReplica> {
-        let mut chosen = self.best_fit();
+        let mut chosen = self.keeper().or_else(|| self.best_fit());
         if chosen.is_none() {
             self.at_all();
             chosen = self.best_fit();
         }
-        let fit = chosen.is_some();
+        let has_one = chosen.is_some();
         let chosen = chosen
             .or_else(|| self.least_unfit())
             .ok_or(match self.ask.subset {
@@ -319,13 +321,24 @@ impl Look<'_> {
         Ok(Decision {
             chosen: chosen.replica,
             fallbacks: self.fallbacks(&chosen),
-            reason: self.reason(&chosen, fit),
+            reason: self.reason(&chosen, has_one),
             cached_blocks: chosen.cached_blocks,
             prefill: (self.ask.prefill)(chosen.cached_blocks),
             saved: self.saved(&chosen),
             pool: self.pool.number,
             candidates: self.candidates,
         })
+    }
+
+    /// Elsewhere the engine would not know what the request goes on from: neither load nor a drain
+    /// is worth that.
+    fn keeper(&self) -> Option<Candidate> {
+        let id = self.ask.keeper?;
+        let is_ejected = self.member(id)?.spec.state == State::Ejected;
+        let found = self.candidates.iter().find(|one| one.replica == id);
+        found
+            .filter(|one| !is_ejected && one.verdict != Verdict::NotInSubset)
+            .copied()
     }
 
     fn best_fit(&self) -> Option<Candidate> {
@@ -424,11 +437,11 @@ impl Look<'_> {
         named
     }
 
-    fn reason(&self, chosen: &Candidate, fit: bool) -> Reason {
+    fn reason(&self, chosen: &Candidate, has_one: bool) -> Reason {
         if self.members.replicas.len() == 1 {
             return Reason::OnlyOne;
         }
-        if !fit {
+        if !has_one {
             return Reason::Fallback;
         }
         let home = self
@@ -437,6 +450,8 @@ impl Look<'_> {
             .map_or(Verdict::Fit, |home| home.verdict);
         match (chosen.role, home) {
             (Role::Home, _) => Reason::Home,
+            (Role::Keeper, _) => Reason::Keeper,
+            _ if self.ask.keeper == Some(chosen.replica) => Reason::Keeper,
             (_, Verdict::NotInSubset) => Reason::Subset,
             (_, Verdict::Unhealthy) => Reason::SpillHealth,
             (_, Verdict::KvFull) => Reason::SpillKv,

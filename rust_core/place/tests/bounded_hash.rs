@@ -33,6 +33,7 @@ fn ask<'a>(session: u32, prefill: &'a dyn Fn(u32) -> MicroMu) -> Ask<'a> {
         decode: MicroMu::from_mu(100.0),
         kv_tokens: 1_000,
         subset: None,
+        keeper: None,
         now_ms: 0,
         seed: 0,
     }

@@ -118,6 +118,7 @@ fn ask() -> Ask<'static> {
         decode: MicroMu::from_mu(100.0),
         kv_tokens: 1_000,
         subset: None,
+        keeper: None,
         now_ms: 0,
         seed: 42,
     }
@@ -398,6 +399,34 @@ fn a_subset_hint_is_kept_to_whatever_it_costs() {
         ..ask()
     };
     assert_eq!(fleet.choose(&nobody).unwrap_err(), NoReplica::EmptySubset);
+}
+
+#[test]
+fn what_goes_on_from_a_response_goes_where_it_is_kept() {
+    let mut fleet = Fleet::new(40, &[3]);
+    let going_on = Ask {
+        keeper: Some(fleet.id(17)),
+        ..ask()
+    };
+    fleet.load(17, 50_000.0);
+    assert_eq!(fleet.chosen(&going_on), (fleet.id(17), Reason::Keeper));
+    fleet.change(17, |spec| spec.state = State::Draining);
+    assert_eq!(fleet.chosen(&going_on), (fleet.id(17), Reason::Keeper));
+    fleet.change(17, |spec| spec.state = State::Ejected);
+    assert_eq!(fleet.chosen(&going_on), (fleet.id(3), Reason::Home));
+    let elsewhere = endpoint(5);
+    let subset = [elsewhere.as_str()];
+    let hinted = Ask {
+        subset: Some(&subset),
+        keeper: Some(fleet.id(18)),
+        ..ask()
+    };
+    assert_eq!(fleet.chosen(&hinted), (fleet.id(5), Reason::Subset));
+    let at_home = Ask {
+        keeper: Some(fleet.id(3)),
+        ..ask()
+    };
+    assert_eq!(fleet.chosen(&at_home), (fleet.id(3), Reason::Home));
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Head {
     pub(crate) names_destination: bool,
     /// The client's span, where decisions are traced.
     pub(crate) parent: Option<TraceParent>,
+    /// The response that the path names: `/v1/responses/{id}`.
+    pub(crate) response: Option<String>,
 }
 
 impl Head {
@@ -51,7 +53,10 @@ impl Head {
         for header in headers.iter().flat_map(|map| &map.headers) {
             match header.key.as_ref() {
                 b":method" => post = header.text() == Some("POST"),
-                b":path" => path = header.text().and_then(Endpoint::from_path),
+                b":path" => {
+                    path = header.text().and_then(Endpoint::from_path);
+                    head.response = header.text().and_then(response_of);
+                }
                 b"x-request-id" => head.request_id = owned(header.text()).unwrap_or_default(),
                 b"content-type" => head.content_type = owned(header.text()),
                 b"content-encoding" => head.content_encoding = owned(header.text()),
@@ -109,6 +114,14 @@ impl Head {
                     .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
         })
     }
+}
+
+/// The id in `/v1/responses/{id}`, whatever the path begins with and goes on with.
+fn response_of(path: &str) -> Option<String> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let (_, rest) = path.split_once("/v1/responses/")?;
+    let id = rest.split('/').next().unwrap_or_default();
+    owned(Some(id).filter(|id| id.len() <= MOST_NAME_BYTES))
 }
 
 fn owned(text: Option<&str>) -> Option<String> {

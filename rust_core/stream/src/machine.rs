@@ -228,8 +228,13 @@ impl Stream {
         subset: Option<&[String]>,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        let picks = self.core.settings().unweighed == Unweighed::Pick;
-        match (picks && !self.core.observes_only()).then(|| self.core.pick(subset)) {
+        let steers = !self.core.observes_only();
+        let tenant = head.tenant.as_deref().unwrap_or_default();
+        let keeper = head.response.as_deref().filter(|_| steers);
+        let keeper = keeper.and_then(|id| self.core.keeper(tenant, id, subset));
+        let picks = steers && self.core.settings().unweighed == Unweighed::Pick;
+        let chosen = keeper.map(Ok).or_else(|| picks.then(|| self.core.pick(subset)));
+        match chosen {
             Some(Ok(endpoints)) => {
                 replies.push(reply::choice(&endpoints, Response::RequestHeaders));
             }

@@ -5,6 +5,7 @@ mod parser;
 mod scan;
 
 pub use coding::ReplyReader;
+pub use scan::response_key;
 
 use scan::Numbers;
 
@@ -52,6 +53,8 @@ impl Usage {
 pub struct Reply {
     /// What it says of its tokens.
     pub usage: Usage,
+    /// Its `id` by [`response_key`], where it is a response that a later request may go on from.
+    pub response: Option<u64>,
     /// Events that carried output: about a token each, where the engine streams token by token.
     pub output_events: u64,
     /// Bytes of text that the model wrote.

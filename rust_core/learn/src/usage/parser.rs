@@ -98,6 +98,7 @@ impl Parser {
             Form::Events => last.end_event(),
             Form::Json | Form::Unknown => {
                 last.numbers.merge(&last.scan.numbers);
+                last.reply.response = last.scan.response;
                 last.reply.text_bytes = last.scan.text_bytes;
                 last.reply.is_error = last.scan.is_error;
                 last.reply.is_whole = last.scan.complete;
@@ -195,6 +196,7 @@ impl Parser {
             return;
         }
         self.numbers.merge(&scan.numbers);
+        self.reply.response = self.reply.response.or(scan.response);
         self.reply.is_error |= scan.is_error;
         self.reply.is_whole |= scan.is_last;
         // Typed events repeat at the end what came in pieces before.

@@ -3,12 +3,14 @@
 //! It keeps the keys that lead to the present value, for the first levels, and nothing else; text
 //! is counted as it passes. It does not validate: what is no JSON yields no numbers.
 
+use std::hash::{DefaultHasher, Hasher};
+
 /// Levels whose keys are kept: the arguments of a tool call in a streamed chunk are on the seventh.
 const LEVELS: usize = 8;
-/// Bytes of a key or of a `type` that are looked at.
-const WORD: usize = 48;
+/// Bytes of a key, a `type` or an `id` that are looked at.
+const WORD: usize = 72;
 
-/// The beginning of a key or of a `type`.
+/// The beginning of a key, a `type` or an `id`.
 #[derive(Clone, Debug)]
 struct Word {
     bytes: [u8; WORD],
@@ -58,6 +60,7 @@ enum Key {
     Cached,
     Reasoning,
     Type,
+    Id,
     Error,
     Text,
 }
@@ -76,6 +79,7 @@ impl Key {
             b"cached_tokens" => Self::Cached,
             b"reasoning_tokens" => Self::Reasoning,
             b"type" => Self::Type,
+            b"id" => Self::Id,
             b"error" => Self::Error,
             b"content" | b"text" | b"delta" | b"reasoning_content" | b"reasoning" | b"thinking"
             | b"partial_json" | b"arguments" | b"refusal" => Self::Text,
@@ -100,6 +104,7 @@ pub(crate) struct Numbers {
 enum Reading {
     Key,
     Type,
+    Id,
     Text,
     Skipped,
 }
@@ -134,6 +139,8 @@ pub(crate) struct Scan {
     pub(crate) numbers: Numbers,
     /// Bytes of text that the model wrote (as JSON writes it, escapes included).
     pub(crate) text_bytes: u64,
+    /// The reply's own `id`, as [`response_key`] has it, where it is one of the Responses interface.
+    pub(crate) response: Option<u64>,
     /// The outermost object's `type` is that of a piece of output.
     pub(crate) is_delta: bool,
     /// The outermost object's `type` says that nothing follows.
@@ -178,6 +185,8 @@ impl Scan {
                     Reading::Key
                 } else if self.depth == 1 && self.key() == Key::Type {
                     Reading::Type
+                } else if self.key() == Key::Id && self.is_reply() {
+                    Reading::Id
                 } else if self.key() == Key::Text {
                     Reading::Text
                 } else {
@@ -247,7 +256,7 @@ impl Scan {
     fn keep(&mut self, reading: Reading, bytes: &[u8]) {
         match reading {
             Reading::Text => self.text_bytes = self.text_bytes.saturating_add(bytes.len() as u64),
-            Reading::Key | Reading::Type => self.word.push(bytes),
+            Reading::Key | Reading::Type | Reading::Id => self.word.push(bytes),
             Reading::Skipped => {}
         }
     }
@@ -271,7 +280,21 @@ impl Scan {
                     b"message_stop" | b"response.completed" | b"response.incomplete"
                 );
             }
+            Reading::Id => {
+                if word.starts_with(b"resp") {
+                    self.response = Some(response_key(word));
+                }
+            }
             Reading::Text | Reading::Skipped => {}
+        }
+    }
+
+    /// Whether the object here is the reply itself, alone or in an event.
+    fn is_reply(&self) -> bool {
+        match self.depth {
+            1 => true,
+            2 => self.path.first() == Some(&Key::Reply),
+            _ => false,
         }
     }
 
@@ -352,6 +375,13 @@ impl Scan {
             .copied()
             .unwrap_or(false)
     }
+}
+
+/// What a response's `id` is known by.
+pub fn response_key(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(id);
+    hasher.finish()
 }
 
 /// A byte that begins a string or begins or ends an object or array.
