@@ -144,6 +144,8 @@ class Stream:
 
         Raises ValueError when the bytes are no ProcessingRequest.
         """
+    def is_over(self) -> bool:
+        """Whether the stream may be ended, once all replies are sent."""
     def is_waiting(self) -> bool:
         """Whether an answer waits for admission; then no message may be handed over until `resume`
         has given it.

@@ -281,8 +281,14 @@ proptest! {
 #[test]
 fn a_responses_own_id_is_seen_and_no_other() {
     let key = Some(response_key(b"resp_r"));
-    assert_eq!(read(EVENTS, None, &[RESPONSES_STREAM.as_bytes()]).response, key);
+    assert_eq!(
+        read(EVENTS, None, &[RESPONSES_STREAM.as_bytes()]).response,
+        key
+    );
     assert_eq!(read(JSON, None, &[RESPONSE.as_bytes()]).response, key);
     assert_eq!(read(JSON, None, &[CHAT.as_bytes()]).response, None);
-    assert_eq!(read(EVENTS, None, &[MESSAGES_STREAM.as_bytes()]).response, None);
+    assert_eq!(
+        read(EVENTS, None, &[MESSAGES_STREAM.as_bytes()]).response,
+        None
+    );
 }

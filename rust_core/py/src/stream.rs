@@ -54,6 +54,14 @@ impl Stream {
             .collect())
     }
 
+    /// Whether the stream may be ended, once all replies are sent.
+    fn is_over(&self) -> bool {
+        let machine = self.lock();
+        machine
+            .as_ref()
+            .is_some_and(weighbridge_stream::Stream::is_over)
+    }
+
     /// Whether an answer waits for admission: then no message may be handed over until `resume`
     /// has given it.
     fn is_waiting(&self) -> bool {

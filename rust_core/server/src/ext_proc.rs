@@ -31,6 +31,11 @@ pub trait Process: Send + Unpin + 'static {
     /// The replies to one message, oldest first.
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse>;
 
+    /// Whether the stream may be ended, once all replies are sent.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Whether an answer has to wait: then no message is taken until [`Process::poll_resume`] has
     /// given it.
     fn is_waiting(&self) -> bool {
@@ -69,6 +74,10 @@ impl Process for Machine {
     fn on_message(&mut self, message: ProcessingRequest) -> Vec<ProcessingResponse> {
         let now_us = self.core.now_us();
         self.stream.on_message(message, now_us)
+    }
+
+    fn is_over(&self) -> bool {
+        self.stream.is_over()
     }
 
     fn is_waiting(&self) -> bool {
@@ -198,6 +207,9 @@ impl<P: Process> Messages for Replies<P> {
         loop {
             if let Some(reply) = self.ready.pop_front() {
                 return Poll::Ready(Some(Ok(reply)));
+            }
+            if self.process.is_over() {
+                return Poll::Ready(None);
             }
             if self.process.is_waiting() {
                 match self.process.poll_resume(context) {

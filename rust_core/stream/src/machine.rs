@@ -233,7 +233,9 @@ impl Stream {
         let keeper = head.response.as_deref().filter(|_| steers);
         let keeper = keeper.and_then(|id| self.core.keeper(tenant, id, subset));
         let picks = steers && self.core.settings().unweighed == Unweighed::Pick;
-        let chosen = keeper.map(Ok).or_else(|| picks.then(|| self.core.pick(subset)));
+        let chosen = keeper
+            .map(Ok)
+            .or_else(|| picks.then(|| self.core.pick(subset)));
         match chosen {
             Some(Ok(endpoints)) => {
                 replies.push(reply::choice(&endpoints, Response::RequestHeaders));
@@ -420,6 +422,13 @@ impl Stream {
             replies.push(Response::RequestHeaders(unsteered(&gather.head)).into());
             self.answer_held_body(body, gather.unanswered, ended, replies);
         }
+    }
+
+    /// Whether the stream may be ended from here: of what is observed nothing more is wanted. Envoy
+    /// itself would keep it open for another second.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(&self.state, State::Observe(observation) if observation.is_over())
     }
 
     /// A copy of a message, of a request that another stream routes.

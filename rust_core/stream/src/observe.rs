@@ -10,6 +10,7 @@ const REQUEST_ID: &str = "x-request-id";
 #[derive(Default)]
 pub(crate) struct Observation {
     observer: Option<Observer>,
+    is_over: bool,
 }
 
 impl Observation {
@@ -20,6 +21,8 @@ impl Observation {
             Some(Request::RequestHeaders(headers)) => {
                 let id = headers.headers.as_ref().and_then(|map| map.get(REQUEST_ID));
                 self.observer = id.and_then(|id| core.observe(id));
+                // Of a request that is not weighed nothing is to be seen.
+                self.is_over = self.observer.is_none();
             }
             Some(Request::ResponseHeaders(headers)) => {
                 if let Some(observer) = &mut self.observer {
@@ -38,9 +41,14 @@ impl Observation {
             _ => {}
         }
         if ended {
-            // Envoy closes the stream only a while later.
+            self.is_over = true;
             self.close(core, now_us);
         }
+    }
+
+    /// Whether nothing that may still come is of interest.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Nothing more will be seen.

@@ -104,6 +104,8 @@ class GrpcioTransport:
                 if stream.is_waiting():
                     for reply in await admitted(stream):
                         yield reply
+                if stream.is_over():
+                    return
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
