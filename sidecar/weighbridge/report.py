@@ -23,6 +23,7 @@ REASONS = {
     "spill_health": "its home is not well",
     "subset": "its home is not among those that the gateway allows",
     "fallback": "all carry too much, the least loaded",
+    "keeper": "it alone keeps the response gone on from",
     "only_one": "the only one",
 }
 

@@ -119,7 +119,8 @@ async def test_a_conversation_by_response_ids_stays_with_the_replica_that_knows_
 ) -> None:
     path = "/v1/responses"
     for session in range(6):
-        replicas, previous = set(), {}
+        replicas = set()
+        previous: dict[str, str] = {}
         for turn in range(4):
             body = {"model": running.stack.model, "input": f"Part {turn} of {session}."}
             stream = {"stream": turn % 2 == 1}
