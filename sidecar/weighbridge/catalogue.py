@@ -194,6 +194,12 @@ LOOP_AGE = Spec(
     "Time since the assigner's and health's last round; of one that hangs it only rises",
     ("loop",),
 )
+LOOP_FAILURES = Spec(
+    "weighbridge_loop_failures",
+    "counter",
+    "Times that a loop of the sidecar broke and went on; the log has the trace",
+    ("loop",),
+)
 REPLICA_PROMPT_TOKENS = Spec(
     "weighbridge_replica_prompt_tokens", "counter", "Prompt tokens given to it", REPLICA
 )
@@ -334,6 +340,7 @@ CATALOGUE: tuple[Spec, ...] = (
     REPLICA_RESTARTS,
     HEALTH_CHANGES,
     LOOP_AGE,
+    LOOP_FAILURES,
     REPLICA_PROMPT_TOKENS,
     REPLICA_CACHED_TOKENS,
     DISCOVERY_UP,

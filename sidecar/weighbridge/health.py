@@ -5,12 +5,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import aiohttp
 
 from weighbridge.config import Health, Telemetry
 from weighbridge.envoy import outliers
+from weighbridge.loops import Loops
 from weighbridge.telemetry import Pace, Poller, engine_look, new_session, probe
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,9 @@ class Judge(Protocol):
 class HealthWatch:
     """Polls a changing set of endpoints, and has the core judge them once a round."""
 
-    def __init__(self, core: Judge) -> None:
+    def __init__(self, core: Judge, loops: Loops | None = None) -> None:
         self._core = core
+        self._kept = loops or Loops()
         self._settings: tuple[Health, Telemetry] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._pollers: list[Poller] = []
@@ -80,16 +83,17 @@ class HealthWatch:
 
         if health.enabled:
             pace = Pace(health.interval_seconds, health.polls_per_second, health.max_concurrent)
-            self._pollers.append(Poller(poll_health, pace))
+            self._pollers.append(Poller("health_polls", poll_health, pace, self._kept))
             if health.envoy_admin is not None:
-                look = self._look_at_envoy(session, health.envoy_admin, health)
-                self._loops.append(asyncio.create_task(look))
+                look = partial(self._look_at_envoy, session, health.envoy_admin, health)
+                self._loops.append(self._kept.start("outliers", look))
         if telemetry.enabled:
             pace = Pace(
                 telemetry.interval_seconds, telemetry.polls_per_second, telemetry.max_concurrent
             )
-            self._pollers.append(Poller(poll_engine, pace))
-        self._loops.append(asyncio.create_task(self._judge_for_ever(health.round_seconds)))
+            self._pollers.append(Poller("telemetry_polls", poll_engine, pace, self._kept))
+        judge = partial(self._judge_for_ever, health.round_seconds)
+        self._loops.append(self._kept.start("health", judge))
 
     def _hear(self, *observations: Mapping[str, Any]) -> None:
         self._core.hear(json.dumps(observations))

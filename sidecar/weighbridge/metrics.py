@@ -183,7 +183,8 @@ def health_families(status: Status) -> list[Family]:
     }
     for loop, last_us in rounds.items():
         age.add([loop], max(status["now_us"] - last_us, 0) / 1e6)
-    return [changes, restarts, age]
+    failures = counted(cat.LOOP_FAILURES, status.get("loops", {}))
+    return [changes, restarts, age, failures]
 
 
 def discovery_families(status: Status) -> list[Family]:

@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from weighbridge.discovery.fleet import Fleet
 from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
+from weighbridge.loops import Loops
 from weighbridge.runtime import Overrides, RuntimeWatch
 from weighbridge.status import snapshot
 from weighbridge.tuning import tuned
@@ -49,10 +51,16 @@ class Service:
         self._access = access.load(self._config.admin, source)
         self._drift = DriftWatch(self._profiles)
         self._sender = sender(self._config, self._core, source)
-        self._health = HealthWatch(self._core)
+        self._loops = Loops()
+        self._health = HealthWatch(self._core, self._loops)
         self._runtime = RuntimeWatch(lambda: self._config, self._tune)
         self._fleet = Fleet(
-            self._config, source.parent, self._core, self._profile_names(), self._on_fleet
+            self._config,
+            source.parent,
+            self._core,
+            self._profile_names(),
+            self._on_fleet,
+            loops=self._loops,
         )
         self._fleet_changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -79,32 +87,33 @@ class Service:
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen, self._certificates)
             if config.listen.tls:
-                following = tls.follow(
+                follow = partial(
+                    tls.follow,
                     config.listen.tls,
                     self._source,
                     FILE_INTERVAL_SECONDS,
                     lambda found: self._show(transport, found),
                 )
-                stack.callback(asyncio.create_task(following).cancel)
+                stack.callback(self._loops.start("certificates", follow).cancel)
             stack.push_async_callback(self._health.close)
             stack.push_async_callback(self._fleet.close)
             await self._fleet.start(config, self._certificates)
             await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
-            for work in (
-                self._follow_file(),
-                self._reload_when_wanted(),
-                self._assign(),
-                self._runtime.run(),
-                self._fleet.run(),
-                self._follow_fleet(transport),
+            for name, work in (
+                ("file", self._follow_file),
+                ("reload", self._reload_when_wanted),
+                ("assigner", self._assign),
+                ("runtime", self._runtime.run),
+                ("membership", self._fleet.run),
+                ("fleet", partial(self._follow_fleet, transport)),
             ):
-                stack.callback(asyncio.create_task(work).cancel)
+                stack.callback(self._loops.start(name, work).cancel)
             if self._sender is not None:
-                stack.push_async_callback(_ended, asyncio.create_task(self._sender.run()))
-            writer = UsageWriter(self._core, config.usage_log, self._drift.note)
-            stack.push_async_callback(_ended, asyncio.create_task(writer.run()))
+                stack.push_async_callback(_ended, self._loops.start("spans", self._sender.run))
+            writer = UsageWriter(self._core, config.usage_log, self._drift.note, self._loops)
+            stack.push_async_callback(_ended, self._loops.start("usage_log", writer.run))
             if config.usage_log.path is not None:
-                stack.callback(asyncio.create_task(self._drift.run()).cancel)
+                stack.callback(self._loops.start("drift", self._drift.run).cancel)
                 if not self._drift.is_possible:
                     log.info("profiles' drift is not measured: install weighbridge[calibrate]")
             log.info(
@@ -155,10 +164,10 @@ class Service:
             # Ready once it knows where to send requests.
             if self._fleet.is_known and not self._ready and not self._stop.is_set():
                 await self._set_ready(transport, True)
-            await self._fleet_changed.wait()
-            self._fleet_changed.clear()
             config = self._config
             await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
+            await self._fleet_changed.wait()
+            self._fleet_changed.clear()
 
     async def _assign(self) -> None:
         while True:
@@ -193,6 +202,7 @@ class Service:
             "drift": self._drift.report(),
             "discovery": self._fleet.report(),
             "spans": spans,
+            "loops": self._loops.failures,
         }
 
     def _set(self, config: Config) -> None:

@@ -8,9 +8,12 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import aiohttp
+
+from weighbridge.loops import Loops
 
 ProbeResult = Literal["good", "bad", "refused"]
 
@@ -37,7 +40,11 @@ class Pace:
 class Poller:
     """Polls a changing set of endpoints for ever: spread in time, and few at once."""
 
-    def __init__(self, poll: Callable[[str], Awaitable[None]], pace: Pace) -> None:
+    def __init__(
+        self, name: str, poll: Callable[[str], Awaitable[None]], pace: Pace, loops: Loops
+    ) -> None:
+        self._name = name
+        self._loops = loops
         self._poll = poll
         self._pace = pace
         self._room = asyncio.Semaphore(pace.max_concurrent)
@@ -49,7 +56,7 @@ class Poller:
         wanted = set(endpoints)
         await self._cancel([endpoint for endpoint in self._tasks if endpoint not in wanted])
         for endpoint in sorted(wanted - set(self._tasks)):
-            self._tasks[endpoint] = asyncio.create_task(self._for_ever(endpoint))
+            self._tasks[endpoint] = self._loops.start(self._name, partial(self._for_ever, endpoint))
 
     async def close(self) -> None:
         """Stops polling."""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from weighbridge._core import Core
 from weighbridge.config import UsageLog
+from weighbridge.loops import Loops
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,14 @@ class UsageWriter:
         core: Core,
         settings: UsageLog,
         note: Callable[[list[dict[str, Any]]], None] = lambda _: None,
+        loops: Loops | None = None,
     ) -> None:
-        """`note` is told of the records too."""
+        """`note` is told of the records too; that it breaks is counted in `loops`."""
         self._core = core
         self._note = note
+        self._loops = loops or Loops()
+        # The last write, when the sidecar ends, may meet one that a thread is still at.
+        self._writing = threading.Lock()
         self._settings = settings
         self._pending: list[str] = []
         self._failing = False
@@ -46,38 +52,57 @@ class UsageWriter:
             while True:
                 await asyncio.sleep(self._settings.interval_seconds)
                 await asyncio.to_thread(self.write)
-        finally:
+        except asyncio.CancelledError:
             self.write()
+            raise
 
     def write(self) -> None:
         """Writes down what the core has, as far as the disk takes it."""
         if self._settings.path is None:
             return
-        while True:
-            if not self._pending:
-                records = [self._dated(record) for record in self._core.take_usage(BATCH)]
-                self._note(records)
-                self._pending = [json.dumps(one, separators=(",", ":")) for one in records]
-            if not self._pending:
-                return
-            try:
-                self._append(Path(self._settings.path), self._pending)
-            except OSError as error:
-                if not self._failing:
-                    log.error("usage log: %s: %s", self._settings.path, error.strerror or error)
-                self._failing = True
-                return
-            if self._failing:
-                log.info("usage log: %s is written again", self._settings.path)
-            self._failing = False
+        with self._writing:
+            while self._pending or self._take():
+                if not self._write_pending(Path(self._settings.path)):
+                    return
+
+    def _take(self) -> bool:
+        """Takes the next records from the core, if it has any, and tells of them."""
+        records = [self._dated(record) for record in self._core.take_usage(BATCH)]
+        self._pending = [json.dumps(one, separators=(",", ":")) for one in records]
+        if not records:
+            return False
+        try:
+            self._note(records)
+        except Exception:
+            # Whoever else wants to know of the records, bills are made from what is written.
+            self._loops.broke("usage_note")
+        return True
+
+    def _write_pending(self, path: Path) -> bool:
+        """Writes down what was taken; False when the disk does not take it."""
+        try:
+            size = self._append(path, self._pending)
+            # Written once and for all, whatever becomes of the rotation.
             self._pending = []
+            if size >= self._settings.max_bytes:
+                self._rotate(path)
+        except OSError as error:
+            if not self._failing:
+                log.error("usage log: %s: %s", path, error.strerror or error)
+            self._failing = True
+            return False
+        if self._failing:
+            log.info("usage log: %s is written again", path)
+        self._failing = False
+        return True
 
     def _dated(self, record: str) -> dict[str, Any]:
         fields: dict[str, Any] = json.loads(record)
         fields["ended_at"] = round(self._epoch + fields["ended_us"] / 1e6, 6)
         return fields
 
-    def _append(self, path: Path, lines: list[str]) -> None:
+    def _append(self, path: Path, lines: list[str]) -> int:
+        """Appends to the file; its size in bytes then."""
         text = "".join(f"{line}\n" for line in lines).encode()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
@@ -91,11 +116,9 @@ class UsageWriter:
             except OSError:
                 os.ftruncate(descriptor, end)
                 raise
-            size = end + len(text)
+            return end + len(text)
         finally:
             os.close(descriptor)
-        if size >= self._settings.max_bytes:
-            self._rotate(path)
 
     def _rotate(self, path: Path) -> None:
         for number in range(self._settings.files - 1, 0, -1):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import aiohttp
 
 from tests.e2e.harness import Running
+from weighbridge.envoy.failures import ANSWER_BYTES_HEADER
 
 Fate = Literal["answered", "refused", "broken", "lost"]
 
@@ -88,6 +89,9 @@ async def ask(running: Running, body: bytes, headers: dict[str, str], outcome: O
         ) as response:
             if response.status != 200:
                 text = (await response.read())[:200].decode("utf-8", "replace")
+                # Its replica failed after the answer's headers, of which the client saw nothing.
+                if int(response.headers.get(ANSWER_BYTES_HEADER, 0)) > 0:
+                    return "broken"
                 outcome.refusals.append(f"{response.status} {text}")
                 return "refused"
             begun = True

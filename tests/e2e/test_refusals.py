@@ -59,3 +59,15 @@ async def test_no_replica_that_is_well(start: Starter, replicas: int) -> None:
         assert reply.status == 503
         assert error_of(reply)["code"] == "no_replica"
         assert int(reply.headers["retry-after"]) >= 1
+
+
+async def test_a_replica_that_fails_is_told_of_in_the_same_shape(start: Starter) -> None:
+    # Nobody watches health, so requests are sent to what is gone.
+    settings = {"health": {"enabled": False}}
+    async with start(replicas=1, sidecar=settings) as running:
+        await running.fault(0, kind="crash")
+        reply = await running.post(running.chat())
+        assert reply.status == 503
+        assert error_of(reply)["code"] == "replica_failed"
+        assert error_of(reply)["type"] == "server_error"
+        assert reply.headers["x-weighbridge-answer-bytes"] == "0"

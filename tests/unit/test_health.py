@@ -11,6 +11,7 @@ from aiohttp import web
 
 from weighbridge.config import Health, Telemetry
 from weighbridge.health import HealthWatch
+from weighbridge.loops import Loops
 
 QUIET = Telemetry(enabled=False)
 
@@ -152,3 +153,32 @@ async def test_each_change_of_state_is_logged_once(
     await asyncio.sleep(0.1)
     lines = [record.getMessage() for record in caplog.records if "replica" in record.getMessage()]
     assert lines == ["replica e is degraded (was healthy): slow, share 0.75"]
+
+
+async def test_what_breaks_is_counted_and_goes_on(page: Page, ear: Ear) -> None:
+    loops, hear, judge = Loops(pause_seconds=0.01), ear.hear, ear.judge
+    broken = {"hear": 2, "judge": 2}
+    judged = asyncio.Event()
+
+    def breaks(what: str) -> None:
+        broken[what] -= 1
+        if broken[what] >= 0:
+            raise RuntimeError(what)
+
+    def hear_at_last(observations_json: str) -> None:
+        breaks("hear")
+        hear(observations_json)
+
+    def judge_at_last() -> str:
+        breaks("judge")
+        judged.set()
+        return judge()
+
+    ear.hear, ear.judge = hear_at_last, judge_at_last  # type: ignore[method-assign]
+    watch = HealthWatch(ear, loops)
+    await watch.watch([page.endpoint], Health(interval_seconds=0.01, round_seconds=0.05), QUIET)
+    await ear.hears(endpoint=page.endpoint, probe="good")
+    async with asyncio.timeout(5):
+        await judged.wait()
+    await watch.close()
+    assert loops.failures == {"health_polls": 2, "health": 2}

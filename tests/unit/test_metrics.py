@@ -78,6 +78,7 @@ STATUS: dict[str, Any] = {
     "spans_lost": 4,
     "spans": {"sent": 6, "failed": 5},
     "now_us": 9_000_000,
+    "loops": {"runtime": 2},
     "health": {"changes": {"ejected": {"slow": 3}}, "restarts": 6, "judged_at_us": 8_000_000},
     "replicas": [
         {
@@ -185,6 +186,7 @@ def test_health_arrives() -> None:
     assert found["weighbridge_health_changes_total", slow] == 3
     assert found["weighbridge_loop_age_seconds", (("loop", "assigner"),)] == 5
     assert found["weighbridge_loop_age_seconds", (("loop", "health"),)] == 1
+    assert found["weighbridge_loop_failures_total", (("loop", "runtime"),)] == 2
 
 
 def core(replicas: int) -> Core:

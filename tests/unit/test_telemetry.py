@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighbridge.envoy.outliers import read_clusters
+from weighbridge.loops import Loops
 from weighbridge.telemetry import Pace, Poller, last_record, read_iterations
 
 JSON = st.recursive(
@@ -76,7 +77,7 @@ async def test_a_thousand_replicas_are_polled_at_the_pace_that_is_set() -> None:
         under_way -= 1
 
     endpoints = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(1000)]
-    poller = Poller(poll, pace)
+    poller = Poller("polls", poll, pace, Loops())
     await poller.follow(endpoints)
     async with asyncio.timeout(20):
         while len(polled) < len(endpoints):

@@ -1,5 +1,6 @@
 """The usage log: whole lines, rotated, nothing lost that the disk took."""
 
+import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from weighbridge._core import Core
 from weighbridge.config import UsageLog
+from weighbridge.loops import Loops
 from weighbridge.usage import UsageWriter
 
 
@@ -102,3 +104,44 @@ def test_a_full_disk_loses_nothing_that_still_fits_in_memory(
     records.add(1)
     log.write()
     assert numbers(path) == [1, 2, 3, 4]
+
+
+def test_who_breaks_on_a_record_keeps_no_record_from_the_log(
+    tmp_path: Path, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(_: list[dict[str, Any]]) -> None:
+        raise KeyError("replica")
+
+    loops, settings = Loops(), UsageLog(path=str(tmp_path / "usage.jsonl"))
+    log = UsageWriter(cast("Core", records), settings, breaks, loops)
+    for _ in range(2):
+        records.add(2)
+        log.write()
+    assert numbers(tmp_path / "usage.jsonl") == [1, 2, 3, 4]
+    assert loops.failures["usage_note"] == 2
+    assert "KeyError: 'replica'" in caplog.text, "with its trace"
+
+
+async def test_what_is_left_is_written_when_the_sidecar_ends(
+    tmp_path: Path, records: Records, writer: Callable[..., UsageWriter]
+) -> None:
+    running = asyncio.create_task(writer(interval_seconds=1).run())
+    await asyncio.sleep(0)
+    records.add(3)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert numbers(tmp_path / "usage.jsonl") == [1, 2, 3]
+
+
+def test_a_rotation_that_fails_bills_nothing_twice(
+    tmp_path: Path, records: Records, writer: Callable[..., UsageWriter]
+) -> None:
+    log, path = writer(max_bytes=65_536, files=1), tmp_path / "usage.jsonl"
+    # A folder that is not empty cannot be replaced by a file.
+    (tmp_path / "usage.jsonl.1" / "full").mkdir(parents=True)
+    records.add(3_000)
+    log.write()
+    records.add(1)
+    log.write()
+    assert numbers(path) == list(range(1, 3_002))

@@ -15,6 +15,7 @@ from weighbridge.discovery.gather import Gathering
 from weighbridge.discovery.membership import Membership, Pace
 from weighbridge.discovery.source import Found
 from weighbridge.discovery.sources import sources
+from weighbridge.loops import Loops
 from weighbridge.tls import Certificates
 from weighbridge.xds.server import AdsServer
 
@@ -36,8 +37,11 @@ class Fleet:
         core: Core,
         profiles: frozenset[str],
         on_change: Callable[[], None],
+        *,
+        loops: Loops,
     ) -> None:
         self._base = base
+        self._loops = loops
         self._core = core
         self._profiles = profiles
         self._on_change = on_change
@@ -145,7 +149,7 @@ class Fleet:
         return made
 
     def _follow(self) -> None:
-        self._following = asyncio.create_task(self._gathering.run())
+        self._following = self._loops.start("discovery", self._gathering.run)
 
     async def _unfollow(self) -> None:
         if self._following is not None:
@@ -157,8 +161,8 @@ class Fleet:
         at = now()
         changed = False
         if relisted:
-            self._woken.clear()
             self._membership.want(self._gathering.found(), at, at_start=not self._started)
+            self._woken.clear()
             changed = True
         if self._gathering.is_complete:
             self._started = True

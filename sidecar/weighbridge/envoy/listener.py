@@ -56,7 +56,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
 from weighbridge.config import BodyMode, Config, EnvoySettings, TenantClaim, Tracing
-from weighbridge.envoy import identity, names
+from weighbridge.envoy import failures, identity, names
 from weighbridge.envoy.pack import address, pack, seconds
 
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
@@ -127,6 +127,7 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         always_set_request_id_in_response=True,
         access_log=access_logs(settings.access_log),
         tracing=tracer(config.tracing),
+        local_reply_config=failures.replies(),
         route_config=RouteConfiguration(
             name="routes",
             virtual_hosts=[virtual_host(settings)],
@@ -352,6 +353,8 @@ ACCESS_FIELDS = {
     "duration_ms": "%DURATION%",
     "replica": "%UPSTREAM_HOST%",
     "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "answer_bytes": failures.ANSWER_BYTES,
+    "details": "%RESPONSE_CODE_DETAILS%",
     "chosen": f"%DYNAMIC_METADATA({names.METADATA_NAMESPACE}:{names.DESTINATION})%",
 }
 
