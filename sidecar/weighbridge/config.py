@@ -244,8 +244,8 @@ class Queue(Section):
         1_000,
         ge=1,
         le=1e9,
-        description="MU that may wait, ms of the replicas' capacity: under lasting overload what "
-        "is served has waited about so long.",
+        description="MU that may wait, ms of the replicas' capacity, where more requests than "
+        "replicas do: under lasting overload what is served has waited about so long.",
     )
     max_wait_ms: int = Field(30_000, ge=0, le=110_000, description="Longest wait, ms.")
     min_share: float = Field(

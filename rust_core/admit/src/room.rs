@@ -37,7 +37,9 @@ impl Gate {
 
     fn is_queue_full(&self) -> bool {
         let work: MicroMu = self.classes.iter().map(|class| class.work).sum();
-        self.waiters.len() >= self.settings.queue_requests as usize || work >= self.full.queue
+        let waiting = self.waiters.len();
+        waiting >= self.settings.queue_requests as usize
+            || (waiting >= self.full.places && work >= self.full.queue)
     }
 
     /// Who has to make room: of the lowest class that must, the newest of who has most waiting.

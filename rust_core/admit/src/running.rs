@@ -9,6 +9,9 @@ use crate::settings::Settings;
 pub struct Capacity {
     /// Sum of the open replicas' MU per millisecond.
     pub mu_per_ms: f64,
+    /// How many they are: as many requests may wait, whatever they weigh. Before few replicas one
+    /// long prompt is more than the window of the queue.
+    pub replicas: u32,
     /// Sum of their KV tokens.
     pub kv_tokens: u64,
     /// Work in flight that came past this gate, as telemetry or other sidecars tell it.
@@ -21,8 +24,10 @@ pub(crate) struct Full {
     work: MicroMu,
     prefill: MicroMu,
     kv_tokens: i64,
-    /// MU that may wait.
+    /// MU that may wait…
     pub(crate) queue: MicroMu,
+    /// …where more than so many requests do.
+    pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
     foreign: Running,
 }
@@ -39,6 +44,7 @@ impl Full {
             prefill: window(settings.prefill_window_ms),
             kv_tokens,
             queue: window(settings.queue_window_ms),
+            places: capacity.replicas as usize,
             foreign,
         }
     }

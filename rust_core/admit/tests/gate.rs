@@ -106,6 +106,7 @@ fn settings() -> Settings {
 fn capacity(mu_per_ms: f64) -> Capacity {
     Capacity {
         mu_per_ms,
+        replicas: 0,
         kv_tokens: 20_000,
         ..Capacity::default()
     }
@@ -372,6 +373,7 @@ fn retry_after_is_what_waits_by_the_drain_rate() {
         Book::default(),
         Capacity {
             mu_per_ms: 2.0,
+            replicas: 0,
             kv_tokens: 1_000,
             ..Capacity::default()
         },
@@ -386,6 +388,28 @@ fn retry_after_is_what_waits_by_the_drain_rate() {
     assert_eq!(shed.reason, ShedReason::QueueFull);
     // 4,000 MU wait and 2 MU a ms leave.
     assert_eq!(shed.retry_after_ms, 2_000);
+}
+
+#[test]
+fn as_many_as_there_are_replicas_may_wait_whatever_they_weigh() {
+    let mut gate = Gate::new(
+        Settings {
+            queue_window_ms: 100.0,
+            window_ms: 1_000.0,
+            ..Settings::default()
+        },
+        Book::default(),
+        Capacity {
+            replicas: 2,
+            ..capacity(2.0)
+        },
+    );
+    let mut events = Vec::new();
+    let _grant = run(gate.offer(&offer("a", 2_000.0), 0, &mut events));
+    wait(gate.offer(&offer("a", 9_000.0), 0, &mut events));
+    wait(gate.offer(&offer("a", 9_000.0), 0, &mut events));
+    let third = gate.offer(&offer("a", 10.0), 0, &mut events);
+    assert!(matches!(third, Outcome::Shed(shed) if shed.reason == ShedReason::QueueFull));
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Doors {
                     let open = open.filter(|replica| replica.spec.state.is_open());
                     Capacity {
                         mu_per_ms: replicas.mu_per_ms,
+                        replicas: u32::try_from(open.clone().count()).unwrap_or(u32::MAX),
                         kv_tokens: open.map(|replica| replica.spec.kv_tokens).sum(),
                         foreign: Amount::default(),
                     }
