@@ -5,6 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from weighbridge.config import read_yaml
 from weighbridge.errors import ConfigError
 
@@ -37,6 +39,13 @@ def load_profile(path: Path) -> dict[str, Any]:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{path}: name: must be given")
     return profile
+
+
+def write_faster(profile: dict[str, Any], speed: float, path: Path) -> Path:
+    """Writes the profile of such replicas that run `speed` times as fast; its file."""
+    faster = profile | {"capacity_mu_per_min": profile["capacity_mu_per_min"] * speed}
+    path.write_text(yaml.safe_dump(faster, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def load_profiles(references: Iterable[str], base: Path, source: Path) -> list[dict[str, Any]]:

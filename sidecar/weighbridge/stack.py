@@ -22,7 +22,7 @@ from weighbridge.envoy.bootstrap import render
 from weighbridge.errors import RefusedError
 from weighbridge.ports import LOOPBACK, find_free_run, require_free
 from weighbridge.processes import Child, Family
-from weighbridge.profiles import load_profile, locate
+from weighbridge.profiles import load_profile, locate, write_faster
 
 T = TypeVar("T")
 
@@ -94,6 +94,10 @@ class Stack:
         self.profile = load_profile(locate(options.profile, Path.cwd()))
         self.ports = choose_ports(options)
         self.config_file = directory / "weighbridge.yaml"
+        # Their own speed is all that the sidecar may know of emulated replicas.
+        self._profile_file = write_faster(
+            self.profile, options.speed, directory / f"{self.profile['name']}.yaml"
+        )
         self.config = self.write_config(self.config_content())
         self._emulator_file = directory / "emulator.yaml"
         self._envoy_file = directory / "envoy.yaml"
@@ -135,7 +139,7 @@ class Stack:
             "admin": {"address": f"{LOOPBACK}:{ports.sidecar_admin}"},
             # What sends requests here, tests and the demo, is all there is before Envoy.
             "tenant_header": "x-tenant-id",
-            "profiles": [str(locate(self.options.profile, Path.cwd()).absolute())],
+            "profiles": [str(self._profile_file)],
             "replicas": [
                 {
                     "endpoint": f"{LOOPBACK}:{port}",

@@ -32,7 +32,7 @@ from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
 from weighbridge.ports import find_free_run
 from weighbridge.processes import Family
-from weighbridge.profiles import load_profile, locate
+from weighbridge.profiles import load_profile, locate, write_faster
 from weighbridge.stack import answers
 from weighbridge.traces import TraceRequest, find_trace
 from weighbridge.traffic import Outcome, drive
@@ -152,7 +152,7 @@ def prepare(setting: Setting, directory: Path) -> Site:
         admin_port=first + 1,
         more_ports=tuple(range(first + 2, base)),
         model=str(profile["models"][0]),
-        profile=str(file),
+        profile=str(write_faster(profile, setting.speed, directory / file.name)),
         kv_tokens=int(profile["kv_tokens"]),
         directory=directory,
         envoy=binary.find(),

@@ -2,6 +2,7 @@
 
 use crate::admission;
 use crate::core::{Core, Incoming, Weighed};
+use crate::hold::Hold;
 use crate::log::Record;
 use crate::metering::{Facts, Metering};
 use crate::observing::Observed;
@@ -247,11 +248,11 @@ impl Core {
         let waited_us = admitted.waited_us;
         let work = weighed.weighing.work(decision.cached_blocks);
         let cost = weighed.weighing.profile().cost(&work);
-        let charge = replica.load.charge(Amount {
+        let hold = Hold::new(replica.load.charge(Amount {
             prefill: decision.prefill,
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
-        });
+        }));
         let steered = !self.observes_only();
         let flight = self
             .watch
@@ -307,8 +308,8 @@ impl Core {
             decode_mu: cost.decode_mu,
             waited_us,
         };
-        let bill = Metering::open(facts, admitted.pass, replica, flight);
-        let mut ticket = Ticket::new(number, origin, charge, replica, bill, &fallbacks);
+        let bill = Metering::open(facts, admitted.pass, replica, &hold, flight);
+        let mut ticket = Ticket::new(number, origin, hold, replica, bill, &fallbacks);
         if !steered {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));

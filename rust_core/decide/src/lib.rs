@@ -11,6 +11,7 @@ mod explain;
 mod foreign;
 mod health;
 mod histogram;
+mod hold;
 mod keyspace;
 mod log;
 mod measures;

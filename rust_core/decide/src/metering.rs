@@ -1,5 +1,6 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
+use crate::hold::Hold;
 use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::outbox::Outbox;
 use crate::responses::{Kept, Responses};
@@ -71,6 +72,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Bill {
     facts: Facts,
+    hold: Arc<Hold>,
     state: Mutex<BillState>,
 }
 
@@ -83,6 +85,8 @@ struct BillState {
     status: u16,
     /// When the reply's headers came.
     first_byte_us: Option<u64>,
+    /// Its prompt is computed, as far as can be seen.
+    is_computed: bool,
     /// Somebody observes the reply and is not done.
     is_observed: bool,
     reply: Option<Reply>,
@@ -102,13 +106,26 @@ impl Bill {
             state.replica = Arc::clone(replica);
         }
         state.first_byte_us = state.first_byte_us.or(Some(now_us));
-        if let Some((signs, mut flight)) = state.flight.take() {
-            if has_moved || status >= 400 {
+        if has_moved || status >= 400 {
+            if let Some((signs, flight)) = state.flight.take() {
                 signs.end(flight, None, now_us);
-            } else {
-                signs.first_byte(&mut flight, self.facts.decode_mu, now_us);
-                state.flight = Some((signs, flight));
             }
+        }
+        // Engines send a stream's headers before they compute its prompt: whoever observes the reply
+        // tells when its first output comes.
+        if !state.is_observed || status >= 400 {
+            self.computed(&mut state, now_us);
+        }
+    }
+
+    /// The prompt is computed: what was charged for that is given back.
+    fn computed(&self, state: &mut BillState, now_us: u64) {
+        if std::mem::replace(&mut state.is_computed, true) {
+            return;
+        }
+        self.hold.prefill_done();
+        if let Some((signs, flight)) = &mut state.flight {
+            signs.first_byte(flight, self.facts.decode_mu, now_us);
         }
         if let Some(pass) = &mut state.pass {
             pass.prefill_done(now_us);
@@ -130,6 +147,7 @@ impl Bill {
 pub struct Observer {
     bill: Arc<Bill>,
     reader: Option<ReplyReader>,
+    has_output: bool,
 }
 
 impl Observer {
@@ -142,6 +160,10 @@ impl Observer {
     pub fn body(&mut self, bytes: &[u8], now_us: u64) {
         if let Some(reader) = &mut self.reader {
             reader.feed(bytes, now_us);
+            if !self.has_output && reader.has_output() {
+                self.has_output = true;
+                self.bill.computed(&mut self.bill.lock(), now_us);
+            }
         }
     }
 }
@@ -221,16 +243,19 @@ impl Metering {
         facts: Facts,
         pass: Option<Pass>,
         replica: &Arc<Replica>,
+        hold: &Arc<Hold>,
         flight: Option<(Arc<Signs>, Flight)>,
     ) -> Arc<Bill> {
         Arc::new(Bill {
             facts,
+            hold: Arc::clone(hold),
             state: Mutex::new(BillState {
                 pass,
                 replica: Arc::clone(replica),
                 flight,
                 status: 0,
                 first_byte_us: None,
+                is_computed: false,
                 is_observed: false,
                 reply: None,
                 ended_us: None,
@@ -255,7 +280,11 @@ impl Metering {
         }
         state.is_observed = true;
         drop(state);
-        Some(Observer { bill, reader: None })
+        Some(Observer {
+            bill,
+            reader: None,
+            has_output: false,
+        })
     }
 
     /// The reply was seen to its end.
@@ -271,6 +300,9 @@ impl Metering {
             self.responses.note(&facts.tenant, response, kept);
         }
         state.is_observed = false;
+        if state.first_byte_us.is_some() {
+            observer.bill.computed(&mut state, now_us);
+        }
         if state.ended_us.is_some() {
             self.settle(facts, &mut state, now_us);
         }

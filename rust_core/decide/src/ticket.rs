@@ -1,9 +1,10 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
+use crate::hold::Hold;
 use crate::metering::Bill;
 use crate::observing::Observed;
 use std::sync::Arc;
-use weighbridge_place::{Charge, Key, Replica, ReplicaId};
+use weighbridge_place::{Key, Replica, ReplicaId};
 
 /// Where a request came from, for what is learnt when it ends.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Origin {
 pub struct Ticket {
     number: u64,
     origin: Origin,
-    charge: Charge,
+    hold: Arc<Hold>,
     replica: Arc<Replica>,
     bill: Arc<Bill>,
     endpoints: String,
@@ -33,7 +34,7 @@ impl Ticket {
     pub(crate) fn new(
         number: u64,
         origin: Origin,
-        charge: Charge,
+        hold: Arc<Hold>,
         replica: &Arc<Replica>,
         bill: Arc<Bill>,
         fallbacks: &[String],
@@ -46,7 +47,7 @@ impl Ticket {
         Self {
             number,
             origin,
-            charge,
+            hold,
             replica: Arc::clone(replica),
             bill,
             endpoints,
@@ -111,18 +112,23 @@ impl Ticket {
     /// KV tokens held, times the ms since it was placed.
     pub(crate) fn kv_token_ms(&self, now_us: u64) -> u64 {
         let held_ms = now_us.saturating_sub(self.origin.at_us) / 1000;
-        self.charge.amount().kv_tokens.saturating_mul(held_ms)
+        self.hold.amount().kv_tokens.saturating_mul(held_ms)
     }
 
-    /// The first byte of the reply is there: its prefill is done.
+    /// The reply's headers are there.
     pub(crate) fn first_byte(&mut self, status: u16, now_us: u64) {
-        self.charge.prefill_done();
         self.bill.first_byte(status, &self.replica, now_us);
     }
 
     /// Another replica served it (a retry moved on): the charge goes there.
     pub(crate) fn move_to(&mut self, replica: &Arc<Replica>) {
-        self.charge = replica.load.charge(self.charge.amount());
+        self.hold.move_to(replica);
         self.replica = Arc::clone(replica);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.hold.release();
     }
 }

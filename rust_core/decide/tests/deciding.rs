@@ -9,7 +9,7 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
-use weighbridge_decide::{Core, Explanation, Incoming, Placing, Status, Ticket};
+use weighbridge_decide::{Begun, Core, Explanation, Incoming, Placing, Status, Ticket};
 use weighbridge_weigh::{Body, Endpoint};
 
 fn core(replicas: usize) -> Core {
@@ -164,6 +164,49 @@ fn an_ended_request_leaves_nothing_on_the_ledger_but_its_prefix() {
     assert_eq!(records[0].cached_tokens, 0);
     assert!(records[1].cached_tokens * 10 > records[1].prompt_tokens * 8);
     assert!(records[1].prefill_mu < records[0].prefill_mu / 4.0);
+}
+
+#[test]
+fn the_prompt_is_charged_until_output_is_seen_where_somebody_looks() {
+    let prefill = |core: &Core| -> f64 {
+        let status = Status::of(core);
+        status.replicas.iter().map(|one| one.prefill_mu).sum()
+    };
+    let body = chat("hello");
+    let begin = |core: &Core| match core.begin(&incoming(None, &body), 0).unwrap() {
+        Begun::Placed(ticket) => ticket,
+        Begun::Waits(_) => panic!("nothing else is in flight"),
+    };
+
+    let watched = core(2);
+    let mut ticket = begin(&watched);
+    let mut observer = watched.observe("r").unwrap();
+    // Engines send a stream's headers before they compute its prompt.
+    watched.first_byte(&mut ticket, 200, None, 1_000);
+    observer.begin(Some("text/event-stream"), None);
+    let role = r#"data: {"choices":[{"delta":{"role":"assistant","content":""}}]}"#;
+    observer.body(format!("{role}\n\n").as_bytes(), 2_000);
+    assert!(prefill(&watched) > 0.0);
+    let text = r#"data: {"choices":[{"delta":{"content":"Hi"}}]}"#;
+    observer.body(format!("{text}\n\n").as_bytes(), 3_000);
+    assert_eq!(prefill(&watched), 0.0);
+    watched.observed(observer, 4_000);
+    watched.end(ticket, 4_000);
+
+    let refused = core(2);
+    let mut ticket = begin(&refused);
+    let observer = refused.observe("r").unwrap();
+    refused.first_byte(&mut ticket, 503, None, 1_000);
+    assert_eq!(prefill(&refused), 0.0);
+    refused.observed(observer, 2_000);
+    refused.end(ticket, 2_000);
+
+    let unwatched = core(2);
+    let mut ticket = begin(&unwatched);
+    assert!(prefill(&unwatched) > 0.0);
+    unwatched.first_byte(&mut ticket, 200, None, 1_000);
+    assert_eq!(prefill(&unwatched), 0.0);
+    unwatched.end(ticket, 2_000);
 }
 
 #[test]

@@ -202,6 +202,7 @@ impl Replay {
             model: model.to_owned(),
             stream,
             exact_length,
+            told_length: None,
         };
         let mut bytes = Vec::new();
         self.inner

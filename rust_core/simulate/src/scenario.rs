@@ -88,6 +88,19 @@ impl Default for Slo {
     }
 }
 
+/// What the live core knows of answers' lengths before they are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerLength {
+    /// What it predicts.
+    #[default]
+    Predicted,
+    /// The truth.
+    Known,
+    /// It takes all for so many tokens long.
+    Tokens(u32),
+}
+
 /// What is simulated, besides the trace and the policy.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +132,9 @@ pub struct Scenario {
     /// found again; a replayed trace's words are not the engine's.
     #[serde(default = "yes")]
     pub answers_quoted: bool,
+    /// What is known of answers' lengths, to see what predicting them is worth.
+    #[serde(default)]
+    pub answer_length: AnswerLength,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,

@@ -15,6 +15,18 @@ pub struct BodyOptions {
     /// Whether `max_tokens` is the very length of the answer, not what the client allows: for
     /// engines that take it for the length.
     pub exact_length: bool,
+    /// What the request says of its answer's length, as a fact (`ignore_eos`): routers that predict
+    /// lengths take it instead. `None` says nothing.
+    pub told_length: Option<ToldLength>,
+}
+
+/// The length that an answer is said to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldLength {
+    /// As it will be.
+    True,
+    /// So many tokens, whatever it will be.
+    Tokens(u32),
 }
 
 impl BodyOptions {
@@ -25,6 +37,7 @@ impl BodyOptions {
             model: model.to_owned(),
             stream: true,
             exact_length: false,
+            told_length: None,
         }
     }
 }
@@ -58,12 +71,16 @@ pub(crate) fn write(
         content(trace, message, salt, pool, out);
         out.extend_from_slice(b"\"}");
     }
-    let limit = if options.exact_length {
-        request.output_tokens
-    } else {
-        request.max_tokens
+    let limit = match options.told_length {
+        Some(ToldLength::True) => request.output_tokens,
+        Some(ToldLength::Tokens(tokens)) => tokens,
+        None if options.exact_length => request.output_tokens,
+        None => request.max_tokens,
     };
     let _ = write!(out, "],\"max_tokens\":{limit}");
+    if options.told_length.is_some() {
+        out.extend_from_slice(b",\"ignore_eos\":true");
+    }
     if options.stream {
         out.extend_from_slice(b",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }

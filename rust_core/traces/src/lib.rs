@@ -22,7 +22,7 @@ mod text;
 mod timestamp;
 mod trace;
 
-pub use body::BodyOptions;
+pub use body::{BodyOptions, ToldLength};
 pub use builder::TraceBuilder;
 pub use error::TraceError;
 pub use format::Format;

@@ -111,6 +111,13 @@ impl ReplyReader {
         self.lost = written.is_err();
     }
 
+    /// Whether output has been seen: of a stream its first piece, of anything else its first bytes.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        let seen = |sink: &Sink| sink.parser.has_output();
+        (self.lost && self.wire_bytes > 0) || self.sink().is_some_and(seen)
+    }
+
     /// What was seen so far; at the end of the body, all of it.
     #[must_use]
     pub fn reply(&self) -> Reply {

@@ -110,6 +110,11 @@ impl Parser {
         }
     }
 
+    /// Whether output has been seen. What is no stream comes when all of it is there.
+    pub(crate) fn has_output(&self) -> bool {
+        self.reply.output_from_us.is_some() || self.form == Form::Json && self.reply.body_bytes > 0
+    }
+
     fn output_seen(&mut self) {
         let now = Some(self.now_us);
         self.reply.output_from_us = self.reply.output_from_us.or(now);

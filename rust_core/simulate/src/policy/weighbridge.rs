@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use weighbridge_decide::{
     Begun, Core, Incoming, Refusal, ReplicaSetting, Settings, Ticket, Waiting,
 };
-use weighbridge_traces::{BodyOptions, TextPool};
+use weighbridge_traces::{BodyOptions, TextPool, ToldLength};
 use weighbridge_weigh::{Body, Endpoint, Profile};
 
 use super::{Ask, Member, Policy, Standing, Usage, View};
 use crate::error::SimulateError;
-use crate::scenario::Scenario;
+use crate::scenario::{AnswerLength, Scenario};
 
 /// From one round of the assigner to the next, ms.
 const ROUND_MS: f64 = 2000.0;
@@ -70,7 +70,14 @@ impl Live {
                 .iter()
                 .map(|profile| profile.name.clone())
                 .collect(),
-            body: BodyOptions::streamed(model.map_or("", String::as_str)),
+            body: BodyOptions {
+                told_length: match scenario.answer_length {
+                    AnswerLength::Predicted => None,
+                    AnswerLength::Known => Some(ToldLength::True),
+                    AnswerLength::Tokens(tokens) => Some(ToldLength::Tokens(tokens)),
+                },
+                ..BodyOptions::streamed(model.map_or("", String::as_str))
+            },
             pool: TextPool::new(),
             bytes: Vec::new(),
             tickets: HashMap::new(),
