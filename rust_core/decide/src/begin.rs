@@ -220,9 +220,13 @@ impl Core {
         self.trace(traced, outcome, started_us, waited_us);
     }
 
+    /// The span above, where there is to be one below it.
+    fn sampled(&self, parent: Option<TraceParent>) -> Option<TraceParent> {
+        parent.filter(|parent| parent.is_sampled && self.spans.is_kept())
+    }
+
     fn trace(&self, traced: &Traced<'_>, outcome: SpanOutcome, started_us: u64, waited_us: u64) {
-        let parent = traced.parent.filter(|parent| parent.is_sampled);
-        let Some(parent) = parent.filter(|_| self.spans.is_kept()) else {
+        let Some(parent) = self.sampled(traced.parent) else {
             return;
         };
         self.spans.push(Span {
@@ -308,14 +312,13 @@ impl Core {
             decode_mu: cost.decode_mu,
             waited_us,
         };
-        let bill = Metering::open(facts, admitted.pass, replica, &hold, flight);
-        let mut ticket = Ticket::new(number, origin, hold, replica, bill, &fallbacks);
+        let bill = Metering::open(facts, admitted.pass, replica, hold, flight);
+        let mut ticket = Ticket::new(number, origin, replica, bill, &fallbacks);
         if !steered {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));
         }
-        let is_sampled = incoming.parent.is_some_and(|parent| parent.is_sampled);
-        let is_traced = is_sampled && self.spans.is_kept();
+        let is_traced = self.sampled(incoming.parent).is_some();
         if self.log.is_kept() || is_traced {
             let record = Arc::new(Record {
                 number,

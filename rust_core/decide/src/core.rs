@@ -13,6 +13,7 @@ use crate::outbox::Outbox;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
+use crate::shards::hash;
 use crate::span::{Span, TraceParent};
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
@@ -21,8 +22,6 @@ use crate::usage_log::UsageRecord;
 use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -204,10 +203,8 @@ impl Core {
                 .models
                 .profile(&replica.profile)
                 .map_or(1.0, |profile| profile.reference_batch);
-            let mut hasher = DefaultHasher::new();
-            replica.profile.hash(&mut hasher);
             #[allow(clippy::cast_possible_truncation)]
-            let group = hasher.finish() as u32;
+            let group = hash(&replica.profile) as u32;
             (replica.endpoint.clone(), (batch, group))
         };
         replicas.iter().map(kind).collect()

@@ -1,6 +1,6 @@
 //! A request's charge, shared by the stream that routes it and the one that observes its reply.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use weighbridge_place::{Amount, Charge, Replica};
 
 /// A charge that is held until its request has ended.
@@ -8,8 +8,8 @@ use weighbridge_place::{Amount, Charge, Replica};
 pub(crate) struct Hold(Mutex<Option<Charge>>);
 
 impl Hold {
-    pub(crate) fn new(charge: Charge) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Some(charge))))
+    pub(crate) fn new(charge: Charge) -> Self {
+        Self(Mutex::new(Some(charge)))
     }
 
     /// Gives back the prefill part.

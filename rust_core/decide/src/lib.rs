@@ -24,6 +24,7 @@ mod refusal;
 mod responses;
 mod session;
 mod settings;
+mod shards;
 mod signs;
 mod span;
 mod status;

@@ -4,12 +4,12 @@ use crate::hold::Hold;
 use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::outbox::Outbox;
 use crate::responses::{Kept, Responses};
+use crate::shards::{Shards, hash};
 use crate::signs::Signs;
 use crate::tally::TenantTallies;
 use crate::ticket::Origin;
 use crate::usage_log::{UsageRecord, UsageSource};
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weighbridge_admit::Pass;
 use weighbridge_learn::predict::{Ask, Predictor};
@@ -18,8 +18,6 @@ use weighbridge_learn::{CacheTrust, CacheVerdict, Flight, Panel};
 use weighbridge_place::{MicroMu, Replica};
 use weighbridge_weigh::{Profile, Reading, Work};
 
-/// Parts of the table of open bills.
-const SHARDS: usize = 16;
 /// Prompts are believed to be off their estimate by this factor at most, and by this many tokens.
 const MOST_OFF: u64 = 4;
 const MOST_OFF_TOKENS: u64 = 64;
@@ -33,7 +31,7 @@ pub(crate) struct Metering {
     panels: HashMap<Arc<str>, Panel>,
     measures: HashMap<Arc<str>, Measures>,
     caches: Mutex<HashMap<u32, CacheTrust>>,
-    open: [Mutex<HashMap<Box<str>, Arc<Bill>>>; SHARDS],
+    open: Shards<HashMap<Box<str>, Arc<Bill>>>,
     pub(crate) log: Outbox<UsageRecord>,
     pub(crate) responses: Responses,
     pub(crate) tenants: TenantTallies,
@@ -72,7 +70,7 @@ pub(crate) struct Facts {
 #[derive(Debug)]
 pub(crate) struct Bill {
     facts: Facts,
-    hold: Arc<Hold>,
+    hold: Hold,
     state: Mutex<BillState>,
 }
 
@@ -130,6 +128,11 @@ impl Bill {
         if let Some(pass) = &mut state.pass {
             pass.prefill_done(now_us);
         }
+    }
+
+    /// What it holds of its replica.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
     }
 
     /// Whether the whole body was seen.
@@ -192,9 +195,9 @@ impl Metering {
                 .collect(),
             panels,
             caches: Mutex::default(),
-            open: std::array::from_fn(|_| Mutex::default()),
+            open: Shards::default(),
             log: Outbox::new(log),
-            responses: Responses::new(),
+            responses: Responses::default(),
             tenants: TenantTallies::new(counted_tenants),
         }
     }
@@ -228,14 +231,7 @@ impl Metering {
     }
 
     fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Bill>>> {
-        #[allow(clippy::cast_possible_truncation)]
-        let at = hash(request_id) as usize % SHARDS;
-        // The remainder is always within the array.
-        let shard = self.open.get(at).unwrap_or_else(|| {
-            let [first, ..] = &self.open;
-            first
-        });
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.of(hash(request_id))
     }
 
     /// Opens a bill.
@@ -243,12 +239,12 @@ impl Metering {
         facts: Facts,
         pass: Option<Pass>,
         replica: &Arc<Replica>,
-        hold: &Arc<Hold>,
+        hold: Hold,
         flight: Option<(Arc<Signs>, Flight)>,
     ) -> Arc<Bill> {
         Arc::new(Bill {
             facts,
-            hold: Arc::clone(hold),
+            hold,
             state: Mutex::new(BillState {
                 pass,
                 replica: Arc::clone(replica),
@@ -516,12 +512,6 @@ impl Times {
             whole_us: since(state.ended_us.unwrap_or(now_us)),
         }
     }
-}
-
-pub(crate) fn hash(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 #[allow(clippy::cast_precision_loss)]

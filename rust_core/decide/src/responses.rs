@@ -1,15 +1,12 @@
 //! Which replica keeps which response: `/v1/responses` goes on from an earlier one by its id alone,
 //! and an engine knows only those that it gave itself.
 
-use crate::metering::hash;
+use crate::shards::{Shards, hash};
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use weighbridge_learn::usage::response_key;
 use weighbridge_place::{Key, ReplicaId};
 
-/// Parts of the table.
-const SHARDS: usize = 16;
-/// Responses of each part that are known; then the oldest is forgotten. Together some 10 MB.
+/// Responses of each shard that are known; then the oldest is forgotten. Together some 10 MB.
 const MOST: usize = 8_192;
 
 /// Where a response is kept.
@@ -22,9 +19,9 @@ pub(crate) struct Kept {
 }
 
 /// The responses that were given of late.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Responses {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Shards<Shard>,
 }
 
 #[derive(Debug, Default)]
@@ -34,16 +31,10 @@ struct Shard {
 }
 
 impl Responses {
-    pub(crate) fn new() -> Self {
-        Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
-        }
-    }
-
     /// A reply to `tenant` carried an id, known by its [`response_key`].
     pub(crate) fn note(&self, tenant: &str, response: u64, kept: Kept) {
         let id = hash((tenant, response));
-        let mut shard = self.shard(id);
+        let mut shard = self.shards.of(id);
         if shard.kept.insert(id, kept).is_none() {
             shard.oldest.push_back(id);
         }
@@ -57,21 +48,14 @@ impl Responses {
     /// Where the response that `tenant` calls `id` is kept, if it is known.
     pub(crate) fn find(&self, tenant: &str, id: &str) -> Option<Kept> {
         let id = hash((tenant, response_key(id.as_bytes())));
-        self.shard(id).kept.get(&id).copied()
-    }
-
-    #[allow(clippy::cast_possible_truncation)]
-    fn shard(&self, id: u64) -> MutexGuard<'_, Shard> {
-        let at = id as usize % SHARDS;
-        // The remainder is below the number of parts.
-        let shard = self.shards.get(at).unwrap_or(&self.shards[0]);
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards.of(id).kept.get(&id).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shards::SHARDS;
 
     fn kept(number: u32) -> Kept {
         Kept {
@@ -86,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_tenant_finds_its_own_responses_and_no_others() {
-        let responses = Responses::new();
+        let responses = Responses::default();
         note(&responses, "a", "resp_1", 7);
         assert_eq!(responses.find("a", "resp_1"), Some(kept(7)));
         assert_eq!(responses.find("b", "resp_1"), None);
@@ -95,17 +79,15 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_and_memory_is_bounded() {
-        let responses = Responses::new();
+        let responses = Responses::default();
         for number in 0..200_000_u32 {
             note(&responses, "a", &format!("resp_{number}"), number);
             note(&responses, "a", &format!("resp_{number}"), number);
         }
         assert_eq!(responses.find("a", "resp_0"), None);
         assert_eq!(responses.find("a", "resp_199999"), Some(kept(199_999)));
-        let held: usize = responses
-            .shards
-            .iter()
-            .map(|shard| shard.lock().unwrap().kept.len())
+        let held: usize = (0..SHARDS as u64)
+            .map(|shard| responses.shards.of(shard).kept.len())
             .sum();
         assert!(held <= SHARDS * MOST, "{held}");
     }

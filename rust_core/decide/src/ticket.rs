@@ -1,6 +1,5 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
-use crate::hold::Hold;
 use crate::metering::Bill;
 use crate::observing::Observed;
 use std::sync::Arc;
@@ -23,7 +22,6 @@ pub(crate) struct Origin {
 pub struct Ticket {
     number: u64,
     origin: Origin,
-    hold: Arc<Hold>,
     replica: Arc<Replica>,
     bill: Arc<Bill>,
     endpoints: String,
@@ -34,7 +32,6 @@ impl Ticket {
     pub(crate) fn new(
         number: u64,
         origin: Origin,
-        hold: Arc<Hold>,
         replica: &Arc<Replica>,
         bill: Arc<Bill>,
         fallbacks: &[String],
@@ -47,7 +44,6 @@ impl Ticket {
         Self {
             number,
             origin,
-            hold,
             replica: Arc::clone(replica),
             bill,
             endpoints,
@@ -112,7 +108,7 @@ impl Ticket {
     /// KV tokens held, times the ms since it was placed.
     pub(crate) fn kv_token_ms(&self, now_us: u64) -> u64 {
         let held_ms = now_us.saturating_sub(self.origin.at_us) / 1000;
-        self.hold.amount().kv_tokens.saturating_mul(held_ms)
+        self.bill.hold().amount().kv_tokens.saturating_mul(held_ms)
     }
 
     /// The reply's headers are there.
@@ -122,13 +118,13 @@ impl Ticket {
 
     /// Another replica served it (a retry moved on): the charge goes there.
     pub(crate) fn move_to(&mut self, replica: &Arc<Replica>) {
-        self.hold.move_to(replica);
+        self.bill.hold().move_to(replica);
         self.replica = Arc::clone(replica);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.hold.release();
+        self.bill.hold().release();
     }
 }
