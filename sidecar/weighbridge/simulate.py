@@ -74,8 +74,8 @@ class Options:
     events: Sequence[str] = ()
     session_header: bool = True
     answers_quoted: bool = True
-    # "predicted", "known", or {"tokens": N}: what the live core knows of answers' lengths.
-    answer_length: str | dict[str, int] = "predicted"
+    # What the live core is told of answers' lengths, "known" or {"tokens": N}; none: it predicts.
+    told_length: str | dict[str, int] | None = None
     telemetry_ms: float = 50.0
     detect_ms: float = 1000.0
     jobs: int | None = None
@@ -160,7 +160,7 @@ def scenario_of(options: Options, trace: _core.Trace) -> dict[str, Any]:
         "detect_ms": options.detect_ms,
         "session_header": options.session_header,
         "answers_quoted": options.answers_quoted,
-        "answer_length": options.answer_length,
+        "told_length": options.told_length,
         "events": list(options.events),
         "core": dict(options.core),
     }

@@ -22,8 +22,8 @@ PAGE = ROOT / "docs" / "prediction.md"
 REPLICAS = 16
 SEEDS = 5
 # The conversation trace's answers are 343 tokens long on average.
-KNOWN: dict[str, str | dict[str, int]] = {
-    "predicted": "predicted",
+TOLD: dict[str, str | dict[str, int] | None] = {
+    "predicted": None,
     "known": "known",
     "all 343 tokens, the mean": {"tokens": 343},
     "all 256 tokens": {"tokens": 256},
@@ -44,8 +44,8 @@ def run(seconds: float) -> dict[str, dict[str, Any]]:
         warmup_s=seconds / 3,
     )
     found = {}
-    for name, length in KNOWN.items():
-        result = simulate(replace(options, answer_length=length))
+    for name, length in TOLD.items():
+        result = simulate(replace(options, told_length=length))
         found[name] = {"goodput": result["goodput"][0], "row": result["rows"][0]}
     return found
 

@@ -4,6 +4,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use weighbridge_engine::{EngineProfile, named_profile, profile_names};
+use weighbridge_traces::ToldLength;
 use weighbridge_weigh::{Profile, Work};
 
 use crate::error::SimulateError;
@@ -88,19 +89,6 @@ impl Default for Slo {
     }
 }
 
-/// What the live core knows of answers' lengths before they are there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnswerLength {
-    /// What it predicts.
-    #[default]
-    Predicted,
-    /// The truth.
-    Known,
-    /// It takes all for so many tokens long.
-    Tokens(u32),
-}
-
 /// What is simulated, besides the trace and the policy.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,9 +120,10 @@ pub struct Scenario {
     /// found again; a replayed trace's words are not the engine's.
     #[serde(default = "yes")]
     pub answers_quoted: bool,
-    /// What is known of answers' lengths, to see what predicting them is worth.
+    /// What the live core is told of answers' lengths, to see what predicting them is worth; left
+    /// out: nothing.
     #[serde(default)]
-    pub answer_length: AnswerLength,
+    pub told_length: Option<ToldLength>,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,

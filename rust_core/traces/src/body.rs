@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use serde::Deserialize;
+
 use crate::text::{TOKEN_BYTES, TextPool};
 use crate::trace::{Message, MessageId, Piece, Request, Role, Trace};
 
@@ -21,10 +23,11 @@ pub struct BodyOptions {
 }
 
 /// The length that an answer is said to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ToldLength {
     /// As it will be.
-    True,
+    Known,
     /// So many tokens, whatever it will be.
     Tokens(u32),
 }
@@ -72,7 +75,7 @@ pub(crate) fn write(
         out.extend_from_slice(b"\"}");
     }
     let limit = match options.told_length {
-        Some(ToldLength::True) => request.output_tokens,
+        Some(ToldLength::Known) => request.output_tokens,
         Some(ToldLength::Tokens(tokens)) => tokens,
         None if options.exact_length => request.output_tokens,
         None => request.max_tokens,

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use weighbridge_decide::{
     Begun, Core, Incoming, Refusal, ReplicaSetting, Settings, Ticket, Waiting,
 };
-use weighbridge_traces::{BodyOptions, TextPool, ToldLength};
+use weighbridge_traces::{BodyOptions, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
 
 use super::{Ask, Member, Policy, Standing, Usage, View};
 use crate::error::SimulateError;
-use crate::scenario::{AnswerLength, Scenario};
+use crate::scenario::Scenario;
 
 /// From one round of the assigner to the next, ms.
 const ROUND_MS: f64 = 2000.0;
@@ -71,11 +71,7 @@ impl Live {
                 .map(|profile| profile.name.clone())
                 .collect(),
             body: BodyOptions {
-                told_length: match scenario.answer_length {
-                    AnswerLength::Predicted => None,
-                    AnswerLength::Known => Some(ToldLength::True),
-                    AnswerLength::Tokens(tokens) => Some(ToldLength::Tokens(tokens)),
-                },
+                told_length: scenario.told_length,
                 ..BodyOptions::streamed(model.map_or("", String::as_str))
             },
             pool: TextPool::new(),
