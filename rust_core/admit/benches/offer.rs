@@ -38,7 +38,6 @@ fn gate(tenants: usize, mu_per_ms: f64) -> Gate {
         book(tenants),
         Capacity {
             mu_per_ms,
-            replicas: 0,
             kv_tokens: 1 << 40,
             ..Capacity::default()
         },

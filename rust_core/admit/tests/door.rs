@@ -21,7 +21,6 @@ fn door(window_ms: f64) -> Arc<Door> {
         Book::default(),
         Capacity {
             mu_per_ms: 1.0,
-            replicas: 0,
             kv_tokens: 1_000_000,
             ..Capacity::default()
         },

@@ -106,7 +106,6 @@ fn settings() -> Settings {
 fn capacity(mu_per_ms: f64) -> Capacity {
     Capacity {
         mu_per_ms,
-        replicas: 0,
         kv_tokens: 20_000,
         ..Capacity::default()
     }
@@ -373,7 +372,6 @@ fn retry_after_is_what_waits_by_the_drain_rate() {
         Book::default(),
         Capacity {
             mu_per_ms: 2.0,
-            replicas: 0,
             kv_tokens: 1_000,
             ..Capacity::default()
         },

@@ -34,7 +34,6 @@ fn gate(min_share: f64, tenants: Vec<(String, Terms)>) -> Gate {
         Book::new(tenants, Terms::default()).unwrap(),
         Capacity {
             mu_per_ms: 1.0,
-            replicas: 0,
             kv_tokens: 1_000_000,
             ..Capacity::default()
         },
