@@ -7,38 +7,22 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
+use common::{headers, message};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 use weighbridge_decide::{Core, Status, UsageRecord, UsageSource};
 use weighbridge_stream::wire::{
-    BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest,
-    ProcessingResponse, ProtocolConfiguration, Request, Response,
+    HeaderValue, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Request, Response,
 };
 use weighbridge_stream::{Limits, Stream};
 
 /// A core whose one replica is full with a single request.
 fn core(admission: &serde_json::Value) -> Arc<Core> {
-    let settings = serde_json::from_value(serde_json::json!({
-        "profiles": [{
-            "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
-            "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
-            "reference_batch": 32.0,
-            "cost": {
-                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 0.0,
-                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.0
-            }
-        }],
-        "admission": admission,
-        "usage_records": 100,
-    }))
-    .unwrap();
-    let core = Core::new(settings).unwrap();
-    let replicas = serde_json::json!([{"endpoint": "10.0.0.1:8000", "profile": "p"}]);
-    core.set_replicas(serde_json::from_value(replicas).unwrap())
-        .unwrap();
-    Arc::new(core)
+    common::core(&serde_json::json!({"admission": admission, "usage_records": 100}))
 }
 
 fn narrow() -> serde_json::Value {
@@ -46,28 +30,6 @@ fn narrow() -> serde_json::Value {
         "queue": {"window_ms": 10.0, "max_wait_ms": 5_000, "queue_requests": 2},
         "tenants": {"gold": {"guaranteed_mu_per_min": 60000.0}},
     })
-}
-
-fn headers(pairs: &[(&str, &str)]) -> Option<HeaderMap> {
-    let header = |(name, value): &(&str, &str)| HeaderValue {
-        key: Bytes::copy_from_slice(name.as_bytes()),
-        value: Bytes::new(),
-        raw_value: Bytes::copy_from_slice(value.as_bytes()),
-    };
-    Some(HeaderMap {
-        headers: pairs.iter().map(header).collect(),
-    })
-}
-
-fn message(request: Request) -> ProcessingRequest {
-    ProcessingRequest {
-        request: Some(request),
-        protocol_config: Some(ProtocolConfiguration {
-            request_body_mode: BodySendMode::BufferedPartial.into(),
-            ..ProtocolConfiguration::default()
-        }),
-        ..ProcessingRequest::default()
-    }
 }
 
 /// Sends a request; the replies to its body.
@@ -79,13 +41,13 @@ fn send(
 ) -> (Stream, Vec<ProcessingResponse>) {
     let mut stream = Stream::new(Arc::clone(core), Limits::default());
     let request = HttpHeaders {
-        headers: headers(&[
+        headers: Some(headers(&[
             (":method", "POST"),
             (":path", "/v1/chat/completions"),
             ("content-type", "application/json"),
             ("x-request-id", id),
             ("x-tenant-id", tenant),
-        ]),
+        ])),
         end_of_stream: false,
     };
     stream.on_message(message(Request::RequestHeaders(request)), now_us);
@@ -103,7 +65,7 @@ fn send(
 
 fn respond(stream: &mut Stream, status: &str, now_us: u64) {
     let response = HttpHeaders {
-        headers: headers(&[(":status", status)]),
+        headers: Some(headers(&[(":status", status)])),
         end_of_stream: false,
     };
     stream.on_message(message(Request::ResponseHeaders(response)), now_us);
@@ -113,7 +75,7 @@ fn respond(stream: &mut Stream, status: &str, now_us: u64) {
 fn observer(core: &Arc<Core>, id: &str) -> Stream {
     let mut stream = Stream::new(Arc::clone(core), Limits::default());
     let request = HttpHeaders {
-        headers: headers(&[("x-request-id", id)]),
+        headers: Some(headers(&[("x-request-id", id)])),
         end_of_stream: false,
     };
     copy(&mut stream, Request::RequestHeaders(request), 0);
@@ -135,7 +97,10 @@ fn copy_reply(stream: &mut Stream, body: &str) {
 /// The headers come at once, the body at `now_us`.
 fn copy_reply_at(stream: &mut Stream, now_us: u64, body: &str) {
     let response = HttpHeaders {
-        headers: headers(&[(":status", "200"), ("content-type", "application/json")]),
+        headers: Some(headers(&[
+            (":status", "200"),
+            ("content-type", "application/json"),
+        ])),
         end_of_stream: false,
     };
     copy(stream, Request::ResponseHeaders(response), 0);

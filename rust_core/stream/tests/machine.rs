@@ -6,15 +6,17 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
+use common::headers;
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use std::sync::Arc;
 use weighbridge_decide::{Core, Settings};
 use weighbridge_stream::wire::{
-    BodySendMode, CommonAnswer, HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers,
-    ImmediateResponse, Metadata, ProcessingRequest, ProcessingResponse, ProtocolConfiguration,
-    Request, Response,
+    BodySendMode, CommonAnswer, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Metadata,
+    ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request, Response,
 };
 use weighbridge_stream::{Limits, Stream};
 
@@ -44,19 +46,6 @@ fn core() -> Arc<Core> {
     )
     .unwrap();
     Arc::new(core)
-}
-
-fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
-    HeaderMap {
-        headers: pairs
-            .iter()
-            .map(|(name, value)| HeaderValue {
-                key: Bytes::copy_from_slice(name.as_bytes()),
-                value: Bytes::new(),
-                raw_value: Bytes::copy_from_slice(value.as_bytes()),
-            })
-            .collect(),
-    }
 }
 
 /// A client's request as Envoy sends it.

@@ -6,14 +6,17 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
+use common::headers;
 use prost_types::{Struct, Value, value::Kind};
 use serde_json::json;
 use std::sync::Arc;
 use weighbridge_decide::Core;
 use weighbridge_stream::wire::{
-    BodySendMode, CommonAnswer, HeaderMap, HeaderValue, HttpBody, HttpHeaders, Metadata,
-    ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request, Response,
+    BodySendMode, CommonAnswer, HttpBody, HttpHeaders, Metadata, ProcessingRequest,
+    ProcessingResponse, ProtocolConfiguration, Request, Response,
 };
 use weighbridge_stream::{Limits, Stream};
 
@@ -50,17 +53,6 @@ fn core() -> Arc<Core> {
     Arc::new(core)
 }
 
-fn headers(pairs: &[(&str, &str)]) -> Option<HeaderMap> {
-    let value = |(name, value): &(&str, &str)| HeaderValue {
-        key: Bytes::copy_from_slice(name.as_bytes()),
-        value: Bytes::new(),
-        raw_value: Bytes::copy_from_slice(value.as_bytes()),
-    };
-    Some(HeaderMap {
-        headers: pairs.iter().map(value).collect(),
-    })
-}
-
 /// A whole request up to its reply's headers, served by `served`: the stream, and all replies.
 fn request(
     core: &Arc<Core>,
@@ -87,12 +79,12 @@ fn request(
         filter_metadata: [("envoy.lb".to_owned(), leaf)].into(),
     };
     let head = Request::RequestHeaders(HttpHeaders {
-        headers: headers(&[
+        headers: Some(headers(&[
             (":method", "POST"),
             (":path", "/v1/chat/completions"),
             ("content-type", kind),
             ("content-length", &body.len().to_string()),
-        ]),
+        ])),
         end_of_stream: false,
     });
     let body = Request::RequestBody(HttpBody {
@@ -100,7 +92,7 @@ fn request(
         end_of_stream: true,
     });
     let reply = Request::ResponseHeaders(HttpHeaders {
-        headers: headers(&[(":status", "200")]),
+        headers: Some(headers(&[(":status", "200")])),
         end_of_stream: false,
     });
     let mut replies = Vec::new();

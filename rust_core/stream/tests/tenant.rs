@@ -7,38 +7,24 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
+use common::{headers, message};
 use prost_types::{Struct, Value, value::Kind};
 use std::sync::Arc;
 use weighbridge_decide::{Core, Status};
-use weighbridge_stream::wire::{
-    BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, Metadata, ProcessingRequest,
-    ProtocolConfiguration, Request,
-};
+use weighbridge_stream::wire::{HttpBody, HttpHeaders, Metadata, ProcessingRequest, Request};
 use weighbridge_stream::{Limits, Stream};
 
 const JWT: &str = "envoy.filters.http.jwt_authn";
 
 fn core(more: &serde_json::Value) -> Arc<Core> {
-    let mut settings = serde_json::json!({
-        "profiles": [{
-            "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
-            "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
-            "reference_batch": 32.0,
-            "cost": {
-                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 0.0,
-                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.0
-            }
-        }],
-        "admission": {"enabled": false, "tenants": {"gold": {}}},
-    });
+    let mut settings =
+        serde_json::json!({"admission": {"enabled": false, "tenants": {"gold": {}}}});
     let all = settings.as_object_mut().unwrap();
     all.extend(more.as_object().unwrap().clone());
-    let core = Core::new(serde_json::from_value(settings).unwrap()).unwrap();
-    let replicas = serde_json::json!([{"endpoint": "10.0.0.1:8000", "profile": "p"}]);
-    core.set_replicas(serde_json::from_value(replicas).unwrap())
-        .unwrap();
-    Arc::new(core)
+    common::core(&settings)
 }
 
 fn by_claim() -> serde_json::Value {
@@ -83,24 +69,12 @@ fn begin(core: &Arc<Core>, header: &str, priority: &str, metadata: Option<Metada
         ("x-tenant-id", header),
         ("x-request-priority", priority),
     ];
-    let headers = pairs.map(|(name, value)| HeaderValue {
-        key: Bytes::from(name),
-        value: Bytes::new(),
-        raw_value: Bytes::copy_from_slice(value.as_bytes()),
-    });
     let first = ProcessingRequest {
-        request: Some(Request::RequestHeaders(HttpHeaders {
-            headers: Some(HeaderMap {
-                headers: headers.into(),
-            }),
-            end_of_stream: false,
-        })),
         metadata_context: metadata,
-        protocol_config: Some(ProtocolConfiguration {
-            request_body_mode: BodySendMode::BufferedPartial.into(),
-            ..ProtocolConfiguration::default()
-        }),
-        ..ProcessingRequest::default()
+        ..message(Request::RequestHeaders(HttpHeaders {
+            headers: Some(headers(&pairs)),
+            end_of_stream: false,
+        }))
     };
     stream.on_message(first, 0);
     let body = ProcessingRequest {

@@ -6,14 +6,14 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
+use common::{headers, message};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use weighbridge_decide::{Core, Span, SpanOutcome, Status, TraceParent};
-use weighbridge_stream::wire::{
-    BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest,
-    ProtocolConfiguration, Request,
-};
+use weighbridge_stream::wire::{HttpBody, HttpHeaders, Request};
 use weighbridge_stream::{Limits, Stream};
 
 const CLIENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -22,37 +22,11 @@ const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000bb-00
 
 /// A core that keeps so many spans and whose one replica is full with a single request.
 fn core(spans: usize) -> Arc<Core> {
-    let settings = serde_json::from_value(serde_json::json!({
-        "profiles": [{
-            "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
-            "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
-            "reference_batch": 32.0,
-            "cost": {
-                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 0.0,
-                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.0
-            }
-        }],
+    common::core(&serde_json::json!({
         "admission": {"queue": {"window_ms": 10.0, "max_wait_ms": 5_000, "queue_requests": 1}},
         "decision_log": 0,
         "spans": spans,
     }))
-    .unwrap();
-    let core = Core::new(settings).unwrap();
-    let replicas = serde_json::json!([{"endpoint": "10.0.0.1:8000", "profile": "p"}]);
-    core.set_replicas(serde_json::from_value(replicas).unwrap())
-        .unwrap();
-    Arc::new(core)
-}
-
-fn message(request: Request) -> ProcessingRequest {
-    ProcessingRequest {
-        request: Some(request),
-        protocol_config: Some(ProtocolConfiguration {
-            request_body_mode: BodySendMode::BufferedPartial.into(),
-            ..ProtocolConfiguration::default()
-        }),
-        ..ProcessingRequest::default()
-    }
 }
 
 /// Sends a request; `client` is its `traceparent`, `gateway` that of the stream.
@@ -73,15 +47,8 @@ fn send(
         ("x-request-id", "r"),
     ];
     pairs.extend(client.map(|text| ("traceparent", text)));
-    let header = |(name, value): &(&str, &str)| HeaderValue {
-        key: Bytes::copy_from_slice(name.as_bytes()),
-        value: Bytes::new(),
-        raw_value: Bytes::copy_from_slice(value.as_bytes()),
-    };
     let headers = HttpHeaders {
-        headers: Some(HeaderMap {
-            headers: pairs.iter().map(header).collect(),
-        }),
+        headers: Some(headers(&pairs)),
         end_of_stream: model.is_empty(),
     };
     stream.on_message(message(Request::RequestHeaders(headers)), now_us);
