@@ -56,6 +56,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Any as PackedMessage
 
 from weighbridge.address import HostPort, UnixPath
 from weighbridge.config import SidecarTls
@@ -127,20 +128,12 @@ def ads_cluster(server: HostPort | UnixPath, tls: SidecarTls | None = None) -> C
         connect_timeout=seconds(1),
         load_assignment=assignment(names.ADS_CLUSTER, [server]),
         transport_socket=tls_socket(tls) if tls else None,
-        typed_extension_protocol_options={
-            UPSTREAM_OPTIONS: pack(
-                UpstreamHttpOptions(
-                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                        http2_protocol_options=Http2ProtocolOptions(
-                            # A sidecar that hangs, or is gone without a word, is noticed.
-                            connection_keepalive=KeepaliveSettings(
-                                interval=seconds(10), timeout=seconds(5)
-                            )
-                        )
-                    )
-                )
+        # A sidecar that hangs, or is gone without a word, is noticed.
+        typed_extension_protocol_options=http2(
+            Http2ProtocolOptions(
+                connection_keepalive=KeepaliveSettings(interval=seconds(10), timeout=seconds(5))
             )
-        },
+        ),
     )
 
 
@@ -151,15 +144,7 @@ def collector_cluster(collector: HostPort) -> Cluster:
         type=discovery(collector),
         connect_timeout=seconds(1),
         load_assignment=assignment(names.COLLECTOR_CLUSTER, [collector]),
-        typed_extension_protocol_options={
-            UPSTREAM_OPTIONS: pack(
-                UpstreamHttpOptions(
-                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                        http2_protocol_options=Http2ProtocolOptions()
-                    )
-                )
-            )
-        },
+        typed_extension_protocol_options=http2(Http2ProtocolOptions()),
     )
 
 
@@ -184,16 +169,21 @@ def sidecar_cluster(sidecar: HostPort | UnixPath, tls: SidecarTls | None = None)
         transport_socket=tls_socket(tls) if tls else None,
         # With the default, Envoy sends requests to an unhealthy sidecar as it is the only one.
         common_lb_config=no_panic(),
-        typed_extension_protocol_options={
-            UPSTREAM_OPTIONS: pack(
-                UpstreamHttpOptions(
-                    explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-                        http2_protocol_options=Http2ProtocolOptions()
-                    )
+        typed_extension_protocol_options=http2(Http2ProtocolOptions()),
+    )
+
+
+def http2(options: Http2ProtocolOptions) -> dict[str, PackedMessage]:
+    """HTTP/2 alone to a cluster: the form of its protocol options."""
+    return {
+        UPSTREAM_OPTIONS: pack(
+            UpstreamHttpOptions(
+                explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+                    http2_protocol_options=options
                 )
             )
-        },
-    )
+        )
+    }
 
 
 def tls_socket(tls: SidecarTls) -> TransportSocket:
