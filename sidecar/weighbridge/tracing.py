@@ -99,10 +99,11 @@ class SpanSender:
             while True:
                 await asyncio.sleep(self._interval)
                 await asyncio.to_thread(self.send)
-        finally:
+        except asyncio.CancelledError:
             await asyncio.to_thread(self.send)
             self._exporter.shutdown()
             self._provider.shutdown()
+            raise
 
     def send(self) -> None:
         """Sends what the core has; gives up for now at the first batch that is not taken."""
