@@ -3,16 +3,17 @@
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build
+ENV PIP_CACHE_DIR=/cache/pip CARGO_HOME=/cache/cargo
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates cargo g++ python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/cache/pip \
     python3 -m venv /tools && /tools/bin/pip install --disable-pip-version-check 'maturin>=1.9,<2' \
     && python3 -m venv --without-pip /opt/weighbridge
 WORKDIR /source
 # The Python dependencies first: they stay as they are when only the source changes.
 COPY pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/cache/pip \
     python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 e = p["optional-dependencies"]; print(*p["dependencies"], *e["kubernetes"], *e["otel"], sep="\n")' \
       > /tmp/requirements.txt \
@@ -28,7 +29,7 @@ ARG CARGO_PROFILE_RELEASE_LTO=thin
 ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS=4
 # What maturin strips need not be made.
 ARG CARGO_PROFILE_RELEASE_DEBUG=0
-RUN --mount=type=cache,target=/root/.cargo/registry \
+RUN --mount=type=cache,target=/cache/cargo/registry \
     --mount=type=cache,target=/source/target \
     /tools/bin/maturin build --release --locked --interpreter python3 --out /wheels \
     && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
