@@ -1,7 +1,7 @@
 //! A request's beginning: admitted or made to wait, placed, and charged.
 
 use crate::admission;
-use crate::core::{Core, Incoming, Weighed};
+use crate::core::{Core, Incoming};
 use crate::hold::Hold;
 use crate::log::Record;
 use crate::metering::{Facts, Metering};
@@ -9,6 +9,7 @@ use crate::observing::Observed;
 use crate::refusal::Refusal;
 use crate::span::{Span, SpanOutcome, TraceParent};
 use crate::ticket::{Origin, Ticket};
+use crate::weighed::Weighed;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The core: what all requests share, and the decision on one of them.
+//! The core: what all requests share, and what it is told of replicas, requests and settings.
 
 use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
@@ -7,11 +7,10 @@ use crate::foreign::Means;
 use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
 use crate::metering::{Metering, Observer};
-use crate::models::{Model, Models};
+use crate::models::Models;
 use crate::observing::Observing;
 use crate::outbox::Outbox;
 use crate::refusal::Refusal;
-use crate::session::Session;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::shards::hash;
 use crate::span::{Span, TraceParent};
@@ -19,18 +18,14 @@ use crate::tally::Tallies;
 use crate::ticket::Ticket;
 use crate::tokenizers;
 use crate::usage_log::UsageRecord;
-use crate::weighing::Weighing;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
-use weighbridge_place::{
-    Ask, Decision, Key, MicroMu, NoReplica, Pool, Registry, Replica, ReplicaId, ReplicaSpec, choose,
-};
-use weighbridge_weigh::decode::{Decoded, decode};
-use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
+use weighbridge_place::{Decision, Pool, Registry, ReplicaSpec};
+use weighbridge_weigh::{Body, Endpoint};
 
 /// What is known of a request when it is to be decided.
 #[derive(Clone, Copy, Debug)]
@@ -58,14 +53,14 @@ pub struct Incoming<'a> {
 /// Profiles, replicas, ledgers, prefix index and counters: shared by all requests.
 pub struct Core {
     settings: Settings,
-    models: Models,
+    pub(crate) models: Models,
     pub(crate) registry: Registry,
     /// The replicas as they were set, before health and drains have their say; locked while a pool is published.
     replicas: Mutex<Vec<ReplicaSetting>>,
     drains: Mutex<Drains>,
     pub(crate) watch: Watch,
     pub(crate) assigning: Assigning,
-    placing: ArcSwap<Placing>,
+    pub(crate) placing: ArcSwap<Placing>,
     pub(crate) doors: Doors,
     pub(crate) admits: AtomicBool,
     pub(crate) observes_only: AtomicBool,
@@ -469,133 +464,6 @@ impl Core {
         self.registry.pool_full()
     }
 
-    /// Reads and weighs a request, before any replica is looked at.
-    ///
-    /// # Errors
-    /// A refusal: unreadable, or a model that is not known.
-    pub fn weigh(&self, incoming: &Incoming<'_>) -> Result<Weighed, Refusal> {
-        let decoded = self.expand(incoming)?;
-        let body = decoded.body();
-        if body.complete && body.bytes.is_empty() {
-            return Err(Refusal::empty_body());
-        }
-        let reading = weighbridge_weigh::read(incoming.endpoint, body, &Limits::default())
-            .map_err(|error| Refusal::unreadable(&error))?;
-        let model = if reading.model.is_empty() && !body.complete {
-            self.models
-                .only()
-                .ok_or_else(|| Refusal::model_out_of_sight(body.bytes.len()))?
-        } else {
-            self.models
-                .get(&reading.model)
-                .ok_or_else(|| Refusal::unknown_model(&reading.model))?
-        };
-        let reading = self.count(model, incoming.endpoint, body, reading)?;
-        let is_counted = reading.exact.is_some();
-        let session = Session::of(incoming, &reading);
-        let tenant = incoming.tenant.unwrap_or_default();
-        let previous = reading.session.previous_response_id.as_deref();
-        let kept = previous.and_then(|id| self.metering.responses.find(tenant, id));
-        let key = match (&session, kept) {
-            // Each turn has another id: the key is that of the turn before.
-            (Session::PreviousResponse(_), Some(kept)) => kept.key,
-            _ => Key::of(tenant, session.bytes().as_ref()),
-        };
-        let factor = self.metering.factor(&model.name);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let predicted = |reading: &Reading, prompt_tokens| {
-            let ask = Metering::ask(&model.name, tenant, reading, prompt_tokens);
-            self.metering.predictor.predict(&ask).mean.round() as u64
-        };
-        Ok(Weighed {
-            key,
-            keeper: kept.map(|kept| kept.replica),
-            chain: reading
-                .prefix
-                .blocks()
-                .iter()
-                .map(|block| block.hash)
-                .collect(),
-            is_whole: body.complete,
-            is_counted,
-            factor,
-            weighing: Weighing::new(&model.reference, reading, factor, predicted),
-            model: model.clone(),
-            session,
-        })
-    }
-
-    /// The reading with its text counted by the model's tokenizer, where it has one.
-    fn count(
-        &self,
-        model: &Model,
-        endpoint: Endpoint,
-        body: Body<'_>,
-        reading: Reading,
-    ) -> Result<Reading, Refusal> {
-        match &model.tokenizer {
-            Some(tokenizer) if body.bytes.len() <= self.settings.tokenizer_max_bytes => {
-                read_exact(endpoint, body, &Limits::default(), tokenizer)
-                    .map_err(|error| Refusal::unreadable(&error))
-            }
-            _ => Ok(reading),
-        }
-    }
-
-    /// The body as JSON text, its content-encoding undone.
-    fn expand<'a>(&self, incoming: &Incoming<'a>) -> Result<Decoded<'a>, Refusal> {
-        decode(
-            incoming.content_encoding.unwrap_or_default(),
-            incoming.body,
-            self.settings.max_expanded_bytes,
-        )
-        .map_err(|error| Refusal::undecodable(&error))
-    }
-
-    /// Chooses a replica for a weighed request, charging nothing.
-    ///
-    /// # Errors
-    /// A refusal when no replica can take it.
-    pub fn place(
-        &self,
-        weighed: &Weighed,
-        incoming: &Incoming<'_>,
-        pool: &Pool,
-        now_us: u64,
-    ) -> Result<(Decision, Arc<Replica>), Refusal> {
-        let subset: Option<Vec<&str>> = incoming
-            .subset
-            .map(|all| all.iter().map(String::as_str).collect());
-        let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
-        let ask = Ask {
-            model: &weighed.model.name,
-            adapter: weighed
-                .model
-                .is_adapter
-                .then_some(weighed.weighing.reading().model.as_str()),
-            key: weighed.key,
-            chain: &weighed.chain,
-            prefill: &prefill,
-            decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
-            kv_tokens: weighed.weighing.kv_tokens(),
-            subset: subset.as_deref(),
-            keeper: weighed.keeper,
-            now_ms: now_us / 1000,
-            seed: self.numbers.load(Relaxed),
-        };
-        let none = || Refusal::no_replica(&weighed.model.name);
-        let assignment = self.assigning.current();
-        let slices = assignment.model(&weighed.model.name);
-        let choice = self.placing.load().choice();
-        let decision =
-            choose(pool, slices.map(Arc::as_ref), &ask, &choice).map_err(|error| match error {
-                NoReplica::UnknownModel | NoReplica::NoneReady | NoReplica::EmptySubset => none(),
-            })?;
-        let replica = pool.replica(decision.chosen).cloned().ok_or_else(none)?;
-        Ok((decision, replica))
-    }
-
-    /// Endpoints to retry on, in order.
     /// How many replicas are named after the chosen one.
     pub(crate) fn fallback_count(&self) -> usize {
         self.placing.load().fallbacks
@@ -606,6 +474,7 @@ impl Core {
         self.turns.fetch_add(1, Relaxed)
     }
 
+    /// Endpoints to retry on, in order.
     pub(crate) fn fallbacks(&self, decision: &Decision, pool: &Pool) -> Vec<String> {
         decision
             .fallbacks
@@ -613,35 +482,5 @@ impl Core {
             .take(self.placing.load().fallbacks)
             .filter_map(|id| pool.replica(*id).map(|other| other.spec.endpoint.clone()))
             .collect()
-    }
-}
-
-/// A request read and weighed, not yet placed.
-#[derive(Debug)]
-pub struct Weighed {
-    pub(crate) model: Model,
-    /// Its whole body was seen.
-    pub(crate) is_whole: bool,
-    /// Its text was counted by a tokenizer, not estimated.
-    pub(crate) is_counted: bool,
-    /// The factor on the estimate of its tokens.
-    pub(crate) factor: f64,
-    /// What its body says, and its costs.
-    pub weighing: Weighing,
-    /// Where it stands in its model's key space.
-    pub key: Key,
-    /// The replica that keeps the response it goes on from, where that is known.
-    pub(crate) keeper: Option<ReplicaId>,
-    /// The session that the key was made of.
-    pub session: Session,
-    /// Chained hashes of its prefix blocks.
-    pub chain: Vec<u64>,
-}
-
-impl Weighed {
-    /// The base model's name.
-    #[must_use]
-    pub fn model(&self) -> &str {
-        &self.model.name
     }
 }

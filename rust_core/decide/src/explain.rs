@@ -1,7 +1,8 @@
 //! A decision laid open: the same weighing and placing, nothing charged.
 
-use crate::core::{Core, Incoming, Weighed};
+use crate::core::{Core, Incoming};
 use crate::refusal::Refusal;
+use crate::weighed::Weighed;
 use serde::Serialize;
 use weighbridge_place::{Candidate, Decision, Pool, Verdict};
 use weighbridge_weigh::{CostVector, PromptTokens};

@@ -32,9 +32,10 @@ mod tally;
 mod ticket;
 mod tokenizers;
 mod usage_log;
+mod weighed;
 mod weighing;
 
-pub use crate::core::{Core, Incoming, Weighed};
+pub use crate::core::{Core, Incoming};
 pub use admission::{Admission, DoorStatus, QueueStatus, TenantStatus};
 pub use assigning::{AssignmentStatus, ModelReport};
 pub use begin::{Begun, Traced, Waiting};
@@ -58,4 +59,5 @@ pub use status::{ForeignStatus, ReplicaStatus, Status, TenantUsage};
 pub use tally::{Tallies, Tally, TenantTally};
 pub use ticket::Ticket;
 pub use usage_log::{UsageRecord, UsageSource};
+pub use weighed::Weighed;
 pub use weighing::Weighing;

@@ -1,6 +1,6 @@
 //! Observe-only mode: what was decided beside what the gateway did by itself.
 
-use crate::core::Weighed;
+use crate::weighed::Weighed;
 use crate::weighing::Weighing;
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
