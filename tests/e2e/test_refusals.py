@@ -1,8 +1,10 @@
 """What cannot be served: the documented answer, in OpenAI's shape, and nothing left charged."""
 
+import asyncio
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.e2e.harness import Reply, Running, Starter, until
@@ -71,3 +73,42 @@ async def test_a_replica_that_fails_is_told_of_in_the_same_shape(start: Starter)
         assert error_of(reply)["code"] == "replica_failed"
         assert error_of(reply)["type"] == "server_error"
         assert reply.headers["x-weighbridge-answer-bytes"] == "0"
+
+
+async def test_an_answer_that_had_begun_is_told_from_one_that_had_not(start: Starter) -> None:
+    begins = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    taken = 0
+
+    async def begin_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        await reader.readuntil(b"\r\n\r\n")
+        taken += 1
+        writer.write(begins)
+        await writer.drain()
+        writer.close()
+
+    settings = {"health": {"enabled": False}}
+    async with start(replicas=1, sidecar=settings) as running:
+        await running.fault(0, kind="crash")
+        host, port = running.stack.endpoints[0].split(":")
+        async with await asyncio.start_server(begin_and_die, host, int(port)):
+            await until(lambda: is_healthy(running))
+            taken = 0
+            reply = await running.post(running.chat())
+        # Its headers were still with the sidecar: the client saw nothing, and nothing was repeated.
+        assert (reply.status, taken) == (502, 1)
+        assert error_of(reply)["code"] == "replica_failed"
+        assert int(reply.headers["x-weighbridge-answer-bytes"]) >= len(begins)
+
+
+async def is_healthy(running: Running) -> bool:
+    """Whether Envoy sends requests to its replicas."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{running.stack.envoy_admin_url}/clusters") as page,
+    ):
+        lines = (await page.text()).splitlines()
+    flags = [line for line in lines if line.startswith("replicas::") and "health_flags" in line]
+    return bool(flags) and all(line.endswith("healthy") for line in flags)
