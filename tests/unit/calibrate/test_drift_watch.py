@@ -1,13 +1,15 @@
 """The sidecar's own check of profiles against the usage that it writes down."""
 
+import gc
 import logging
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from tests.unit.calibrate.test_drift import PROFILE, hidden, traffic
 from weighbridge import drift
-from weighbridge.drift import MOST_REPLICAS, DriftWatch
+from weighbridge.drift import MOST_REPLICAS, MOST_REQUESTS, DriftWatch
 from weighbridge.metrics import drift_families
 
 REPLICA = "10.0.0.1:8000"
@@ -85,3 +87,24 @@ def test_without_the_packages_of_calibrate_it_is_not_measured(
     watched.check()
     assert not watched.is_possible
     assert watched.report() == {}
+
+
+def test_memory_is_bounded_and_small() -> None:
+    watched = watch()
+    few = records(steps=1.0)
+
+    def held_mb(requests: int) -> float:
+        for _ in range(requests // len(few)):
+            # Each record has texts of its own, as one that was read from JSON has.
+            watched.note([one | {"replica": "".join(list(REPLICA))} for one in few])
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0] / 2**20
+
+    tracemalloc.start()
+    try:
+        empty = held_mb(0)
+        full = held_mb(MOST_REQUESTS)
+        assert full - empty < 4.0
+        assert held_mb(MOST_REQUESTS) - full < 0.1
+    finally:
+        tracemalloc.stop()
