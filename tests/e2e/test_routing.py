@@ -134,6 +134,27 @@ async def test_a_conversation_by_response_ids_stays_with_the_replica_that_knows_
             assert kept.status == 200, await kept.text()
 
 
+async def test_a_response_that_the_sidecar_never_saw_is_found_among_the_replicas(
+    running: Running,
+) -> None:
+    path = "/v1/responses"
+    body = {"model": running.stack.model, "input": "Said to a replica itself."}
+    for keeper in running.stack.endpoints:
+        async with running.client.post(f"http://{keeper}{path}", json=body) as given:
+            keeps = given.headers["x-served-by"]
+            name = response_id(Reply(given.status, {}, await given.read()))
+        async with running.client.get(f"{path}/{name}") as kept:
+            assert kept.status == 200, await kept.text()
+        for stream in (False, True):
+            reply = await running.post(
+                body | {"stream": stream, "previous_response_id": name}, path=path
+            )
+            assert reply.status == 200, reply.body
+            assert reply.replica == keeps
+    reply = await running.post(body | {"previous_response_id": "resp_nobody"}, path=path)
+    assert reply.status == 404, reply.body
+
+
 def response_id(reply: Reply) -> str:
     """The id of a response, whole or in events."""
     text = reply.body.decode()

@@ -286,7 +286,12 @@ impl Core {
         );
         tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
         tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
-        let fallbacks = self.fallbacks(decision, pool);
+        let seeks = weighed.seeks && self.fallback_count() > 0;
+        let fallbacks = if seeks {
+            self.others(&weighed.model.name, incoming.subset, &replica.spec.endpoint)
+        } else {
+            self.fallbacks(decision, pool)
+        };
         let origin = Origin {
             model: Arc::clone(&weighed.model.name),
             key: weighed.key,
@@ -315,6 +320,7 @@ impl Core {
         };
         let bill = Metering::open(facts, admitted.pass, replica, hold, flight);
         let mut ticket = Ticket::new(number, origin, replica, bill, &fallbacks);
+        ticket.seek(seeks);
         if !steered {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));

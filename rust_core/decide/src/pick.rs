@@ -3,6 +3,7 @@
 
 use crate::core::Core;
 use crate::refusal::Refusal;
+use crate::responses::ASKED;
 use std::cmp::Ordering;
 use weighbridge_place::{Replica, State};
 
@@ -25,10 +26,46 @@ impl Core {
     /// # Errors
     /// A refusal when no replica can take it.
     pub fn pick(&self, subset: Option<&[String]>) -> Result<String, Refusal> {
+        let named = self.least_loaded(None, subset, 1 + self.fallback_count());
+        if named.is_empty() {
+            return Err(Refusal::no_replica_at_all());
+        }
+        Ok(named.join(","))
+    }
+
+    /// As [`Core::pick`], with more replicas to ask: the request names a response of which it is
+    /// not known who keeps it. `None` where no other may be named, or none is open.
+    #[must_use]
+    pub fn seek(&self, subset: Option<&[String]>) -> Option<String> {
+        let named = self.least_loaded(None, subset, ASKED);
+        (self.fallback_count() > 0 && !named.is_empty()).then(|| named.join(","))
+    }
+
+    /// Those of `model` to ask after `chosen` who keeps a response.
+    pub(crate) fn others(
+        &self,
+        model: &str,
+        subset: Option<&[String]>,
+        chosen: &str,
+    ) -> Vec<String> {
+        let mut others = self.least_loaded(Some(model), subset, ASKED);
+        others.retain(|endpoint| endpoint != chosen);
+        others.truncate(ASKED - 1);
+        others
+    }
+
+    /// Endpoints of at most `count` open replicas, of `model` or of any, the least loaded first.
+    fn least_loaded(
+        &self,
+        model: Option<&str>,
+        subset: Option<&[String]>,
+        count: usize,
+    ) -> Vec<String> {
         let pool = self.pool();
         let mut open: Vec<(f64, &str)> = pool
             .replicas()
             .filter(|replica| replica.spec.state.is_open())
+            .filter(|replica| model.is_none_or(|model| model == &*replica.spec.model))
             .map(|replica| (busy_ms(replica), replica.spec.endpoint.as_str()))
             .filter(|(_, endpoint)| {
                 subset.is_none_or(|allowed| allowed.iter().any(|one| one == endpoint))
@@ -36,18 +73,13 @@ impl Core {
             .collect();
         // Of equal ones another each time: requests that are not charged would pile up on one.
         let turn = self.next_turn();
-        let count = open.len().max(1);
-        open.rotate_left(turn % count);
+        let shift = turn % open.len().max(1);
+        open.rotate_left(shift);
         open.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        let named: Vec<&str> = open
-            .into_iter()
-            .map(|(_, endpoint)| endpoint)
-            .take(1 + self.fallback_count())
-            .collect();
-        if named.is_empty() {
-            return Err(Refusal::no_replica_at_all());
-        }
-        Ok(named.join(","))
+        open.into_iter()
+            .map(|(_, endpoint)| endpoint.to_owned())
+            .take(count)
+            .collect()
     }
 }
 

@@ -9,6 +9,10 @@ use weighbridge_place::{Key, ReplicaId};
 /// Responses of each shard that are known; then the oldest is forgotten. Together some 10 MB.
 const MOST: usize = 8_192;
 
+/// Replicas that a request is offered to, one after another, when it names a response of which it
+/// is not known who keeps it: given by way of another sidecar, before a restart, or this very moment.
+pub(crate) const ASKED: usize = 8;
+
 /// Where a response is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {

@@ -25,6 +25,7 @@ pub struct Ticket {
     replica: Arc<Replica>,
     bill: Arc<Bill>,
     endpoints: String,
+    seeks: bool,
     observed: Option<Box<Observed>>,
 }
 
@@ -47,8 +48,21 @@ impl Ticket {
             replica: Arc::clone(replica),
             bill,
             endpoints,
+            seeks: false,
             observed: None,
         }
+    }
+
+    /// Any of the endpoints may be the one that keeps the response that the request goes on from.
+    pub(crate) fn seek(&mut self, seeks: bool) {
+        self.seeks = seeks;
+    }
+
+    /// Whether the next endpoint is to be asked when one answers that it does not know the response
+    /// that the request goes on from.
+    #[must_use]
+    pub fn seeks(&self) -> bool {
+        self.seeks
     }
 
     /// The decision is not carried out.

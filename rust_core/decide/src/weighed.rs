@@ -28,6 +28,8 @@ pub struct Weighed {
     pub key: Key,
     /// The replica that keeps the response it goes on from, where that is known.
     pub(crate) keeper: Option<ReplicaId>,
+    /// It goes on from a response of which it is not known who keeps it.
+    pub(crate) seeks: bool,
     /// The session that the key was made of.
     pub session: Session,
     /// Chained hashes of its prefix blocks.
@@ -84,6 +86,7 @@ impl Core {
         Ok(Weighed {
             key,
             keeper: kept.map(|kept| kept.replica),
+            seeks: previous.is_some() && kept.is_none(),
             chain: reading
                 .prefix
                 .blocks()

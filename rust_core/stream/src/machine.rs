@@ -233,12 +233,16 @@ impl Stream {
         let keeper = head.response.as_deref().filter(|_| steers);
         let keeper = keeper.and_then(|id| self.core.keeper(tenant, id, subset));
         let picks = steers && self.core.settings().unweighed == Unweighed::Pick;
+        let is_lost = steers && head.response.is_some() && keeper.is_none();
+        let sought = is_lost.then(|| self.core.seek(subset)).flatten();
+        let seeks = sought.is_some();
         let chosen = keeper
+            .or(sought)
             .map(Ok)
             .or_else(|| picks.then(|| self.core.pick(subset)));
         match chosen {
             Some(Ok(endpoints)) => {
-                replies.push(reply::choice(&endpoints, Response::RequestHeaders));
+                replies.push(reply::choice(&endpoints, seeks, Response::RequestHeaders));
             }
             Some(Err(refusal)) if self.refuse(&refusal, replies) => return,
             Some(Err(_)) | None => {
@@ -400,9 +404,17 @@ impl Stream {
         if !ticket.is_steered() {
             self.answer_unsteered(gather, body, ended, replies);
         } else if gather.headers_answered {
-            replies.push(reply::choice(ticket.endpoints(), Response::RequestBody));
+            replies.push(reply::choice(
+                ticket.endpoints(),
+                ticket.seeks(),
+                Response::RequestBody,
+            ));
         } else {
-            replies.push(reply::choice(ticket.endpoints(), Response::RequestHeaders));
+            replies.push(reply::choice(
+                ticket.endpoints(),
+                ticket.seeks(),
+                Response::RequestHeaders,
+            ));
             self.answer_held_body(body, gather.unanswered, ended, replies);
         }
         self.state = State::Placed(Box::new(ticket));

@@ -12,6 +12,12 @@ use weighbridge_decide::Refusal;
 /// Envoy takes chunks of at most 64 KiB in FULL_DUPLEX_STREAMED.
 pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
+/// Envoy's: further statuses of an upstream at which the request is repeated at the next one.
+const REPEATED_STATUSES: &str = "x-envoy-retriable-status-codes";
+
+/// Envoy's: how often a request may be repeated, in place of what the route says.
+const MOST_REPEATS: &str = "x-envoy-max-retries";
+
 /// Go on, with nothing changed.
 pub(crate) fn unchanged() -> CommonAnswer {
     CommonAnswer { response: None }
@@ -30,12 +36,21 @@ pub(crate) fn without_destination() -> CommonAnswer {
     }
 }
 
-/// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`.
-fn destination(endpoints: Bytes) -> CommonAnswer {
+/// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`. One that `seeks` is to be
+/// repeated at each of them, until one knows what the request asks for.
+fn destination(endpoints: Bytes, seeks: bool) -> CommonAnswer {
+    let repeats = endpoints.iter().filter(|byte| **byte == b',').count();
+    let mut set_headers = vec![HeaderValueOption::set(DESTINATION, endpoints)];
+    if seeks {
+        set_headers.extend([
+            HeaderValueOption::set(REPEATED_STATUSES, Bytes::from_static(b"404")),
+            HeaderValueOption::set(MOST_REPEATS, Bytes::from(repeats.to_string())),
+        ]);
+    }
     CommonAnswer {
         response: Some(CommonResponse {
             header_mutation: Some(HeaderMutation {
-                set_headers: vec![HeaderValueOption::set(DESTINATION, endpoints)],
+                set_headers,
                 remove_headers: Vec::new(),
             }),
             ..CommonResponse::default()
@@ -44,12 +59,16 @@ fn destination(endpoints: Bytes) -> CommonAnswer {
 }
 
 /// The answer that names `endpoints` to Envoy, in a header and in metadata; `make` says to which
-/// message it answers.
+/// message it answers. With `seeks`, a replica's 404 sends the request on to the next of them.
 #[must_use]
-pub fn choice(endpoints: &str, make: fn(CommonAnswer) -> Response) -> ProcessingResponse {
+pub fn choice(
+    endpoints: &str,
+    seeks: bool,
+    make: fn(CommonAnswer) -> Response,
+) -> ProcessingResponse {
     let endpoints = Bytes::copy_from_slice(endpoints.as_bytes());
     ProcessingResponse {
-        response: Some(make(destination(endpoints.clone()))),
+        response: Some(make(destination(endpoints.clone(), seeks))),
         dynamic_metadata: Some(destination_metadata(endpoints)),
         override_message_timeout: None,
     }

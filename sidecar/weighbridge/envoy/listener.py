@@ -65,9 +65,12 @@ METERING_FILTER = "envoy.filters.http.ext_proc/metering"
 # one that says 503: it is starting, stopping, or its engine is gone.
 RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes"
 RETRIED_STATUS = 503
-# What the sidecar may set: on a request its choice, on an answer of its own what says why.
+# What the sidecar may set: on a request its choice, and that a 404 be asked of the next replica
+# when nobody knows who keeps a response; on an answer of its own what says why.
 SIDECAR_HEADERS = (
-    r"x-gateway-destination-endpoint|x-weighbridge-.*|content-type|retry-after|x-ratelimit-.*"
+    # Envoy refuses a regex that compiles to more than 100 instructions.
+    r"x-(gateway|ratelimit|weighbridge)-.*|x-envoy-(max-retries|retriable-.*)"
+    r"|content-type|retry-after"
 )
 # The longest that the sidecar may ask for when it holds a request back, s.
 MAX_MESSAGE_TIMEOUT = 120
