@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from weighbridge.errors import RefusedError
@@ -102,6 +103,7 @@ def _watched(profile_of: Mapping[str, str]) -> dict[str, str]:
 def _optional() -> Any:
     """The check itself, which needs numpy and scipy; None where they are missing."""
     try:
-        return import_module("weighbridge.calibrate.drift")
+        checking = import_module("weighbridge.calibrate.drift")
     except ImportError:
         return None
+    return checking if find_spec("scipy") else None

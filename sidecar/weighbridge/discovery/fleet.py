@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weighbridge._core import Core
 from weighbridge.config import Config, Replica, ReplicaState
@@ -17,7 +17,9 @@ from weighbridge.discovery.source import Found
 from weighbridge.discovery.sources import sources
 from weighbridge.loops import Loops
 from weighbridge.tls import Certificates
-from weighbridge.xds.server import AdsServer
+
+if TYPE_CHECKING:
+    from weighbridge.xds.server import AdsServer
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,9 @@ class Fleet:
         """Begins to follow the sources, and to serve the list where that is configured."""
         address = config.discovery.ads.address
         if address is not None:
+            # Envoy's message types are half of what the sidecar would load, and few serve lists.
+            from weighbridge.xds.server import AdsServer  # noqa: PLC0415
+
             self._ads = await AdsServer(config.health.path, certificates).start(address)
         self._follow()
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weighbridge.config import Config
-from weighbridge.discovery.dns import DnsNames
 from weighbridge.discovery.endpoint_slices import ServiceEndpoints
 from weighbridge.discovery.envoy_admin import EnvoyCluster
 from weighbridge.discovery.file import FileList
@@ -31,6 +30,9 @@ def make(settings: AnySource, base: Path) -> Source:
         case FileSource():
             return FileList(settings, base)
         case DnsSource():
+            # Loads an HTTP client of its own; few look names up.
+            from weighbridge.discovery.dns import DnsNames  # noqa: PLC0415
+
             return DnsNames(settings)
         case EnvoySource():
             return EnvoyCluster(settings)
