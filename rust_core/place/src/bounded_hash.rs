@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
     fn run(&self, number: u64) -> Result<Decision, NoReplica> {
         let count = self.members.replicas.len();
         let mut seen = vec![false; count];
-        let mut candidates: SmallVec<[Candidate; 12]> = SmallVec::new();
+        let mut candidates: Vec<Candidate> = Vec::new();
         let mut chosen: Option<Candidate> = None;
         let mut after = 0;
         let hash = mix(0, self.ask.key.bits());

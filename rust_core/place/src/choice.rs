@@ -75,6 +75,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Home,
+        Self::ReplicaOfSlice,
+        Self::Cached,
+        Self::Keeper,
+        Self::SpillLoad,
+        Self::SpillKv,
+        Self::SpillHealth,
+        Self::Subset,
+        Self::Fallback,
+        Self::OnlyOne,
+    ];
+
     /// Its name in metrics and `explain`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -192,7 +206,7 @@ pub struct Decision {
     /// Number of the pool it was decided on.
     pub pool: u64,
     /// Every replica looked at, in order.
-    pub candidates: SmallVec<[Candidate; 12]>,
+    pub candidates: Vec<Candidate>,
 }
 
 /// Why no replica could be named.

@@ -41,6 +41,9 @@ const SMALL_POOL: usize = 8;
 /// Replicas of a slice that are looked at.
 const MOST_HOMES: usize = 4;
 
+/// Candidates that there is room for without asking for more memory.
+const MOST_LOOKED_AT: usize = 17;
+
 /// Prompts of fewer blocks say too little of their session for the prefix index to hold it together.
 const SHORT: usize = 4;
 
@@ -122,7 +125,9 @@ pub fn choose(
         settings,
         allowed: allowed.as_deref(),
         matches: &matches,
-        candidates: SmallVec::new(),
+        candidates: Vec::with_capacity(MOST_LOOKED_AT),
+        whole: (ask.prefill)(0),
+        partly: None,
     };
     look.at_slice(slices);
     ask.keeper.iter().for_each(|id| look.add(*id, Role::Keeper));
@@ -152,7 +157,11 @@ struct Look<'a> {
     settings: &'a ChoiceSettings,
     allowed: Option<&'a [ReplicaId]>,
     matches: &'a Matches,
-    candidates: SmallVec<[Candidate; 12]>,
+    candidates: Vec<Candidate>,
+    /// Prefill with nothing cached…
+    whole: MicroMu,
+    /// …and with as many blocks as were asked about last: candidates often hold as many.
+    partly: Option<(u32, MicroMu)>,
 }
 
 impl Look<'_> {
@@ -232,28 +241,44 @@ impl Look<'_> {
 
     /// The replica, if it still serves this model: the assignment may be older than the pool.
     fn member(&self, id: ReplicaId) -> Option<&Replica> {
-        let replica = self.pool.replica(id)?;
-        (replica.spec.model == self.members.model).then_some(&**replica)
+        let known = self.pool.replica(id).filter(|_| self.members.has(id));
+        known.map(|replica| &**replica)
     }
 
     fn add(&mut self, id: ReplicaId, role: Role) {
         if self.candidates.iter().any(|seen| seen.replica == id) {
             return;
         }
-        if let Some(replica) = self.member(id) {
+        let pool = self.pool;
+        let known = pool.replica(id).filter(|_| self.members.has(id));
+        if let Some(replica) = known {
             let candidate = self.weigh(replica, role);
             self.candidates.push(candidate);
         }
     }
 
-    fn weigh(&self, replica: &Replica, role: Role) -> Candidate {
+    /// Prefill on a replica that has so many blocks cached.
+    fn prefill(&mut self, cached_blocks: u32) -> MicroMu {
+        if cached_blocks == 0 {
+            return self.whole;
+        }
+        match self.partly {
+            Some((blocks, prefill)) if blocks == cached_blocks => prefill,
+            _ => {
+                let prefill = (self.ask.prefill)(cached_blocks);
+                self.partly = Some((cached_blocks, prefill));
+                prefill
+            }
+        }
+    }
+
+    fn weigh(&mut self, replica: &Replica, role: Role) -> Candidate {
         let settings = self.settings;
         let totals = replica.load.totals();
         let cached_blocks = replica.cache.believed(self.matches.blocks(replica.id));
         let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
         let wait_ms = ahead.max(0.0) / replica.mu_per_ms();
-        let prefill_ms =
-            (self.ask.prefill)(cached_blocks).as_mu().max(0.0) / replica.full_mu_per_ms();
+        let prefill_ms = self.prefill(cached_blocks).as_mu().max(0.0) / replica.full_mu_per_ms();
         let adapter = self
             .ask
             .adapter
@@ -277,7 +302,7 @@ impl Look<'_> {
             _ if kv_share > settings.kv_share => Verdict::KvFull,
             _ => Verdict::Fit,
         };
-        let whole_ms = (self.ask.prefill)(0).as_mu().max(0.0) / replica.full_mu_per_ms();
+        let whole_ms = self.whole.as_mu().max(0.0) / replica.full_mu_per_ms();
         let allowed_ms = settings.objective_ms + settings.objective_share * whole_ms;
         let late_ms = (wait_ms + prefill_ms - allowed_ms).max(0.0);
         let level_ms = if self.ask.chain.len() < SHORT {
@@ -318,13 +343,14 @@ impl Look<'_> {
                 Some(_) => NoReplica::EmptySubset,
                 None => NoReplica::NoneReady,
             })?;
+        let prefill = self.prefill(chosen.cached_blocks);
         Ok(Decision {
             chosen: chosen.replica,
             fallbacks: self.fallbacks(&chosen),
             reason: self.reason(&chosen, has_one),
             cached_blocks: chosen.cached_blocks,
-            prefill: (self.ask.prefill)(chosen.cached_blocks),
-            saved: self.saved(&chosen),
+            prefill,
+            saved: self.whole - prefill,
             pool: self.pool.number,
             candidates: self.candidates,
         })
@@ -459,13 +485,6 @@ impl Look<'_> {
             (Role::Cached, _) => Reason::Cached,
             (Role::Sampled, _) => Reason::SpillLoad,
         }
-    }
-
-    fn saved(&self, chosen: &Candidate) -> MicroMu {
-        if chosen.cached_blocks == 0 {
-            return MicroMu::ZERO;
-        }
-        (self.ask.prefill)(0) - (self.ask.prefill)(chosen.cached_blocks)
     }
 }
 

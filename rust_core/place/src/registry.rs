@@ -269,6 +269,13 @@ fn gather(model: String, replicas: Vec<Arc<Replica>>, old: Option<&ModelPool>) -
         );
     let mut with_adapter: HashMap<String, Vec<ReplicaId>> = HashMap::new();
     let mut open = Vec::with_capacity(replicas.len());
+    let highest = replicas.iter().map(|replica| replica.id.slot()).max();
+    let mut numbers: Box<[u64]> = vec![0; highest.map_or(0, |slot| slot / 64 + 1)].into();
+    for replica in &replicas {
+        if let Some(word) = numbers.get_mut(replica.id.slot() / 64) {
+            *word |= 1 << (replica.id.slot() % 64);
+        }
+    }
     let mut mu_per_ms = 0.0;
     for replica in replicas
         .iter()
@@ -289,6 +296,7 @@ fn gather(model: String, replicas: Vec<Arc<Replica>>, old: Option<&ModelPool>) -
         mu_per_ms,
         ring,
         open,
+        numbers,
         with_adapter,
     }
 }

@@ -155,8 +155,18 @@ pub struct ModelPool {
     pub(crate) ring: Arc<Ring>,
     /// Those that are open, to draw samples from.
     pub(crate) open: Vec<ReplicaId>,
+    /// A bit for each of its replicas' numbers: asked of every candidate, without a look at its name.
+    pub(crate) numbers: Box<[u64]>,
     /// Those that are open and have an adapter loaded.
     pub(crate) with_adapter: HashMap<String, Vec<ReplicaId>>,
+}
+
+impl ModelPool {
+    /// Whether the replica of this number is one of them.
+    pub(crate) fn has(&self, id: ReplicaId) -> bool {
+        let word = self.numbers.get(id.slot() / 64);
+        word.is_some_and(|word| word >> (id.slot() % 64) & 1 == 1)
+    }
 }
 
 /// An immutable, numbered snapshot of all replicas.

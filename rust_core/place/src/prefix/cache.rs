@@ -130,6 +130,9 @@ impl ReplicaCache {
         let allowed = blocks.allowed();
         let fits = chain.get(..allowed).unwrap_or(chain);
         let marks: SmallVec<[Mark; 64]> = self.index.marks(fits).collect();
+        blocks
+            .lru
+            .look_at(marks.iter().map(|mark| normal(mark.block)));
         let mut fresh = 0;
         for mark in marks.iter().rev() {
             let block = normal(mark.block);

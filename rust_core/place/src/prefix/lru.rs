@@ -46,6 +46,13 @@ impl Lru {
         self.slots.capacity() * size_of::<Slot>()
     }
 
+    /// Reads where searches for these blocks will begin, and does nothing with it: the cache misses
+    /// of all overlap, where those of one [`Lru::touch`] after another would not.
+    pub(super) fn look_at(&self, blocks: impl Iterator<Item = u64>) {
+        let seen = blocks.fold(0, |seen, block| seen ^ self.at(self.home(block)).block);
+        std::hint::black_box(seen);
+    }
+
     /// Makes a block the most recent; true when it was not held before. When no memory is left
     /// for it nothing changes.
     pub(super) fn touch(&mut self, block: u64) -> bool {

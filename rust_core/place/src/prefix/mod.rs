@@ -34,7 +34,7 @@ use table::{Probe, Table, Writer, normal};
 const SHARDS: usize = 64;
 
 /// Blocks looked up at once, so that their cache misses overlap.
-const WINDOW: usize = 8;
+const WINDOW: usize = 16;
 
 /// Which replicas hold which block.
 #[derive(Debug)]
