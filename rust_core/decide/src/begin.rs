@@ -3,7 +3,7 @@
 use crate::admission;
 use crate::core::{Core, Incoming};
 use crate::hold::Hold;
-use crate::log::Record;
+use crate::log::{Endpoints, Record};
 use crate::metering::{Facts, Metering};
 use crate::observing::Observed;
 use crate::refusal::Refusal;
@@ -277,7 +277,7 @@ impl Core {
             slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
         }
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
-        self.tallies.count_reason(decision.reason.as_str());
+        self.tallies.count_reason(decision.reason);
         let tally = self.tallies.replica(&replica.spec.endpoint);
         tally.requests.fetch_add(1, Relaxed);
         tally.micro_mu.fetch_add(
@@ -287,24 +287,27 @@ impl Core {
         tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
         tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
         let seeks = weighed.seeks && self.fallback_count() > 0;
-        let fallbacks = if seeks {
-            self.others(&weighed.model.name, incoming.subset, &replica.spec.endpoint)
+        let chosen = replica.spec.endpoint.as_str();
+        let endpoints = if seeks {
+            let others = self.others(&weighed.model.name, incoming.subset, chosen);
+            Endpoints::new(chosen, others.iter().map(String::as_str))
         } else {
-            self.fallbacks(decision, pool)
+            Endpoints::new(chosen, self.fallbacks(decision, pool))
         };
+        let request_id: Arc<str> = incoming.request_id.into();
+        let tenant: Arc<str> = incoming.tenant.unwrap_or_default().into();
         let origin = Origin {
             model: Arc::clone(&weighed.model.name),
             key: weighed.key,
             at_us: now_us,
         };
-        let tenant = incoming.tenant.unwrap_or_default();
         let reading = weighed.weighing.reading();
         let facts = Facts {
             number,
-            request_id: incoming.request_id.to_owned(),
-            tenant: tenant.to_owned(),
+            request_id: Arc::clone(&request_id),
+            tenant: Arc::clone(&tenant),
             origin: origin.clone(),
-            ask: Metering::ask(&weighed.model.name, tenant, reading, work.prompt_tokens),
+            ask: weighed.ask,
             profile: Arc::clone(weighed.weighing.profile()),
             work,
             factor: weighed.factor,
@@ -319,7 +322,7 @@ impl Core {
             waited_us,
         };
         let bill = Metering::open(facts, admitted.pass, replica, hold, flight);
-        let mut ticket = Ticket::new(number, origin, replica, bill, &fallbacks);
+        let mut ticket = Ticket::new(number, origin, replica, bill, endpoints.clone());
         ticket.seek(seeks);
         if !steered {
             self.observing.decided();
@@ -329,13 +332,12 @@ impl Core {
         if self.log.is_kept() || is_traced {
             let record = Arc::new(Record {
                 number,
-                request_id: incoming.request_id.to_owned(),
+                request_id,
                 session_source: weighed.session.source(),
                 session: weighed.session.shown(),
-                tenant: incoming.tenant.unwrap_or_default().to_owned(),
-                model: weighed.model.name.to_string(),
-                replica: replica.spec.endpoint.clone(),
-                fallbacks,
+                tenant,
+                model: Arc::clone(&weighed.model.name),
+                endpoints,
                 reason: decision.reason.as_str(),
                 steered,
                 prompt_tokens: cost.prompt_tokens,

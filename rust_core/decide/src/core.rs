@@ -475,12 +475,13 @@ impl Core {
     }
 
     /// Endpoints to retry on, in order.
-    pub(crate) fn fallbacks(&self, decision: &Decision, pool: &Pool) -> Vec<String> {
-        decision
-            .fallbacks
-            .iter()
-            .take(self.placing.load().fallbacks)
-            .filter_map(|id| pool.replica(*id).map(|other| other.spec.endpoint.clone()))
-            .collect()
+    pub(crate) fn fallbacks<'p>(
+        &self,
+        decision: &Decision,
+        pool: &'p Pool,
+    ) -> impl Iterator<Item = &'p str> {
+        let most = self.fallback_count();
+        let ids = decision.fallbacks.iter().take(most);
+        ids.filter_map(|id| pool.replica(*id).map(|other| other.spec.endpoint.as_str()))
     }
 }

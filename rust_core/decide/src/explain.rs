@@ -154,7 +154,10 @@ impl Explanation {
             cached: cached(&weighed, &pool),
             candidates: considered(&weighed, &decision, &pool),
             chosen: replica.spec.endpoint.clone(),
-            fallbacks: core.fallbacks(&decision, &pool),
+            fallbacks: core
+                .fallbacks(&decision, &pool)
+                .map(str::to_owned)
+                .collect(),
             reason: decision.reason.as_str(),
         })
     }

@@ -44,7 +44,7 @@ pub use foreign::EngineLook;
 pub use health::{HealthChange, HealthCounts, HealthSetting, HealthStatus, Observation, Probe};
 pub use histogram::{Histogram, HistogramStatus};
 pub use keyspace::{KeySpace, ModelSlices, MoveRecord, SliceView};
-pub use log::{DecisionLog, Record};
+pub use log::{DecisionLog, Endpoints, Record};
 pub use measures::{MeasuresStatus, PredictionStatus};
 pub use metering::Observer;
 pub use observing::{Observing, ObservingStatus};

@@ -1,28 +1,27 @@
 //! The latest decisions, kept for those who look: a bounded ring.
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One decision, as shown to people. It holds no prompt, only counts and hashes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Record {
     /// Grows by one with each decision of a core.
     pub number: u64,
     /// `x-request-id`.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// Where the session's name came from.
     pub session_source: &'static str,
     /// The session: what the client named, or the hash of the prompt's opening.
     pub session: String,
     /// The tenant; empty where none was named.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// The model.
-    pub model: String,
-    /// The replica chosen, `ip:port`.
-    pub replica: String,
-    /// Other endpoints for Envoy's retries, in order.
-    pub fallbacks: Vec<String>,
+    pub model: Arc<str>,
+    /// The replica chosen and others for Envoy's retries.
+    #[serde(flatten)]
+    pub endpoints: Endpoints,
     /// Why that replica.
     pub reason: &'static str,
     /// The gateway was told; not in observe-only mode.
@@ -45,6 +44,52 @@ pub struct Record {
     pub pool: u64,
     /// When, µs on the core's clock.
     pub at_us: u64,
+}
+
+/// Four IPv4 addresses with their ports.
+const USUAL_BYTES: usize = 96;
+
+/// The chosen replica's endpoint and others to retry on, in order: `ip:port[,ip:port…]`, as it is
+/// told to Envoy. To people it is `replica` and `fallbacks`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoints(Arc<str>);
+
+impl Endpoints {
+    pub(crate) fn new<'a>(replica: &str, others: impl Iterator<Item = &'a str>) -> Self {
+        let mut text = String::with_capacity(USUAL_BYTES);
+        text.push_str(replica);
+        for other in others {
+            text.push(',');
+            text.push_str(other);
+        }
+        Self(text.into())
+    }
+
+    /// As Envoy is told.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The replica chosen.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        self.0.split(',').next().unwrap_or_default()
+    }
+
+    /// Other endpoints, in order.
+    pub fn fallbacks(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',').skip(1)
+    }
+}
+
+impl Serialize for Endpoints {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("Endpoints", 2)?;
+        fields.serialize_field("replica", self.replica())?;
+        fields.serialize_field("fallbacks", &self.fallbacks().collect::<Vec<_>>())?;
+        fields.end()
+    }
 }
 
 /// A ring of records.

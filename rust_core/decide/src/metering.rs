@@ -31,7 +31,7 @@ pub(crate) struct Metering {
     panels: HashMap<Arc<str>, Panel>,
     measures: HashMap<Arc<str>, Measures>,
     caches: Mutex<HashMap<u32, CacheTrust>>,
-    open: Shards<HashMap<Box<str>, Arc<Bill>>>,
+    open: Shards<HashMap<Arc<str>, Arc<Bill>>>,
     pub(crate) log: Outbox<UsageRecord>,
     pub(crate) responses: Responses,
     pub(crate) tenants: TenantTallies,
@@ -41,8 +41,8 @@ pub(crate) struct Metering {
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) number: u64,
-    pub(crate) request_id: String,
-    pub(crate) tenant: String,
+    pub(crate) request_id: Arc<str>,
+    pub(crate) tenant: Arc<str>,
     pub(crate) origin: Origin,
     pub(crate) ask: Ask,
     pub(crate) profile: Arc<Profile>,
@@ -230,7 +230,7 @@ impl Metering {
         }
     }
 
-    fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Box<str>, Arc<Bill>>> {
+    fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Bill>>> {
         self.open.of(hash(request_id))
     }
 
@@ -261,9 +261,9 @@ impl Metering {
 
     /// Lets a bill be found by its request's id until the request has ended.
     pub(crate) fn list(&self, bill: &Arc<Bill>) {
-        let id = bill.facts.request_id.as_str();
+        let id = &bill.facts.request_id;
         if !id.is_empty() {
-            self.shard(id).insert(id.into(), Arc::clone(bill));
+            self.shard(id).insert(Arc::clone(id), Arc::clone(bill));
         }
     }
 
@@ -306,7 +306,7 @@ impl Metering {
 
     /// The request has ended.
     pub(crate) fn ended(&self, bill: &Arc<Bill>, now_us: u64) {
-        let id = bill.facts.request_id.as_str();
+        let id = &*bill.facts.request_id;
         let mut shard = self.shard(id);
         // Another request may have come with the same id.
         if shard.get(id).is_some_and(|found| Arc::ptr_eq(found, bill)) {
@@ -351,9 +351,9 @@ impl Metering {
             let ended_us = state.ended_us.unwrap_or(now_us);
             self.log.push(UsageRecord {
                 number: facts.number,
-                request_id: facts.request_id.clone(),
-                tenant: facts.tenant.clone(),
-                model: facts.origin.model.to_string(),
+                request_id: Arc::clone(&facts.request_id),
+                tenant: Arc::clone(&facts.tenant),
+                model: Arc::clone(&facts.origin.model),
                 replica: state.replica.spec.endpoint.clone(),
                 status: state.status,
                 prompt_tokens: cost.prompt_tokens,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use weighbridge_place::MicroMu;
+use weighbridge_place::{MicroMu, Reason};
 use weighbridge_weigh::CostVector;
 
 /// What one replica was given and what came of it, since start.
@@ -27,7 +27,7 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Tallies {
     replicas: RwLock<HashMap<String, Arc<Tally>>>,
-    reasons: Mutex<BTreeMap<&'static str, u64>>,
+    reasons: [AtomicU64; Reason::ALL.len()],
     refusals: Mutex<BTreeMap<&'static str, u64>>,
     /// ext_proc streams open now.
     pub streams: AtomicU64,
@@ -39,7 +39,7 @@ impl Default for Tallies {
     fn default() -> Self {
         Self {
             replicas: RwLock::default(),
-            reasons: Mutex::default(),
+            reasons: Default::default(),
             refusals: Mutex::default(),
             streams: AtomicU64::new(0),
             decisions: Histogram::new(DECISION_NS),
@@ -66,8 +66,10 @@ impl Tallies {
         })
     }
 
-    pub(crate) fn count_reason(&self, reason: &'static str) {
-        count(&self.reasons, reason);
+    pub(crate) fn count_reason(&self, reason: Reason) {
+        if let Some(count) = self.reasons.get(reason as usize) {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     pub(crate) fn count_refusal(&self, code: &'static str) {
@@ -77,7 +79,9 @@ impl Tallies {
     /// Decisions by reason.
     #[must_use]
     pub fn reasons(&self) -> BTreeMap<&'static str, u64> {
-        copy(&self.reasons)
+        let counts = Reason::ALL.iter().zip(&self.reasons);
+        let counts = counts.map(|(reason, count)| (reason.as_str(), count.load(Relaxed)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// Refusals by code.

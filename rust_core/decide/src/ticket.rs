@@ -1,5 +1,6 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
+use crate::log::Endpoints;
 use crate::metering::Bill;
 use crate::observing::Observed;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ pub struct Ticket {
     origin: Origin,
     replica: Arc<Replica>,
     bill: Arc<Bill>,
-    endpoints: String,
+    endpoints: Endpoints,
     seeks: bool,
     observed: Option<Box<Observed>>,
 }
@@ -35,13 +36,8 @@ impl Ticket {
         origin: Origin,
         replica: &Arc<Replica>,
         bill: Arc<Bill>,
-        fallbacks: &[String],
+        endpoints: Endpoints,
     ) -> Self {
-        let mut endpoints = replica.spec.endpoint.clone();
-        for fallback in fallbacks {
-            endpoints.push(',');
-            endpoints.push_str(fallback);
-        }
         Self {
             number,
             origin,
@@ -90,7 +86,7 @@ impl Ticket {
     /// The chosen endpoint and its fallbacks: `ip:port[,ip:port…]`.
     #[must_use]
     pub fn endpoints(&self) -> &str {
-        &self.endpoints
+        self.endpoints.as_str()
     }
 
     /// The replica that is charged now.

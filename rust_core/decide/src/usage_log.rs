@@ -1,6 +1,7 @@
 //! What each request took in the end, for whoever writes it down.
 
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What one request took, for bills and for those who check them. It holds no prompt.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -8,11 +9,11 @@ pub struct UsageRecord {
     /// The decision's number.
     pub number: u64,
     /// `x-request-id`.
-    pub request_id: String,
+    pub request_id: Arc<str>,
     /// The tenant; empty where none was named.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// The model.
-    pub model: String,
+    pub model: Arc<str>,
     /// The replica that served it, `ip:port`.
     pub replica: String,
     /// HTTP status; 0 where no reply began.

@@ -8,6 +8,7 @@ use crate::session::Session;
 use crate::weighing::Weighing;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use weighbridge_learn::predict;
 use weighbridge_place::{Ask, Decision, Key, MicroMu, NoReplica, Pool, Replica, ReplicaId, choose};
 use weighbridge_weigh::decode::{Decoded, decode};
 use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
@@ -22,6 +23,8 @@ pub struct Weighed {
     pub(crate) is_counted: bool,
     /// The factor on the estimate of its tokens.
     pub(crate) factor: f64,
+    /// What bears on the length of its answer.
+    pub(crate) ask: predict::Ask,
     /// What its body says, and its costs.
     pub weighing: Weighing,
     /// Where it stands in its model's key space.
@@ -77,26 +80,27 @@ impl Core {
             (Session::PreviousResponse(_), Some(kept)) => kept.key,
             _ => Key::of(tenant, session.bytes().as_ref()),
         };
+        let seeks = previous.is_some() && kept.is_none();
         let factor = self.metering.factor(&model.name);
+        let mut ask = predict::Ask::default();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let predicted = |reading: &Reading, prompt_tokens| {
-            let ask = Metering::ask(&model.name, tenant, reading, prompt_tokens);
+            ask = Metering::ask(&model.name, tenant, reading, prompt_tokens);
             self.metering.predictor.predict(&ask).mean.round() as u64
         };
+        let blocks = reading.prefix.blocks().iter();
+        let chain = blocks.map(|block| block.hash).collect();
+        let weighing = Weighing::new(&model.reference, reading, factor, predicted);
         Ok(Weighed {
             key,
             keeper: kept.map(|kept| kept.replica),
-            seeks: previous.is_some() && kept.is_none(),
-            chain: reading
-                .prefix
-                .blocks()
-                .iter()
-                .map(|block| block.hash)
-                .collect(),
+            seeks,
+            chain,
             is_whole: body.complete,
             is_counted,
             factor,
-            weighing: Weighing::new(&model.reference, reading, factor, predicted),
+            ask,
+            weighing,
             model: model.clone(),
             session,
         })

@@ -250,7 +250,7 @@ fn a_body_cut_before_its_model_means_the_only_one_there_is() {
     };
     drop(core.decide(&beginning, 0).unwrap());
     let record = &core.log().after(0)[0];
-    assert_eq!(record.model, "m");
+    assert_eq!(&*record.model, "m");
     assert!(
         record.prompt_tokens > 10_000,
         "what is missing weighs too: {record:?}"

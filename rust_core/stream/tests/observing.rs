@@ -176,7 +176,7 @@ fn who_served_is_charged_and_known_to_hold_the_prompt() {
     let json = "application/json";
     let body = chat("m");
     let (first, _) = request(&core, BodySendMode::Buffered, json, &body, "");
-    let home = core.log().after(0)[0].replica.clone();
+    let home = core.log().after(0)[0].endpoints.replica().to_owned();
     drop(first);
     let other = if home == "10.0.0.1:8000" {
         "10.0.0.2:8000"
@@ -196,7 +196,7 @@ fn who_served_is_charged_and_known_to_hold_the_prompt() {
     // What is decided now knows where the prompt is, and what staying away from it would cost.
     let (third, _) = request(&core, BodySendMode::Buffered, json, &body, &home);
     let after = core.observing().look();
-    assert_eq!(core.log().after(2)[0].replica, other);
+    assert_eq!(core.log().after(2)[0].endpoints.replica(), other);
     assert_eq!((after.served, after.elsewhere), (2, 2));
     assert!(after.decided_mu - seen.decided_mu < 0.5 * (after.served_mu - seen.served_mu));
     drop(third);

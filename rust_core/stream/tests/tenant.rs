@@ -94,7 +94,7 @@ fn begin(core: &Arc<Core>, header: &str, priority: &str, metadata: Option<Metada
 fn tenant(core: &Arc<Core>, header: &str, metadata: Option<Metadata>) -> String {
     let seen = core.log().after(0).len() as u64;
     send(core, header, metadata);
-    core.log().after(seen)[0].tenant.clone()
+    core.log().after(seen)[0].tenant.to_string()
 }
 
 #[test]

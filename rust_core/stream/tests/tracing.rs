@@ -89,7 +89,7 @@ fn the_gateways_span_stands_above_the_clients() {
     let SpanOutcome::Placed(record) = &spans[0].outcome else {
         panic!("it was placed");
     };
-    assert_eq!(record.replica, "10.0.0.1:8000");
+    assert_eq!(record.endpoints.replica(), "10.0.0.1:8000");
     assert!(core.take_spans(10).is_empty(), "taken once");
 }
 
