@@ -57,8 +57,11 @@ async def test_sessions_leave_a_drained_replica_at_turn_ends_and_streams_end_the
         reply = await streaming
         assert reply.replica == victim
         assert reply.body.rstrip().endswith(b"data: [DONE]")
-        assert (await replica_status(running, victim))["requests"] == 0
 
+        async def is_free() -> bool:
+            return not (await replica_status(running, victim))["requests"]
+
+        await until(is_free)
         assert (await change(running, "undrain", victim))["state"] == "healthy"
         fresh = itertools.count()
 
