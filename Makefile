@@ -127,7 +127,8 @@ test-compose: build
 
 test-python: build
 	$(call say,Python tests$(comma) also through a real Envoy)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto tests/unit tests/manifests
+	$(BIN)/pytest tests/conformance tests/e2e
 
 truth: build
 	$(call say,Calibration against engines with hidden costs; some ten minutes)
