@@ -63,6 +63,8 @@ class Options:
     time_scale: float = 1.0
     tenants: int | None = None
     tenant_skew: float = 1.0
+    # One tenant more, {"tenant": name, "rate": requests a second}, the same at any rate or load.
+    steady: Mapping[str, Any] | None = None
     slo_ttft_ms: float = 2000.0
     slo_ttft_ms_per_ktok: float = 150.0
     slo_tpot_ms: float = 100.0
@@ -136,6 +138,7 @@ def scaling_of(options: Options) -> dict[str, Any]:
         "duration_s": options.duration_s,
         "tenants": options.tenants,
         "tenant_skew": options.tenant_skew,
+        "steady": options.steady,
         "seed": options.seed,
     }
 

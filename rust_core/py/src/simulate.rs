@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use weighbridge_simulate::{Run, Scenario, Search};
 use weighbridge_traces::{
-    BodyOptions, Format, Generator, LoadOptions, Scaling, Tenants, TextPool, load, save,
+    BodyOptions, Format, Generator, LoadOptions, Scaling, Steady, Tenants, TextPool, load, save,
 };
 
 /// What a file does not say of itself.
@@ -34,7 +34,16 @@ struct Replaying {
     most_tokens: Option<u32>,
     tenants: Option<u32>,
     tenant_skew: f64,
+    steady: Option<SteadyTenant>,
     seed: u64,
+}
+
+/// A tenant whose requests are the same at any rate of the others.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SteadyTenant {
+    tenant: String,
+    rate: f64,
 }
 
 impl Replaying {
@@ -48,6 +57,10 @@ impl Replaying {
             tenants: self.tenants.map(|count| Tenants {
                 count,
                 skew: self.tenant_skew,
+            }),
+            steady: self.steady.as_ref().map(|steady| Steady {
+                tenant: steady.tenant.clone(),
+                rate: steady.rate,
             }),
             seed: self.seed,
         }

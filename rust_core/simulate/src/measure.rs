@@ -294,34 +294,37 @@ impl<'a> Measure<'a> {
     /// What became of each tenant's requests; nothing where there are very many.
     #[allow(clippy::cast_precision_loss)]
     fn tenants(&self, end_ms: f64) -> BTreeMap<String, TenantDetail> {
-        let mut found: BTreeMap<String, (TenantDetail, Vec<f64>)> = BTreeMap::new();
+        let mut found: BTreeMap<String, (TenantDetail, Vec<f64>, Vec<f64>)> = BTreeMap::new();
         let seconds = ((self.duration_ms - self.warmup_ms) / 1e3).max(1e-9);
         for (record, arrival) in self.records.iter().zip(self.workload.arrivals()) {
             if record.stage == Stage::Ahead || record.arrived_ms < self.warmup_ms {
                 continue;
             }
-            let (tenant, ttft) = found
+            let (tenant, ttft, tpot) = found
                 .entry(self.workload.replay().tenant(arrival))
                 .or_default();
             tenant.requests += 1;
             tenant.refused += usize::from(record.stage == Stage::Refused);
             tenant.good += usize::from(self.is_good(record));
             ttft.extend(record.ttft_ms(end_ms));
+            tpot.extend(record.tpot_ms());
             if found.len() > MOST_TENANTS {
                 return BTreeMap::new();
             }
         }
-        let summed = |(name, (tenant, ttft)): (String, (TenantDetail, Vec<f64>))| {
-            let ttft = sorted(ttft.into_iter());
-            let of = |share| percentile(&ttft, share).map(rounded);
-            let detail = TenantDetail {
-                goodput_rps: rounded(tenant.good as f64 / seconds),
-                ttft_p50_ms: of(0.5),
-                ttft_p99_ms: of(0.99),
-                ..tenant
+        let of = |values: &[f64], share| percentile(values, share).map(rounded);
+        let summed =
+            |(name, (tenant, ttft, tpot)): (String, (TenantDetail, Vec<f64>, Vec<f64>))| {
+                let (ttft, tpot) = (sorted(ttft.into_iter()), sorted(tpot.into_iter()));
+                let detail = TenantDetail {
+                    goodput_rps: rounded(tenant.good as f64 / seconds),
+                    ttft_p50_ms: of(&ttft, 0.5),
+                    ttft_p99_ms: of(&ttft, 0.99),
+                    tpot_p99_ms: of(&tpot, 0.99),
+                    ..tenant
+                };
+                (name, detail)
             };
-            (name, detail)
-        };
         found.into_iter().map(summed).collect()
     }
 

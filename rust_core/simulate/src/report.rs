@@ -95,6 +95,8 @@ pub struct TenantDetail {
     pub ttft_p50_ms: Option<f64>,
     /// and 99th percentile.
     pub ttft_p99_ms: Option<f64>,
+    /// Time per output token of those that ended, ms: 99th percentile.
+    pub tpot_p99_ms: Option<f64>,
 }
 
 /// One minute of a run, from its very start.

@@ -28,7 +28,7 @@ pub use error::TraceError;
 pub use format::Format;
 pub use generate::{Agents, Bursts, Diurnal, Generator, Spread};
 pub use load::{LoadOptions, load, read};
-pub use replay::{Arrival, Replay, Scaling, Tenants};
+pub use replay::{Arrival, Replay, Scaling, Steady, Tenants};
 pub use save::save;
 pub use text::{TOKEN_BYTES, TextPool};
 pub use trace::{Message, MessageId, Piece, Request, Role, Trace};

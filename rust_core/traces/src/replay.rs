@@ -27,6 +27,8 @@ pub struct Scaling {
     pub most_tokens: Option<u32>,
     /// Gives sessions to tenants of our own making.
     pub tenants: Option<Tenants>,
+    /// One tenant more, whose requests are the same at any rate of the others.
+    pub steady: Option<Steady>,
     /// Of copies' times and of which sessions are copied.
     pub seed: u64,
 }
@@ -40,9 +42,20 @@ impl Default for Scaling {
             duration_s: None,
             most_tokens: None,
             tenants: None,
+            steady: None,
             seed: 0,
         }
     }
+}
+
+/// A tenant whose requests, their times and their contents do not change with all the others': what
+/// others do to it is seen by comparing runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steady {
+    /// Its name.
+    pub tenant: String,
+    /// Its requests a second.
+    pub rate: f64,
 }
 
 /// Tenants of very different size.
@@ -71,8 +84,12 @@ pub struct Replay {
     trace: Arc<Trace>,
     arrivals: Vec<Arrival>,
     tenants: Option<Vec<u32>>,
+    steady: Option<String>,
     duration_us: u64,
 }
+
+/// Set in the copies' numbers of the steady tenant.
+const STEADY: u32 = 1 << 31;
 
 /// Most requests of a replay.
 const MOST_REQUESTS: f64 = 5e7;
@@ -89,8 +106,16 @@ impl Replay {
     /// A setting is out of its range, or nothing is left to replay.
     pub fn new(trace: Arc<Trace>, scaling: &Scaling) -> Result<Self, TraceError> {
         check(scaling)?;
-        let copies = Copies::plan(&trace, scaling)?;
-        let mut arrivals = copies.arrivals(&trace, scaling);
+        let others = Copies::plan(&trace, scaling, scaling.rate, false)?;
+        let mut arrivals = others.arrivals(&trace, scaling);
+        if let Some(steady) = &scaling.steady {
+            let own = Copies::plan(&trace, scaling, Some(steady.rate), true)?;
+            let own = own.arrivals(&trace, scaling).into_iter();
+            arrivals.extend(own.map(|arrival| Arrival {
+                copy: arrival.copy | STEADY,
+                ..arrival
+            }));
+        }
         #[allow(clippy::cast_precision_loss)]
         let span_s = trace.span_us() as f64 / 1e6 / scaling.time_scale;
         let end_s = scaling
@@ -110,6 +135,7 @@ impl Replay {
             tenants: scaling
                 .tenants
                 .map(|tenants| deal(&trace, tenants, scaling.seed)),
+            steady: scaling.steady.as_ref().map(|steady| steady.tenant.clone()),
             trace,
             arrivals,
             duration_us: end_us.saturating_sub(start_us),
@@ -164,6 +190,9 @@ impl Replay {
         let Some(request) = self.request(arrival) else {
             return String::new();
         };
+        if let (Some(steady), true) = (&self.steady, arrival.copy >= STEADY) {
+            return steady.clone();
+        }
         match &self.tenants {
             None => self.trace.tenant(request.tenant).to_owned(),
             Some(dealt) => {
@@ -217,9 +246,15 @@ struct Copies {
 }
 
 impl Copies {
-    fn plan(trace: &Trace, scaling: &Scaling) -> Result<Self, TraceError> {
+    /// Copies that make `rate` requests a second; of a steady tenant the first begins anywhere too.
+    fn plan(
+        trace: &Trace,
+        scaling: &Scaling,
+        rate: Option<f64>,
+        is_steady: bool,
+    ) -> Result<Self, TraceError> {
         let own = trace.rate() * scaling.time_scale;
-        let factor = scaling.rate.map_or(1.0, |rate| rate / own);
+        let factor = rate.map_or(1.0, |rate| rate / own);
         #[allow(clippy::cast_precision_loss)]
         let requests = trace.requests().len() as f64;
         if factor * requests > MOST_REQUESTS {
@@ -227,13 +262,18 @@ impl Copies {
                 "{factor:.1} times {requests} requests are too many"
             )));
         }
-        let mut chance = rng(scaling.seed, 0x636f_7079);
+        let stream = if is_steady {
+            0x0073_7465_6164
+        } else {
+            0x636f_7079
+        };
+        let mut chance = rng(scaling.seed, stream);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let whole = factor as u32;
         let wanted = factor.fract() * requests;
         let phases_us = (0..=whole)
             .map(|copy| match copy {
-                0 => 0,
+                0 if !is_steady => 0,
                 _ => chance.random_range(0..trace.span_us()),
             })
             .collect();
@@ -321,6 +361,11 @@ fn check(scaling: &Scaling) -> Result<(), TraceError> {
     }
     if !(0.0..1e12).contains(&scaling.start_s) || !scaling.duration_s.is_none_or(positive) {
         return setting("start and duration must be times in s".to_owned());
+    }
+    if let Some(steady) = &scaling.steady {
+        if !positive(steady.rate) {
+            return setting("the steady tenant's rate must be above 0".to_owned());
+        }
     }
     if let Some(tenants) = scaling.tenants {
         if tenants.count == 0 || !(0.0..=10.0).contains(&tenants.skew) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use weighbridge_traces::{
-    BodyOptions, Format, Generator, LoadOptions, Replay, Role, Scaling, Tenants, TextPool, Trace,
-    TraceError, read, save,
+    BodyOptions, Format, Generator, LoadOptions, Replay, Role, Scaling, Steady, Tenants, TextPool,
+    Trace, TraceError, read, save,
 };
 use weighbridge_weigh::{Body, Endpoint, Limits, Reading};
 
@@ -547,6 +547,40 @@ fn windows_time_and_lengths_are_cut() {
             "{bad:?}"
         );
     }
+}
+
+#[test]
+fn a_steady_tenant_asks_the_same_whatever_the_others_do() {
+    let trace = small().generate().unwrap();
+    let steady = Steady {
+        tenant: "steady".to_owned(),
+        rate: trace.rate() * 0.5,
+    };
+    let asked = |factor: f64| {
+        let replay = replay(
+            &trace,
+            Scaling {
+                rate: Some(trace.rate() * factor),
+                steady: Some(steady.clone()),
+                seed: 3,
+                ..Scaling::default()
+            },
+        );
+        let bodies = bodies(&replay);
+        let asked: Vec<_> = replay
+            .arrivals()
+            .iter()
+            .zip(bodies)
+            .filter(|(arrival, _)| replay.tenant(arrival) == "steady")
+            .map(|(arrival, body)| (arrival.at_us, replay.session(arrival), body))
+            .collect();
+        (replay.arrivals().len() - asked.len(), asked)
+    };
+    let ((few, alone), (many, flooded)) = (asked(0.1), asked(4.0));
+    assert!(many > 20 * few, "{few}, {many}");
+    assert_eq!(alone, flooded);
+    let share = alone.len() as f64 / trace.requests().len() as f64;
+    assert!((0.4..0.6).contains(&share), "{share}");
 }
 
 #[test]
