@@ -224,17 +224,18 @@ class Queue(Section):
     """What may run and what may wait before a model's replicas."""
 
     window_ms: float = Field(
-        4_000,
+        3_000,
         ge=1,
         le=1e9,
         description="Work in flight that counts as full, ms of the replicas' capacity: about the "
         "time that an answer takes on a busy replica.",
     )
     prefill_window_ms: float = Field(
-        1_500,
+        500,
         ge=1,
         le=1e9,
-        description="Prefill not yet done that counts as full, ms of the replicas' capacity.",
+        description="Prefill not yet done that counts as full, ms of the replicas' capacity; a "
+        "prompt counts as one replica's part of it at most.",
     )
     kv_share: float = Field(
         1.0, ge=0.01, le=10, description="Share of the replicas' KV tokens that counts as full."

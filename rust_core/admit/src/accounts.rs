@@ -228,6 +228,11 @@ impl Accounts {
         }
     }
 
+    /// Its tenants' terms.
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+
     /// Takes a new book; what is running, waiting and owed stays.
     pub(crate) fn set_book(&mut self, book: Book, now_us: u64) {
         self.unknown.clear();

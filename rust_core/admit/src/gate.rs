@@ -48,7 +48,7 @@ impl Gate {
             capacity,
             settings,
         };
-        gate.full = Full::new(&gate.capacity, &gate.settings);
+        gate.measure();
         gate
     }
 
@@ -178,14 +178,20 @@ impl Gate {
     /// Takes a new capacity, of a new pool.
     pub fn set_capacity(&mut self, capacity: Capacity, now_us: u64, events: &mut Vec<Event>) {
         self.settle(now_us, events);
+        self.capacity = capacity;
+        self.measure();
+        self.dispatch(events);
+    }
+
+    /// Works out anew what counts as full.
+    fn measure(&mut self) {
         let queue = self.full.queue;
-        self.full = Full::new(&capacity, &self.settings);
-        if capacity.mu_per_ms <= 0.0 {
+        let promised = self.accounts.book().promised_mu_per_min();
+        self.full = Full::new(&self.capacity, &self.settings, promised);
+        if self.capacity.mu_per_ms <= 0.0 {
             // Nobody can serve for a moment: those who wait may go on waiting.
             self.full.queue = queue;
         }
-        self.capacity = capacity;
-        self.dispatch(events);
     }
 
     /// Takes new settings; they hold for what comes.
@@ -202,6 +208,7 @@ impl Gate {
         for at in self.accounts.numbers() {
             self.sort_promise(at);
         }
+        self.measure();
         self.dispatch(events);
     }
 
@@ -298,7 +305,8 @@ impl Gate {
     /// Charges a request that runs now.
     fn start(&mut self, at: u32, priority: Priority, cost: Amount, promised: bool) -> Grant {
         let work = cost.prefill + cost.decode;
-        self.running.add(&cost);
+        let held = self.full.counted(cost);
+        self.running.add(&held);
         self.earn(work, priority, promised);
         self.accounts.count(at, 1, 0);
         let now_us = self.now_us;
@@ -314,7 +322,7 @@ impl Gate {
             }
         }
         if promised {
-            self.promised.add(&cost);
+            self.promised.add(&held);
             self.sort_promise(at);
         }
         Grant {
@@ -322,7 +330,7 @@ impl Gate {
             priority,
             promised,
             charged: work,
-            held: cost,
+            held,
             over: false,
         }
     }

@@ -6,6 +6,8 @@
 //!
 //! # The order under pressure
 //! 1. While less is in flight than the capacity, everything runs at once: nothing waits or is shed.
+//!    A long prompt counts as one replica's part. What nobody was promised leaves room for promises:
+//!    engines do not let a prompt pass an earlier one, so their queues must not be filled.
 //! 2. A tenant within its promise runs at once even then, unless promised work alone fills the
 //!    capacity (then it is divided as it was promised). A promise is a bucket of `burst_mu` that `guaranteed_mu_per_min` refills; it counts
 //!    as kept to while it is not empty, so one request may overdraw it and the next ones wait.

@@ -15,7 +15,7 @@ impl Gate {
             Some(account) => self.standing_of(account),
             None => Standing {
                 limit_mu_per_min: self.capacity.mu_per_ms * 60_000.0,
-                remaining_mu: self.full.free(&self.running).as_mu(),
+                remaining_mu: self.full.free(&self.running, &self.promised).as_mu(),
                 reset_ms: self.drained_in_ms(Priority::Standard),
                 ..Standing::default()
             },
@@ -30,7 +30,7 @@ impl Gate {
     }
 
     fn standing_of(&self, account: &Account) -> Standing {
-        let free = self.full.free(&self.running).as_mu();
+        let free = self.full.free(&self.running, &self.promised).as_mu();
         let promised = account.bucket.promises();
         Standing {
             limit_mu_per_min: if promised {
@@ -59,10 +59,10 @@ impl Gate {
         self.settings.max_wait_ms
     }
 
-    /// Whether a request would run at once.
+    /// Whether a request that nobody was promised would run at once.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.full.is_open_to(&self.running)
+        self.full.is_open_to(&self.running, &self.promised)
     }
 
     /// Requests waiting in a class, and their MU.
@@ -110,7 +110,7 @@ impl Gate {
             .take(priority.slot() + 1)
             .map(|class| class.work)
             .sum();
-        let ahead = (waiting + self.full.excess(&self.running)).as_mu();
+        let ahead = (waiting + self.full.excess(&self.running, &self.promised)).as_mu();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let ms = (ahead / self.drain_mu_per_ms()).ceil() as u64;
         ms.min(3_600_000)

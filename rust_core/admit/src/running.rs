@@ -23,6 +23,8 @@ pub struct Capacity {
 pub(crate) struct Full {
     work: MicroMu,
     prefill: MicroMu,
+    /// Of it, one replica's part.
+    replica_prefill: MicroMu,
     kv_tokens: i64,
     /// MU that may wait…
     pub(crate) queue: MicroMu,
@@ -30,18 +32,39 @@ pub(crate) struct Full {
     pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
     foreign: Running,
+    /// Work and prefill that only promises may have in flight.
+    reserved: Running,
 }
 
+/// Most of the windows that is kept for promises: a replica has no more than one queue, so what is
+/// kept free is depth that others would build, not capacity; they need some to keep replicas busy.
+const MOST_RESERVED: f64 = 0.5;
+
 impl Full {
-    pub(crate) fn new(capacity: &Capacity, settings: &Settings) -> Self {
+    /// What counts as full of a capacity of which so much is promised.
+    pub(crate) fn new(capacity: &Capacity, settings: &Settings, promised_mu_per_min: f64) -> Self {
         let window = |ms: f64| MicroMu::from_mu(capacity.mu_per_ms.max(0.0) * ms);
         let mut foreign = Running::default();
         foreign.add(&capacity.foreign);
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
         let kv_tokens = (capacity.kv_tokens as f64 * settings.kv_share) as i64;
+        let whole = capacity.mu_per_ms.max(0.0) * 60_000.0;
+        let share = if whole > 0.0 {
+            (promised_mu_per_min / whole).clamp(0.0, MOST_RESERVED)
+        } else {
+            0.0
+        };
         Self {
+            reserved: Running {
+                work: window(settings.window_ms * share),
+                prefill: window(settings.prefill_window_ms * share),
+                ..Running::default()
+            },
             work: window(settings.window_ms),
             prefill: window(settings.prefill_window_ms),
+            replica_prefill: window(
+                settings.prefill_window_ms / f64::from(capacity.replicas.max(1)),
+            ),
             kv_tokens,
             queue: window(settings.queue_window_ms),
             places: capacity.replicas as usize,
@@ -49,9 +72,19 @@ impl Full {
         }
     }
 
-    /// Whether more may run beside all that is in flight.
-    pub(crate) fn is_open_to(&self, running: &Running) -> bool {
-        self.has_room(&running.plus(&self.foreign))
+    /// What of a request counts as in flight: a prompt that is longer than a replica's part of the
+    /// window fills that replica and no other.
+    pub(crate) fn counted(&self, cost: Amount) -> Amount {
+        Amount {
+            prefill: cost.prefill.min(self.replica_prefill),
+            ..cost
+        }
+    }
+
+    /// Whether more may run that nobody was promised: beside all that is in flight, `promised` of
+    /// it on promises, and what is kept for these.
+    pub(crate) fn is_open_to(&self, running: &Running, promised: &Running) -> bool {
+        self.has_room(&self.taken(running, promised))
     }
 
     /// Whether more may run beside these alone.
@@ -61,16 +94,25 @@ impl Full {
             && running.kv_tokens < self.kv_tokens
     }
 
-    /// Work that may still start now.
-    pub(crate) fn free(&self, running: &Running) -> MicroMu {
-        let free = self.work - running.plus(&self.foreign).work;
+    /// Work that nobody was promised and that may still start now.
+    pub(crate) fn free(&self, running: &Running, promised: &Running) -> MicroMu {
+        let free = self.work - self.taken(running, promised).work;
         free.max(MicroMu::ZERO)
     }
 
-    /// In-flight work above what counts as full.
-    pub(crate) fn excess(&self, running: &Running) -> MicroMu {
-        let excess = running.plus(&self.foreign).work - self.work;
+    /// In-flight work above what counts as full to those who were promised nothing.
+    pub(crate) fn excess(&self, running: &Running, promised: &Running) -> MicroMu {
+        let excess = self.taken(running, promised).work - self.work;
         excess.max(MicroMu::ZERO)
+    }
+
+    /// What is in flight, and what promises have not used of what is kept for them.
+    fn taken(&self, running: &Running, promised: &Running) -> Running {
+        let unused = |kept: MicroMu, used: MicroMu| (kept - used).max(MicroMu::ZERO);
+        let mut taken = running.plus(&self.foreign);
+        taken.work += unused(self.reserved.work, promised.work);
+        taken.prefill += unused(self.reserved.prefill, promised.prefill);
+        taken
     }
 }
 

@@ -12,7 +12,7 @@ pub struct Settings {
     /// flight).
     pub window_ms: f64,
     /// Prefill not yet done that counts as full, ms of the replicas' capacity: the time to first
-    /// token that the replicas' own queues may add.
+    /// token that the replicas' own queues may add. A prompt counts as one replica's part at most.
     pub prefill_window_ms: f64,
     /// Share of the replicas' KV tokens that counts as full.
     pub kv_share: f64,
@@ -32,8 +32,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            window_ms: 4_000.0,
-            prefill_window_ms: 1_500.0,
+            window_ms: 3_000.0,
+            prefill_window_ms: 500.0,
             kv_share: 1.0,
             queue_requests: 4_096,
             queue_window_ms: 1_000.0,

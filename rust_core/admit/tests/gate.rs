@@ -121,6 +121,16 @@ struct World {
     waiting: HashMap<WaitId, (Amount, u64)>,
     actual: MicroMu,
     events: Vec<Event>,
+    mu_per_ms: f64,
+}
+
+/// What counts of a request in flight: a long prompt fills its replica, of which there is one.
+fn held(cost: Amount, mu_per_ms: f64) -> Amount {
+    let window = MicroMu::from_mu(settings().prefill_window_ms * mu_per_ms);
+    Amount {
+        prefill: cost.prefill.min(window),
+        ..cost
+    }
 }
 
 fn work(amount: &Amount) -> MicroMu {
@@ -137,6 +147,7 @@ impl World {
             waiting: HashMap::new(),
             actual: MicroMu::ZERO,
             events: Vec::new(),
+            mu_per_ms: 1.0,
         }
     }
 
@@ -158,7 +169,9 @@ impl World {
                     deadline_us,
                 };
                 match self.gate.offer(&offer, self.now_us, &mut self.events) {
-                    Outcome::Run(grant) => self.running.push((grant, cost)),
+                    Outcome::Run(grant) => {
+                        self.running.push((grant, held(cost, self.mu_per_ms)));
+                    }
                     Outcome::Wait(id) => {
                         assert!(!was_open, "made to wait while there was room");
                         let most = self.now_us + settings().max_wait_ms * 1000;
@@ -218,6 +231,7 @@ impl World {
                 self.gate.advance(self.now_us, &mut self.events);
             }
             Step::Capacity(mu_per_ms) => {
+                self.mu_per_ms = mu_per_ms;
                 self.gate
                     .set_capacity(capacity(mu_per_ms), self.now_us, &mut self.events);
             }
@@ -241,7 +255,7 @@ impl World {
                     let (cost, deadline) = self.waiting.remove(&id).expect("it waited");
                     assert!(self.now_us < deadline, "run after its deadline");
                     assert_eq!(grant.charged(), work(&cost));
-                    self.running.push((grant, cost));
+                    self.running.push((grant, held(cost, self.mu_per_ms)));
                 }
                 Event::Shed(id, Shed { reason, .. }) => {
                     let (_, deadline) = self.waiting.remove(&id).expect("it waited");
