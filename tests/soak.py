@@ -1,6 +1,8 @@
 """A soak: `python -m tests.soak --minutes 60`. Moderate load for long, and what must hold after it.
 
 Memory is flat, every ledger is at zero, and what was billed is what the replies say, to 0.1 %.
+First as many requests as fill every bounded table, quickly: an hour at a moderate load does not,
+and then a table that fills and one that grows for ever look alike.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,12 @@ from weighbridge.traffic import Outcome, drive, output_tokens
 
 SAMPLE_SECONDS = 5.0
 SETTLE_SECONDS = 60.0
-# Of the second quarter's median to the last quarter's: caches fill in the first.
-MOST_GROWTH = 0.05
+# Of the first quarter's median to the last quarter's.
+MOST_GROWTH = 0.01
+# Fills the prefix index (62,000 blocks) and the records that profiles are held against (10,000).
+FILL_REQUESTS = 20_000
+FILL_RATE = 12.0
+FILL_SPEED = 15.0
 MOST_OFF = 0.001
 TENANTS = 20
 WATCHED = ("serve", "envoy")
@@ -39,6 +46,9 @@ class Report:
     transport: str
     requests: int
     failed: int
+    # Before anything came, and when the tables were full.
+    idle_mb: dict[str, float]
+    full_mb: dict[str, float]
     memory_mb: dict[str, list[float]]
     growth: dict[str, float]
     left_in_ledgers: float
@@ -82,10 +92,15 @@ def resident_mb(pid: int) -> float:
 
 
 def growth(samples: Sequence[float]) -> float:
-    """From the second quarter's median to the last's, as a share."""
+    """From the first quarter's median to the last's, as a share."""
     quarter = max(1, len(samples) // 4)
-    before = statistics.median(samples[quarter : 2 * quarter] or samples)
-    return statistics.median(samples[-quarter:]) / before - 1
+    return statistics.median(samples[-quarter:]) / statistics.median(samples[:quarter]) - 1
+
+
+def trace_of(seconds: float, rate: float, seed: int) -> Iterator[TraceRequest]:
+    """Requests of generated chats."""
+    trace = generate(duration_s=seconds, seed=seed)
+    return requests_of(trace, rate=rate, duration_s=seconds, most_tokens=4096)
 
 
 def left(status: dict[str, Any]) -> float:
@@ -121,23 +136,31 @@ async def soak(options: argparse.Namespace, directory: Path) -> Report:
         sidecar={"usage_log": {"path": str(log), "max_bytes": 1 << 20, "files": 1000}},
     )
     seconds = options.minutes * 60
-    trace = generate(duration_s=seconds, seed=options.seed)
-    requests = requests_of(trace, rate=options.rate, duration_s=seconds, most_tokens=4096)
+    requests = trace_of(seconds, options.rate, options.seed)
+    filling = islice(trace_of(3600.0, FILL_RATE, options.seed + 1), options.fill)
     memory: dict[str, list[float]] = {name: [] for name in WATCHED}
     async with Family(directory) as family:
         stack = Stack(settings, directory, family)
         await stack.start()
 
+        def memory_now() -> dict[str, float]:
+            return {name: resident_mb(served(family.running(name).pid)) for name in WATCHED}
+
         async def sample() -> None:
             while True:
-                for name in WATCHED:
-                    memory[name].append(resident_mb(served(family.running(name).pid)))
+                for name, mb in memory_now().items():
+                    memory[name].append(mb)
                 await asyncio.sleep(SAMPLE_SECONDS)
 
+        async def send(some: Iterator[TraceRequest], speed: float) -> list[Outcome]:
+            driven = drive(stack.url, stack.model, some, speed, lambda _: None, headers=tenant)
+            return await stack.unless_one_dies(driven)
+
+        idle = memory_now()
+        outcomes = await send(filling, FILL_SPEED)
+        full = memory_now()
         sampling = asyncio.create_task(sample())
-        outcomes = await stack.unless_one_dies(
-            drive(stack.url, stack.model, requests, 1.0, lambda _: None, headers=tenant)
-        )
+        outcomes += await send(requests, 1.0)
         sampling.cancel()
         deadline = time.monotonic() + SETTLE_SECONDS
         while left(status := await stack.status()) and time.monotonic() < deadline:
@@ -149,6 +172,8 @@ async def soak(options: argparse.Namespace, directory: Path) -> Report:
             transport=options.transport,
             requests=len(outcomes),
             failed=sum(not outcome.is_ok for outcome in outcomes),
+            idle_mb=rounded(idle),
+            full_mb=rounded(full),
             memory_mb={name: thinned(samples) for name, samples in memory.items()},
             growth={name: round(growth(samples), 4) for name, samples in memory.items()},
             left_in_ledgers=left(status),
@@ -164,6 +189,11 @@ def served(pid: int) -> int:
     return int(children[0]) if children else pid
 
 
+def rounded(memory: dict[str, float]) -> dict[str, float]:
+    """To 0.1 MiB."""
+    return {name: round(mb, 1) for name, mb in memory.items()}
+
+
 def thinned(samples: Sequence[float], most: int = 24) -> list[float]:
     """Some of the samples, evenly."""
     step = max(1, len(samples) // most)
@@ -175,6 +205,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=5.0, help="requests a second")
+    parser.add_argument(
+        "--fill", type=int, default=FILL_REQUESTS, help="requests before, to fill tables"
+    )
     parser.add_argument("--speed", type=float, default=10.0, help="of the emulated engines")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--transport", choices=("native", "grpcio"), default="native")
