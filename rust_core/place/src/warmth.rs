@@ -214,6 +214,7 @@ impl Warmth {
 
     /// Adds this slice's rates to another's parts where their keys overlap.
     fn pour(&self, of: Keys, into: &mut Self, to: Keys) {
+        let parts: [Keys; PARTS] = std::array::from_fn(|part| part_range(to, part));
         for (at, rate) in self
             .parts
             .iter()
@@ -221,10 +222,14 @@ impl Warmth {
             .filter(|(_, rate)| **rate > 0.0)
         {
             let from = part_range(of, at);
-            for (part, place) in into.parts.iter_mut().enumerate() {
-                let part = part_range(to, part);
+            if from.1 < to.0 || to.1 < from.0 {
+                continue;
+            }
+            for (part, place) in parts.iter().zip(&mut into.parts) {
                 let both = (part.0.max(from.0), part.1.min(from.1));
-                *place += rate * span(both) / span(from).max(1.0);
+                if both.0 <= both.1 {
+                    *place += rate * span(both) / span(from).max(1.0);
+                }
             }
         }
     }

@@ -217,10 +217,9 @@ fn keep_better(
     (at, from, to): (u32, u32, u32),
     need: Need,
 ) {
-    if let Some(gain) = board.gain(at, from, to, need) {
-        if gain > best.map_or(0.0, |found| found.gain) {
-            *best = Some(Found { gain, at, from, to });
-        }
+    let least = best.map_or(0.0, |found| found.gain);
+    if let Some(gain) = board.gain(at, (from, to), need, least) {
+        *best = Some(Found { gain, at, from, to });
     }
 }
 

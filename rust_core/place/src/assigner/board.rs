@@ -269,18 +269,29 @@ impl<'a> Board<'a> {
         after - usize::from(emptied.is_some()) == 1
     }
 
-    /// What moving one home of a slice gains, in MU per second; `None` where it must not move.
-    pub(super) fn gain(&self, at: u32, from: u32, to: u32, need: Need) -> Option<f64> {
+    /// What moving one home of a slice gains, in MU per second; `None` where it must not move, or
+    /// gains no more than `least`.
+    pub(super) fn gain(
+        &self,
+        at: u32,
+        (from, to): (u32, u32),
+        need: Need,
+        least: f64,
+    ) -> Option<f64> {
         let piece = self.piece(at)?;
         if piece.homes.contains(&to) {
             return None;
         }
-        let footprint = self.footprint_cost(at, Some(from), to, need)?;
         let (load, kv) = (piece.share(), piece.warmth.kv_tokens / piece.count());
-        let before = self.strain(from, 0.0, 0.0) + self.strain(to, 0.0, 0.0);
-        let after = self.strain(from, -load, -kv) + self.strain(to, load, kv);
         let cost = self.move_cost(load, piece.price / piece.count());
-        Some(before - after - cost - footprint)
+        let before = self.strain(from, 0.0, 0.0) + self.strain(to, 0.0, 0.0);
+        let enough = |gain: &f64| *gain > least;
+        // The cheapest to know comes first: each further term only lowers the gain.
+        Some(before - cost).filter(enough)?;
+        let after = self.strain(from, -load, -kv) + self.strain(to, load, kv);
+        let gain = Some(before - after - cost).filter(enough)?;
+        let footprint = self.footprint_cost(at, Some(from), to, need)?;
+        Some(gain - footprint).filter(enough)
     }
 
     /// What moving so much load at this price costs, in MU per second.

@@ -20,6 +20,11 @@ const LEAST_KEYS: u64 = 1 << 12;
 /// quite zero.
 const IDLE_MU_PER_S: f64 = 1e-3;
 
+/// Slices that may be split off in one round, the hottest first; what is left waits for the next round.
+/// From nothing, the assigner would else split a thousand replicas' slices for longer than a tenth of a
+/// second.
+const MOST_SPLITS: usize = 20_000;
+
 /// A slice on its way through a round.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
@@ -158,7 +163,7 @@ pub(super) fn shape(
     shaper.split(&mut pieces);
     let count = pieces.len();
     if count != before {
-        pieces.sort_unstable_by_key(|piece| piece.start);
+        pieces = in_order(pieces);
     }
     let (pieces, moves) = shaper.merge(pieces);
     Shaped {
@@ -167,6 +172,16 @@ pub(super) fn shape(
         moves,
         pieces,
     }
+}
+
+/// Pieces in the order of their keys. They are large: each is moved once.
+fn in_order(pieces: Vec<Piece>) -> Vec<Piece> {
+    let starts = pieces.iter().map(|piece| piece.start);
+    let mut order: Vec<(u64, usize)> = starts.zip(0..).collect();
+    order.sort_unstable();
+    let mut pieces: Vec<Option<Piece>> = pieces.into_iter().map(Some).collect();
+    let taken = |(_, at): (u64, usize)| pieces.get_mut(at).and_then(Option::take);
+    order.into_iter().filter_map(taken).collect()
 }
 
 fn walls(hints: &[WorkloadHint]) -> Vec<u64> {
@@ -344,6 +359,7 @@ impl Shaper<'_> {
     fn split(&self, pieces: &mut Vec<Piece>) {
         let rank = |piece: &Piece| piece.share().max(0.0).to_bits();
         let few = pieces.len() < self.least;
+        let most = self.most.min(pieces.len() + MOST_SPLITS);
         let mut heap: BinaryHeap<(u64, Reverse<usize>)> = pieces
             .iter()
             .enumerate()
@@ -356,7 +372,7 @@ impl Shaper<'_> {
                 break;
             };
             let few = count < self.least;
-            let wanted = piece.measured_share() > self.hot && count < self.most;
+            let wanted = piece.measured_share() > self.hot && count < most;
             if !few && !wanted {
                 break;
             }
