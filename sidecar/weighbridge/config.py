@@ -166,6 +166,19 @@ class Placing(Section):
     prefill_weight: float = Field(
         4.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
     )
+    room_weight: float = Field(
+        28.0,
+        ge=0,
+        le=1000,
+        description="How often, beside that, a prefill counts that another's cache would have"
+        " saved, where a copy takes room that is short.",
+    )
+    reuse_s: float = Field(
+        300.0,
+        gt=0,
+        le=1e6,
+        description="Room is short where a cache is filled anew within this time, s.",
+    )
     degraded_factor: float = Field(
         2.0, ge=1, le=1000, description="A degraded replica's predicted time is multiplied by this."
     )

@@ -63,6 +63,7 @@ RUNTIME_KEYS: tuple[RuntimeKey, ...] = (
     _placing("kv_share", "lower: replicas are left alone with more KV memory free"),
     _placing("decode_weight", "higher: replicas that decode much are avoided more"),
     _placing("prefill_weight", "higher: cached prompts weigh more against waits"),
+    _placing("room_weight", "higher: sessions leave a full replica's cache less often"),
     _placing("degraded_factor", "higher: degraded replicas get less"),
     _placing("fallbacks", "replicas named after the chosen one, for Envoy's retries"),
     _placing("load_tolerance", "lower: slices move sooner, caches are lost more often"),

@@ -78,7 +78,10 @@ impl Assigning {
         rounds.last_ms = now_ms;
         rounds.report.rounded_at_ms = now_ms;
         let keep = (-elapsed_s / placing.heat_memory_s.max(1e-3)).exp();
-        pool.replicas().for_each(|replica| replica.load.fade(keep));
+        for replica in pool.replicas() {
+            replica.load.fade(keep);
+            replica.cache.fade(keep);
+        }
         self.run(&mut rounds, pool, placing, Some(now_ms), elapsed_s);
     }
 

@@ -242,6 +242,11 @@ pub struct Placing {
     pub decode_weight: f64,
     /// How often a request's own prefill counts beside the wait.
     pub prefill_weight: f64,
+    /// How often, beside that, a prefill counts that another's cache would have saved, where a copy
+    /// takes room that is short.
+    pub room_weight: f64,
+    /// Room is short where a cache is filled anew within this time, s.
+    pub reuse_s: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Time to load a LoRA adapter, ms.
@@ -299,6 +304,8 @@ impl Default for Placing {
             kv_share: choice.kv_share,
             decode_weight: choice.decode_weight,
             prefill_weight: choice.prefill_weight,
+            room_weight: choice.room_weight,
+            reuse_s: choice.reuse_ms / 1e3,
             degraded_factor: choice.degraded_factor,
             adapter_ms: choice.adapter_ms,
             objective_ms: choice.objective_ms,
@@ -325,6 +332,8 @@ impl Placing {
             kv_share: self.kv_share,
             decode_weight: self.decode_weight,
             prefill_weight: self.prefill_weight,
+            room_weight: self.room_weight,
+            reuse_ms: self.reuse_s * 1e3,
             degraded_factor: self.degraded_factor,
             adapter_ms: self.adapter_ms,
             objective_ms: self.objective_ms,

@@ -3,17 +3,22 @@
 //! A candidate's score is the milliseconds until it could have the prompt done:
 //!
 //! ```text
-//! score = (wait + prefill_weight · prefill + late_weight · late + level_ms · busy² + adapter) · health
+//! score = (wait + prefill_weight · prefill + room_weight · short · lost + late_weight · late
+//!          + level_ms · busy² + adapter) · health
 //! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
 //! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
+//! lost    = the prefill that the longest match of all would save and its own does not, ms
+//! short   = min(1, reuse_ms ÷ the time in which its cache is filled anew)²; 0 while it is not full
 //! late    = (wait + prefill − objective_ms − objective_share · whole prefill)⁺
 //! busy    = MU placed on it of late ÷ (what it can do in that time · warm-up share)
 //! adapter = the time to load the adapter, where it lacks it
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
 //!
-//! A copy of a prefix on a second replica pushes others out and helps nobody: own prefill counts
-//! several times, as long as the first token is predicted to come within its objective. What is left
+//! A copy of a prefix on a second replica takes the time of all who wait there: own prefill counts
+//! several times, as long as the first token is predicted to come within its objective. And it pushes
+//! others out, where the cache is full of what will be used again: there a prefill that another's
+//! cache saves counts many times, and where caches outlast the pauses of sessions, not. What is left
 //! to choose among levels the work of the last half minute, which waits alone do not: most are zero.
 //! By the square, since it does not matter who is busier where all are idle; and not for prompts too
 //! short for the prefix index to tell sessions by, which have only their home to stay together.
@@ -64,8 +69,14 @@ pub struct ChoiceSettings {
     /// prompt start before the replies ahead of it have ended.
     pub decode_weight: f64,
     /// How often this request's own prefill counts: what a cached prefix would have saved is also
-    /// taken from all who come after, and a second copy of it pushes others out, so far above 1.
+    /// taken from all who come after, so far above 1.
     pub prefill_weight: f64,
+    /// How often, beside that, the prefill counts that another replica's cache would have saved,
+    /// where a copy takes room that is short: all of it where a cache is filled anew within
+    /// `reuse_ms`, and less by the square of the time where it lasts longer.
+    pub room_weight: f64,
+    /// Sessions come back within this time, ms.
+    pub reuse_ms: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Milliseconds to load an adapter.
@@ -93,6 +104,8 @@ impl Default for ChoiceSettings {
             kv_share: 0.95,
             decode_weight: 0.2,
             prefill_weight: 4.0,
+            room_weight: 28.0,
+            reuse_ms: 300_000.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
             objective_ms: 2_000.0,
@@ -128,7 +141,9 @@ pub fn choose(
         candidates: Vec::with_capacity(MOST_LOOKED_AT),
         whole: (ask.prefill)(0),
         partly: None,
+        least_prefill: 0.0,
     };
+    look.least_prefill = look.prefill(matches.deepest()).as_mu();
     look.at_slice(slices);
     ask.keeper.iter().for_each(|id| look.add(*id, Role::Keeper));
     look.at_cached();
@@ -162,6 +177,8 @@ struct Look<'a> {
     whole: MicroMu,
     /// …and with as many blocks as were asked about last: candidates often hold as many.
     partly: Option<(u32, MicroMu)>,
+    /// Prefill MU where most of the prompt is cached.
+    least_prefill: f64,
 }
 
 impl Look<'_> {
@@ -278,7 +295,12 @@ impl Look<'_> {
         let cached_blocks = replica.cache.believed(self.matches.blocks(replica.id));
         let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
         let wait_ms = ahead.max(0.0) / replica.mu_per_ms();
-        let prefill_ms = self.prefill(cached_blocks).as_mu().max(0.0) / replica.full_mu_per_ms();
+        let prefill = self.prefill(cached_blocks).as_mu().max(0.0);
+        let prefill_ms = prefill / replica.full_mu_per_ms();
+        let lost_ms = (prefill - self.least_prefill).max(0.0) / replica.full_mu_per_ms();
+        let filled_anew =
+            settings.reuse_ms * replica.cache.turnover() / settings.memory_ms.max(1.0);
+        let short = (filled_anew * filled_anew).min(1.0);
         let adapter = self
             .ask
             .adapter
@@ -313,6 +335,7 @@ impl Look<'_> {
         let busy = replica.ms_for(replica.load.recent()) / settings.memory_ms.max(1.0);
         let score = (wait_ms
             + settings.prefill_weight * prefill_ms
+            + settings.room_weight * short * lost_ms
             + settings.late_weight * late_ms
             + level_ms * busy * busy
             + adapter_ms)

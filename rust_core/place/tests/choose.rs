@@ -191,6 +191,44 @@ fn weights_say_what_a_cached_prefix_and_others_replies_count() {
 }
 
 #[test]
+fn where_a_copy_would_push_out_what_is_needed_a_cached_prefix_holds_a_request_longer() {
+    let mut fleet = Fleet::new(20, &[3]);
+    fleet.cache(9, &CHAIN[..8]);
+    fleet.load(9, 3_000.0);
+    let chosen = |fleet: &Fleet, room_weight| {
+        let settings = ChoiceSettings {
+            decode_weight: 1.0,
+            late_weight: 0.0,
+            samples: 0,
+            room_weight,
+            ..ChoiceSettings::default()
+        };
+        fleet.choose_with(&ask(), &settings).unwrap().chosen
+    };
+    let pool = fleet.registry.pool_full();
+    let home = &pool.replica(fleet.id(3)).unwrap().cache;
+    let others: Vec<u64> = (1_000..1_010).collect();
+    home.record(&others);
+    home.fade(1.0);
+    assert_eq!(chosen(&fleet, 40.0), fleet.id(3), "home has room to spare");
+    home.set_limit(10);
+    home.fade(1.0);
+    assert_eq!(
+        chosen(&fleet, 40.0),
+        fleet.id(9),
+        "filled within half a minute"
+    );
+    assert_eq!(chosen(&fleet, 0.0), fleet.id(3));
+    home.fade(0.02);
+    home.fade(1.0);
+    assert_eq!(
+        chosen(&fleet, 40.0),
+        fleet.id(3),
+        "full, but of what is old"
+    );
+}
+
+#[test]
 fn a_cached_prefix_holds_a_request_as_long_as_its_first_token_comes_in_time() {
     let mut fleet = Fleet::new(20, &[3]);
     fleet.cache(9, &CHAIN[..8]);

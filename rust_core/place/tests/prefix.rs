@@ -288,6 +288,31 @@ fn the_end_of_a_chain_is_given_up_before_its_beginning() {
 /// A thousand replicas hold some 20 million blocks: the index's memory is bounded, yet each
 /// replica's sessions are still known to be there while its KV memory has room for them.
 #[test]
+fn turnover_is_what_pushes_others_out_of_late() {
+    let cache = ReplicaCache::new(PrefixIndex::new(), ReplicaId(0), 8);
+    let turnover = |keep| {
+        cache.fade(keep);
+        cache.turnover()
+    };
+    cache.record(&[1, 2, 3, 4]);
+    assert_eq!(turnover(1.0), 0.0, "there is room to spare");
+    cache.record(&[11, 12, 13, 14]);
+    assert_eq!(turnover(0.5), 1.0);
+    cache.record(&[1, 2, 3, 4]);
+    assert_eq!(
+        turnover(1.0),
+        0.5,
+        "what is held already pushes nothing out"
+    );
+    cache.record(&[21, 22, 23, 24]);
+    assert_eq!(turnover(0.0), 1.0);
+    assert_eq!(turnover(1.0), 0.0);
+    cache.record(&[31]);
+    cache.clear();
+    assert_eq!(turnover(1.0), 0.0);
+}
+
+#[test]
 fn a_large_fleet_does_not_forget_what_its_replicas_still_hold() {
     let registry = Registry::default();
     let spec = |at: u32| ReplicaSpec {

@@ -21,6 +21,9 @@ const TRUST_GAIN: f64 = 0.001;
 /// Trust never falls below this, so a replica that reports nonsense keeps a small index of its own.
 const LEAST_TRUST: f64 = 1.0 / 16.0;
 
+/// A cache counts as full from this share of what it may hold on.
+const FULL: f64 = 0.9;
+
 /// What a replica has likely cached: the marks of its chains in order of use. They stand for at most
 /// as many blocks as its KV memory holds; the leaves of a chain are given up before their prefix.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub struct ReplicaCache {
     blocks: Mutex<Blocks>,
     /// Share of what the index promises that is counted on, in 1/65,536.
     believed: AtomicU32,
+    /// Blocks recorded of late ÷ those it may hold, in 1/65,536.
+    turnover: AtomicU32,
 }
 
 /// The whole of a share.
@@ -40,6 +45,8 @@ struct Blocks {
     lru: Lru,
     /// Blocks that the marks held stand for.
     held: f64,
+    /// Blocks recorded that were not held, as far as they have not faded.
+    recent: f64,
     /// Blocks its KV memory holds.
     limit: usize,
     /// Marks it may hold at most, whatever they stand for.
@@ -88,12 +95,42 @@ impl ReplicaCache {
             blocks: Mutex::new(Blocks {
                 lru: Lru::default(),
                 held: 0.0,
+                recent: 0.0,
                 limit,
                 most_marks: usize::MAX,
                 trust: 1.0,
             }),
             believed: AtomicU32::new(WHOLE),
+            turnover: AtomicU32::new(0),
         }
+    }
+
+    /// Lets what was recorded of late fade to a share of it, 0 to 1, and takes the turnover anew.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss
+    )]
+    pub fn fade(&self, keep: f64) {
+        let mut blocks = self.lock();
+        let allowed = blocks.allowed().max(1) as f64;
+        // What has room to spare pushes nothing out.
+        let is_full = blocks.held >= FULL * allowed || blocks.lru.len() >= blocks.most_marks;
+        let share = if is_full {
+            blocks.recent / allowed
+        } else {
+            0.0
+        };
+        blocks.recent *= keep.clamp(0.0, 1.0);
+        self.turnover
+            .store((share * f64::from(WHOLE)) as u32, Relaxed);
+    }
+
+    /// The share of what it may hold that was filled anew of late, as far as that has not faded;
+    /// 0 while there is room to spare.
+    #[must_use]
+    pub fn turnover(&self) -> f64 {
+        f64::from(self.turnover.load(Relaxed)) / f64::from(WHOLE)
     }
 
     /// Sets the share, 0 to 1, of promised blocks to count on, as the replica's reports bear out.
@@ -121,6 +158,7 @@ impl ReplicaCache {
     ///
     /// Blocks are touched from the leaf to the root: a prefix is always more recent than what
     /// follows it, so the least recent block is a leaf.
+    #[allow(clippy::cast_precision_loss)]
     pub fn record(&self, chain: &[u64]) -> usize {
         if self.id.0 >= super::MOST_REPLICAS {
             return 0;
@@ -142,6 +180,7 @@ impl ReplicaCache {
                 fresh += mark.blocks as usize;
             }
         }
+        blocks.recent += fresh as f64;
         self.shrink(blocks, allowed);
         fresh
     }
@@ -166,7 +205,9 @@ impl ReplicaCache {
             self.index.release(block, self.id);
         }
         blocks.held = 0.0;
+        blocks.recent = 0.0;
         blocks.trust = 1.0;
+        self.turnover.store(0, Relaxed);
         self.believed.store(WHOLE, Relaxed);
     }
 
