@@ -78,6 +78,8 @@ class Options:
     answers_quoted: bool = True
     # What the live core is told of answers' lengths, "known" or {"tokens": N}; none: it predicts.
     told_length: str | dict[str, int] | None = None
+    # How often a prompt's prefill counts for the oracle beside what it itself waits for it.
+    oracle_prefill_price: float = 1.0
     telemetry_ms: float = 50.0
     detect_ms: float = 1000.0
     jobs: int | None = None
@@ -164,6 +166,7 @@ def scenario_of(options: Options, trace: _core.Trace) -> dict[str, Any]:
         "session_header": options.session_header,
         "answers_quoted": options.answers_quoted,
         "told_length": options.told_length,
+        "oracle_prefill_price": options.oracle_prefill_price,
         "events": list(options.events),
         "core": dict(options.core),
     }

@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.simulator.cases import CASES, Case
 from tests.simulator.pages import page, write_between
 from weighbridge.errors import RefusedError
-from weighbridge.simulate import OURS, checkout, parse_policies, simulate
+from weighbridge.simulate import OURS, checkout, parse_policies, shares, simulate
 from weighbridge.simulate_report import WIDE, show
 from weighbridge.traces import find_trace
 
@@ -29,7 +29,7 @@ def main() -> None:
     names = ", ".join(case.name for case in CASES)
     parser.add_argument("--only", default="", help=f"cases, by commas: {names}")
     parser.add_argument("--missing", action="store_true", help="only cases without a result")
-    parser.add_argument("--policies", default="", help="by commas; else all")
+    parser.add_argument("--policies", default="", help="by commas, the others' rows stay; else all")
     parser.add_argument("--pages", action="store_true", help="only write the page from the results")
     parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
     options = parser.parse_args()
@@ -43,7 +43,8 @@ def main() -> None:
         console.print(f"[bold]{case.title}")
         done = run(case, trace, parse_policies([options.policies]), console)
         # Read again: another run may have added cases meanwhile.
-        results = {**stored(), case.name: done}
+        results = stored()
+        results[case.name] = merged(results.get(case.name), done)
         store(results)
     store(results)
 
@@ -74,6 +75,28 @@ def store(results: Mapping[str, Any]) -> None:
     unfinished.replace(RESULTS)
     known = [(case, results[case.name]) for case in CASES if case.name in results]
     write_between(PAGE, "simulator", page(known))
+
+
+def merged(before: Mapping[str, Any] | None, after: dict[str, Any]) -> dict[str, Any]:
+    """A case's result with the rows of policies that were not run again as they were."""
+    run_again = {row["policy"] for row in after["rows"]}
+    if before is None or all(row["policy"] in run_again for row in before["rows"]):
+        return after
+    kept = {key: chosen_rows(before[key], after[key]) for key in ("rows", "details", "goodput")}
+    rates = {one["policy"]: one["seeds_rps"] for one in kept["goodput"]}
+    for one in kept["goodput"]:
+        one["of_ours"] = shares(one["seeds_rps"], rates[OURS]) if OURS in rates else None
+    # What it took is of no use where two runs are put together.
+    return {**after, **kept, "took": None, "run_again": sorted(run_again)}
+
+
+def chosen_rows(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows by policy: the later where there are two, in the order that they had."""
+    later = {row["policy"]: row for row in after}
+    rows = [later.pop(row["policy"], row) for row in before]
+    return [*rows, *later.values()]
 
 
 def run(case: Case, trace: Path, policies: Sequence[str], console: Console) -> dict[str, Any]:

@@ -38,8 +38,16 @@ def conditions(result: Result) -> str:
         f" {fleet['count']:,} replicas of {fleet['engine']}. SLO: first token within"
         f" {slo['ttft_ms']:g} ms + {slo['ttft_ms_per_ktok']:g} ms per 1,000 prompt tokens, and"
         f" {slo['tpot_ms']:g} ms a token after it, for {slo['share']:.0%} of requests.{events}"
-        f"{cost(result.get('took'))}"
+        f"{cost(result.get('took'))}{later(result.get('run_again', []))}"
     )
+
+
+def later(policies: Sequence[str]) -> str:
+    """Which rows are of later code than the rest, where they are not all of one run."""
+    if not policies:
+        return ""
+    names = ", ".join(f"`{policy}`" for policy in policies)
+    return f" Rows of {names} were run again later than the others, with the code of that time."
 
 
 def cost(took: Mapping[str, float] | None) -> str:

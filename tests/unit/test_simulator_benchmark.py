@@ -76,6 +76,43 @@ def test_an_interrupted_run_keeps_what_was_done_and_is_taken_up(
     assert list(json.loads(results.read_text())) == [first, second, third]
 
 
+def test_a_policy_run_again_leaves_the_others_rows_and_says_so(
+    places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, page = places
+    case = CASES[0]
+
+    def run(case: Case, _: Path, policies: Sequence[str], __: Console) -> dict[str, Any]:
+        rate = 2.0 if len(policies) > 1 else 4.0
+        return {**result_of(case), **rows_of([*policies], rate)}
+
+    monkeypatch.setattr(benchmark, "run", run)
+    run_benchmark(monkeypatch, "--only", case.name, "--policies", "random,weighbridge")
+    assert "run again" not in page.read_text()
+    run_benchmark(monkeypatch, "--only", case.name, "--policies", "weighbridge")
+    kept = json.loads(results.read_text())[case.name]
+    assert [(row["policy"], row["offered_rps"]) for row in kept["rows"]] == [
+        ("random", 2.0),
+        ("weighbridge", 4.0),
+    ]
+    assert [one["of_ours"]["mean"] for one in kept["goodput"]] == [0.5, 1.0]
+    assert "Rows of `weighbridge` were run again later" in page.read_text()
+
+
+def rows_of(policies: Sequence[str], rate: float) -> dict[str, Any]:
+    """Rows of these policies at a rate, and goodputs."""
+    figures = ("slo_attainment", "cache_hit_ratio", "pooled_hit_ratio", "spills", "slices_moved")
+    times = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms", "mu_max_over_mean")
+    row = {**dict.fromkeys(figures, 1), **dict.fromkeys(times, 1.0), "offered_rps": rate}
+    detail = {"lost": 0, "refused": 0, "unfinished": 0}
+    rates = {"goodput_rps": rate, "low_rps": rate, "high_rps": rate, "seeds_rps": [rate, rate]}
+    return {
+        "rows": [{"policy": policy, **row} for policy in policies],
+        "details": [{"policy": policy, **detail} for policy in policies],
+        "goodput": [{"policy": policy, **rates, "of_ours": None} for policy in policies],
+    }
+
+
 def test_a_case_that_is_not_there_is_named(
     places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

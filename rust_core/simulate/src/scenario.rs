@@ -124,6 +124,9 @@ pub struct Scenario {
     /// out: nothing.
     #[serde(default)]
     pub told_length: Option<ToldLength>,
+    /// How often a prompt's own prefill counts for the oracle beside what it itself waits for it.
+    #[serde(default = "prefill_price")]
+    pub oracle_prefill_price: f64,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,
@@ -142,6 +145,10 @@ fn telemetry() -> f64 {
 
 fn detect() -> f64 {
     1000.0
+}
+
+fn prefill_price() -> f64 {
+    1.0
 }
 
 fn yes() -> bool {

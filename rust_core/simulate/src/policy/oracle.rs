@@ -20,8 +20,6 @@ use super::{Ask, Policy, Usage, View, fresh};
 use crate::replica::Replica;
 use crate::scenario::{Scenario, Slo};
 
-/// κ
-const PREFILL_PRICE: f64 = 1.0;
 /// δ
 const DECODE_PRICE: f64 = 0.25;
 
@@ -63,6 +61,8 @@ struct Answer {
 /// The policy that knows all.
 pub(super) struct Oracle {
     slo: Slo,
+    /// κ
+    prefill_price: f64,
     ahead: Vec<Ahead>,
     /// By replica, then by request.
     answers: Vec<BTreeMap<usize, Answer>>,
@@ -81,6 +81,7 @@ impl Oracle {
             .map(|group| group.engine.0.kv_blocks);
         Self {
             slo: scenario.slo,
+            prefill_price: scenario.oracle_prefill_price,
             ahead: Vec::new(),
             answers: Vec::new(),
             lengths: HashMap::new(),
@@ -143,7 +144,7 @@ impl Oracle {
         let broken = f64::from(u8::from(late)) + self.broken(number, replica, own, ask.now_ms);
         ahead.prefill_ms
             + kv_ms
-            + (1.0 + PREFILL_PRICE) * own.prefill_ms
+            + (1.0 + self.prefill_price) * own.prefill_ms
             + DECODE_PRICE * ahead.decode_ms
             + BREACH_PRICE_MS * broken
     }
