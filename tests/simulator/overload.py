@@ -22,7 +22,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 REPLICAS = 16
 # The flood, times what the replicas do if they cached nothing; the first is next to none of it.
 LOADS = (0.001, 0.5, 1.0, 2.0, 5.0)
-SEEDS = 8
+SEEDS = 6
 TENANTS = 10
 SHEDDABLE, PROMISED = "t1", "promised"
 # MU a minute of the model's reference replica, which these are not far from.
