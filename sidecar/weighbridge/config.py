@@ -167,7 +167,7 @@ class Placing(Section):
         4.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
     )
     room_weight: float = Field(
-        28.0,
+        60.0,
         ge=0,
         le=1000,
         description="How often, beside that, a prefill counts that another's cache would have"

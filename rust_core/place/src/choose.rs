@@ -104,7 +104,7 @@ impl Default for ChoiceSettings {
             kv_share: 0.95,
             decode_weight: 0.2,
             prefill_weight: 4.0,
-            room_weight: 28.0,
+            room_weight: 60.0,
             reuse_ms: 300_000.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
