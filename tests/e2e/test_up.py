@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import processes, session_of
 from tests.e2e.harness import until
+from weighbridge.ports import find_free_run
 from weighbridge.traces import shipped_trace
 
 TRACE = ("--trace", str(shipped_trace()))
@@ -146,10 +147,11 @@ async def test_a_part_that_dies_ends_it_with_one_line(part: str) -> None:
 
 @pytest.mark.parametrize("option", ["--port", "--base-port"])
 async def test_a_taken_port_is_said_before_anything_starts(option: str) -> None:
+    # Its neighbours, which replicas take as well, are free and outside the range of clients' ports.
+    port = find_free_run(16)
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("127.0.0.1", port))
         listener.listen()
-        port = listener.getsockname()[1]
         async with up(option, str(port), *STAYING) as process:
             code, out, err = await finish(process)
     assert code == 1
