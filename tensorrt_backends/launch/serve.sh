@@ -15,4 +15,5 @@ exec trtllm-serve "${CHECKPOINT}" \
     --host "${HOST:-0.0.0.0}" --port "${PORT:-8000}" --backend pytorch \
     --tp_size "${TENSOR_PARALLEL}" --ep_size "${EXPERT_PARALLEL:-1}" \
     --max_batch_size "${MAX_BATCH_SIZE:-256}" --max_num_tokens "${MAX_NUM_TOKENS:-8192}" \
+    --max_seq_len "${MAX_SEQ_LEN:?}" \
     --extra_llm_api_options "$here/$name.yaml" "$@"

@@ -54,6 +54,7 @@ def test_a_launch_is_as_its_profile_was_measured(backends: Path, tmp_path: Path)
             ("--tp_size", profile["hardware"]["tensor_parallel"]),
             ("--max_batch_size", profile["max_batch_size"]),
             ("--max_num_tokens", profile["max_num_tokens"]),
+            ("--max_seq_len", profile["max_seq_len"]),
             ("--log_level", "info"),
         ):
             assert f"{option} {value}" in said, path.stem

@@ -289,6 +289,7 @@ fn profile_of(number: usize, engine: &EngineProfile) -> Result<Profile, Simulate
         "block_tokens": engine.tokens_per_block,
         "max_batch_size": engine.max_batch_size,
         "max_num_tokens": engine.max_num_tokens,
+        "max_seq_len": engine.max_seq_len,
         "reference_batch": batch,
         "cost": {
             "prefill_per_tok": engine.prefill_ms_per_token,
@@ -325,7 +326,8 @@ mod tests {
         assert_eq!(profiles[1].max_batch_size, 8);
         // A slower engine does less of the same work in a minute.
         assert!(profiles[1].capacity_mu_per_min < 30_000.0);
-        assert_eq!(scenario.longest_sequence(), 131_072);
+        assert_eq!(scenario.longest_sequence(), 40_960);
+        assert_eq!(profiles[1].longest_sequence(), 40_960);
     }
 
     #[test]

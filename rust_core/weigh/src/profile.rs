@@ -52,6 +52,9 @@ pub struct Profile {
     pub max_batch_size: u32,
     /// Most tokens in a step.
     pub max_num_tokens: u32,
+    /// Most tokens of a prompt and one answer together; left out, as many as the cache holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_seq_len: Option<u32>,
     /// Sequences in a step when the replica is well loaded.
     pub reference_batch: f64,
     /// Cost coefficients, MU.
@@ -220,6 +223,7 @@ impl Profile {
         counts("block_tokens", u64::from(self.block_tokens))?;
         counts("max_batch_size", u64::from(self.max_batch_size))?;
         counts("max_num_tokens", u64::from(self.max_num_tokens))?;
+        counts("max_seq_len", self.longest_sequence())?;
         positive("reference_batch", self.reference_batch)?;
         if self.reference_batch > f64::from(self.max_batch_size) {
             return fault("reference_batch", "must be at most max_batch_size");
@@ -234,6 +238,15 @@ impl Profile {
         self.tokens.validate()?;
         self.images.validate()?;
         self.audio.validate()
+    }
+
+    /// Most tokens that a prompt and one answer to it may have together: `max_seq_len`, or the whole
+    /// cache where that is less.
+    #[must_use]
+    pub fn longest_sequence(&self) -> u64 {
+        self.max_seq_len
+            .map_or(self.kv_tokens, u64::from)
+            .min(self.kv_tokens)
     }
 
     /// Estimates the prompt tokens of a request; text is scaled by `correction` (1 for none), as

@@ -202,3 +202,15 @@ fn errors_name_the_key() {
     let missing = Profile::from_json(&changed("kv_tokens", Value::Null)).unwrap_err();
     assert!(missing.to_string().contains("kv_tokens"), "{missing}");
 }
+
+#[test]
+fn a_sequence_is_no_longer_than_the_model_nor_the_cache() {
+    let mut profile = Profile::from_json(&minimal().to_string()).unwrap();
+    assert_eq!(profile.longest_sequence(), profile.kv_tokens);
+    profile.max_seq_len = Some(4096);
+    assert_eq!(profile.longest_sequence(), 4096);
+    profile.kv_tokens = 1024;
+    assert_eq!(profile.longest_sequence(), 1024);
+    profile.max_seq_len = Some(0);
+    assert_eq!(profile.validate().unwrap_err().key, "max_seq_len");
+}

@@ -45,6 +45,10 @@ def calibrate(
     max_num_tokens: Annotated[
         int | None, typer.Option(min=32, help="Tokens of a step, if the replica does not tell.")
     ] = None,
+    max_seq_len: Annotated[
+        int | None,
+        typer.Option(min=1024, help="Its --max_seq_len, if it does not tell; else its KV cache."),
+    ] = None,
     kv_tokens: Annotated[
         int | None,
         typer.Option(min=1024, help="Tokens of the KV cache, if the replica does not tell."),
@@ -129,6 +133,7 @@ def calibrate(
         max_prompt=max_prompt,
         max_batch=max_batch,
         max_num_tokens=max_num_tokens,
+        max_seq_len=max_seq_len,
         kv_tokens=kv_tokens,
         gpu=gpu,
         gpus=gpus,

@@ -55,6 +55,7 @@ class Options:
     max_prompt: int | None
     max_batch: int | None
     max_num_tokens: int | None
+    max_seq_len: int | None
     kv_tokens: int | None
     gpu: str
     gpus: int
@@ -229,14 +230,15 @@ def plan(facts: Facts, options: Options) -> tuple[profiles.Engine, Domain]:
     block = facts.block_tokens or USUAL_BLOCK_TOKENS
     batch = facts.max_batch_size or options.max_batch or USUAL_BATCH
     tokens = options.max_num_tokens or facts.max_num_tokens or USUAL_NUM_TOKENS
+    longest_sequence = options.max_seq_len or facts.max_model_len
     longest = min(
         options.max_prompt or LONGEST_PROMPT,
         int(kv_tokens * PROMPT_SHARE),
-        (facts.max_model_len or 1 << 30) - 512,
+        (longest_sequence or 1 << 30) - 512,
     )
     if longest < 256:
         raise RefusedError(f"prompts of {longest} tokens are too short to calibrate with")
-    engine = profiles.Engine(kv_tokens, min(block, kv_tokens), batch, tokens)
+    engine = profiles.Engine(kv_tokens, min(block, kv_tokens), batch, tokens, longest_sequence)
     domain = Domain(
         max_prompt=longest,
         max_batch=max(1, min(batch, options.max_batch or USUAL_BATCH)),

@@ -25,6 +25,8 @@ class Engine:
     block_tokens: int
     max_batch_size: int
     max_num_tokens: int
+    max_seq_len: int | None = None
+    """Tokens of a prompt and one answer together; None: as many as the cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,16 @@ def build(
         "date": origin.day.isoformat(),
         "note": origin.note,
     }
-    return profile | {
+    profile |= {
         "capacity_mu_per_min": round(capacity_mu_per_min),
         "kv_tokens": engine.kv_tokens,
         "block_tokens": engine.block_tokens,
         "max_batch_size": engine.max_batch_size,
         "max_num_tokens": engine.max_num_tokens,
+    }
+    if engine.max_seq_len is not None:
+        profile["max_seq_len"] = engine.max_seq_len
+    return profile | {
         "reference_batch": reference_batch,
         "cost": cost_section(costs),
         "latency": latency_section(step, prefill_base),

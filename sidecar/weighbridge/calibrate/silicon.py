@@ -191,7 +191,9 @@ def build(tables: Tables, one: Combination, reference: dict[str, Any] | None) ->
         capacity_mu_per_min=saturated(step, kv_tokens, costs),
         reference_batch=batch,
         is_reference=one.reference,
-        engine=profiles.Engine(kv_tokens, BLOCK_TOKENS, MAX_BATCH_SIZE, MAX_NUM_TOKENS),
+        engine=profiles.Engine(
+            kv_tokens, BLOCK_TOKENS, MAX_BATCH_SIZE, MAX_NUM_TOKENS, one.max_seq_len
+        ),
         origin=profiles.Origin(tables.source, tables.day, note(one, context, decode)),
         hardware=hardware(one),
         settings=settings_of(one),

@@ -17,6 +17,8 @@ class Served:
     """Names under which it is served."""
     family: str
     """Of its tokenizer."""
+    max_seq_len: int
+    """Positions that the checkpoint has, which trtllm-serve takes for its limit."""
     system: str
     tensor_parallel: int = 1
     quantization: str | None = None
@@ -40,13 +42,16 @@ QWEN_30B = ("Qwen/Qwen3-30B-A3B-FP8", ("Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b"))
 GPT_OSS = ("openai/gpt-oss-120b", ("openai/gpt-oss-120b", "gpt-oss-120b"))
 
 
+LONG, QWEN3 = 131_072, 40_960
+
+
 def _llama(name: str, which: tuple[str, tuple[str, ...]], system: str, **more: object) -> Served:
     settings: dict[str, object] = {"quantization": "fp8", "kv_cache": "fp8"} | more
-    return Served(name, which[0], which[1], "llama3", system, **settings)  # type: ignore[arg-type]
+    return Served(name, which[0], which[1], "llama3", LONG, system, **settings)  # type: ignore[arg-type]
 
 
 def _qwen(name: str, which: tuple[str, tuple[str, ...]], system: str, **more: object) -> Served:
-    return Served(name, which[0], which[1], "qwen", system, **more)  # type: ignore[arg-type]
+    return Served(name, which[0], which[1], "qwen", QWEN3, system, **more)  # type: ignore[arg-type]
 
 
 BFLOAT16: dict[str, object] = {"quantization": "bfloat16", "kv_cache": "bfloat16"}
@@ -73,6 +78,7 @@ SERVED: tuple[Served, ...] = (
         GPT_OSS[0],
         GPT_OSS[1],
         "o200k",
+        LONG,
         "h200_sxm",
         kv_cache=None,
         mixture=True,

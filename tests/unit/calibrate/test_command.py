@@ -32,6 +32,7 @@ OPTIONS = Options(
     max_prompt=None,
     max_batch=None,
     max_num_tokens=None,
+    max_seq_len=None,
     kv_tokens=None,
     gpu="",
     gpus=1,
@@ -55,7 +56,9 @@ def test_a_plan_stays_within_what_the_replica_can_do() -> None:
     engine, domain = plan(facts, OPTIONS)
     assert domain.max_prompt == 4096 - 512
     assert domain.max_batch == 8
-    assert (engine.kv_tokens, engine.block_tokens) == (20_000, 64)
+    assert (engine.kv_tokens, engine.block_tokens, engine.max_seq_len) == (20_000, 64, 4096)
+    told, _ = plan(Facts("m", kv_tokens=20_000), replace(OPTIONS, max_seq_len=8192))
+    assert told.max_seq_len == 8192
     _, smaller = plan(facts, replace(OPTIONS, max_prompt=1000, max_batch=4))
     assert (smaller.max_prompt, smaller.max_batch) == (1000, 4)
 
