@@ -8,10 +8,13 @@ MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A host, without the brackets of IPv6, and a TCP port."""
+    """A host, without the brackets of IPv6, and a TCP port. An IPv6 address has one spelling."""
 
     host: str
     port: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", canonical(self.host))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -33,6 +36,18 @@ class HostPort:
         return True
 
 
+def canonical(host: str) -> str:
+    """An IPv6 address as the core and RFC 5952 write it; any other host as it is."""
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped
+    return str(address) if mapped is None else f"::ffff:{mapped}"
+
+
 @dataclass(frozen=True, slots=True)
 class UnixPath:
     """A Unix domain socket."""
@@ -50,6 +65,9 @@ def parse_host_port(text: str) -> HostPort:
         raise ValueError(f"'{text}' is no host:port")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+        # A scope is a matter of one machine: Envoy and the core know none.
+        if "%" in host:
+            raise ValueError(f"'{text}': write the address without its scope, '%…'")
         ipaddress.IPv6Address(host)
     elif ":" in host:
         raise ValueError(f"'{text}': write an IPv6 address in brackets, [::1]:80")

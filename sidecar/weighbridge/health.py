@@ -3,8 +3,8 @@
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,8 +12,16 @@ import aiohttp
 
 from weighbridge.config import Health, Telemetry
 from weighbridge.envoy import outliers
-from weighbridge.loops import Loops
-from weighbridge.telemetry import Pace, Poller, engine_look, new_session, probe
+from weighbridge.loops import Loops, ended
+from weighbridge.telemetry import (
+    NotSentError,
+    Pace,
+    Poller,
+    UnreadableError,
+    engine_look,
+    new_session,
+    probe,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,26 +49,31 @@ class HealthWatch:
         self._session: aiohttp.ClientSession | None = None
         self._pollers: list[Poller] = []
         self._loops: list[asyncio.Task[None]] = []
+        self._skipped = Counter({"unsent": 0, "unreadable": 0})
         self._endpoints: frozenset[str] = frozenset()
+        # One change at a time: a second that began meanwhile would close the first one's session.
+        self._turn = asyncio.Lock()
 
     async def watch(self, endpoints: Iterable[str], health: Health, telemetry: Telemetry) -> None:
         """Replaces what is watched and how."""
-        if (health, telemetry) != self._settings:
-            await self.close()
-            self._settings = (health, telemetry)
-            self._session = new_session()
-            self._start(self._session, health, telemetry)
-        self._endpoints = frozenset(endpoints)
-        for poller in self._pollers:
-            await poller.follow(self._endpoints)
+        async with self._turn:
+            if (health, telemetry) != self._settings:
+                await self._stop()
+                self._session = new_session()
+                self._start(self._session, health, telemetry)
+                self._settings = (health, telemetry)
+            self._endpoints = frozenset(endpoints)
+            for poller in self._pollers:
+                await poller.follow(self._endpoints)
 
     async def close(self) -> None:
         """Stops everything."""
+        async with self._turn:
+            await self._stop()
+
+    async def _stop(self) -> None:
         loops, self._loops = self._loops, []
-        for loop in loops:
-            loop.cancel()
-            with suppress(asyncio.CancelledError):
-                await loop
+        await ended(loops)
         pollers, self._pollers = self._pollers, []
         for poller in pollers:
             await poller.close()
@@ -71,15 +84,25 @@ class HealthWatch:
 
     def _start(self, session: aiohttp.ClientSession, health: Health, telemetry: Telemetry) -> None:
         async def poll_health(endpoint: str) -> None:
-            result = await probe(session, f"http://{endpoint}{health.path}", health.timeout_seconds)
+            url = f"http://{endpoint}{health.path}"
+            try:
+                result = await probe(session, url, health.timeout_seconds)
+            except NotSentError as error:
+                self._skip("unsent", url, error)
+                return
             self._hear({"endpoint": endpoint, "probe": result})
 
         async def poll_engine(endpoint: str) -> None:
-            look = await engine_look(
-                session, f"http://{endpoint}{telemetry.path}", telemetry.timeout_seconds
-            )
-            if look is not None:
-                self._hear({"endpoint": endpoint, "engine": look})
+            url = f"http://{endpoint}{telemetry.path}"
+            try:
+                look = await engine_look(session, url, telemetry.timeout_seconds)
+            except NotSentError as error:
+                self._skip("unsent", url, error)
+            except UnreadableError as error:
+                self._skip("unreadable", url, error)
+            else:
+                if look is not None:
+                    self._hear({"endpoint": endpoint, "engine": look})
 
         if health.enabled:
             pace = Pace(health.interval_seconds, health.polls_per_second, health.max_concurrent)
@@ -94,6 +117,15 @@ class HealthWatch:
             self._pollers.append(Poller("telemetry_polls", poll_engine, pace, self._kept))
         judge = partial(self._judge_for_ever, health.round_seconds)
         self._loops.append(self._kept.start("health", judge))
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Polls that counted for nothing: `unsent` failed on this machine, `unreadable` pages."""
+        return dict(self._skipped)
+
+    def _skip(self, why: str, url: str, error: Exception) -> None:
+        self._skipped[why] += 1
+        log.warning("%s counts for nothing (%s): %s", url, why, error)
 
     def _hear(self, *observations: Mapping[str, Any]) -> None:
         self._core.hear(json.dumps(observations))

@@ -3,12 +3,21 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 log = logging.getLogger(__name__)
 
 # Until a loop that broke goes on, s: one that breaks at once must not fill the log.
 PAUSE_SECONDS = 1.0
+
+
+async def ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancels tasks and waits until each has done what it does last."""
+    for task in tasks:
+        task.cancel()
+    # Not each by itself: whoever waits here may be cancelled as well, and must notice.
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 class Loops:

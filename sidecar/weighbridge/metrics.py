@@ -194,7 +194,7 @@ def discovery_families(status: Status) -> list[Family]:
     failures = Family(cat.DISCOVERY_FAILURES)
     for source in found["sources"]:
         labels = [source["source"]]
-        up.add(labels, source["error"] is None)
+        up.add(labels, source["error"] is None and source["replicas"] is not None)
         replicas.add(labels, source["replicas"] or 0)
         failures.add(labels, source["failures"])
     members = Family(cat.MEMBERS)

@@ -13,6 +13,7 @@ import aiohttp
 
 from weighbridge.config import Config
 from weighbridge.envoy import admin
+from weighbridge.envoy.outliers import mapping
 from weighbridge.tuning import BY_NAME, PREFIX, RuntimeKey, configured, parse
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class RuntimeWatch:
         except admin.EnvoyAdminError as error:
             self._lost(error)
             return
-        overrides, ignored = read(content.get("entries", {}))
+        overrides, ignored = read(mapping(content.get("entries")))
         if not self.view.reachable:
             log.info("runtime: Envoy's admin port %s answers", address)
         self.view.reachable = True

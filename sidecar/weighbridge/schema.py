@@ -16,17 +16,15 @@ def require_loopback(text: str) -> str:
     address = parse_host_port(text)
     if not address.is_loopback:
         raise ValueError(f"'{text}': must be a loopback address, as it answers anyone who asks")
-    return text
+    return str(address)
 
 
 def _host_port(text: str) -> str:
-    parse_host_port(text)
-    return text
+    return str(parse_host_port(text))
 
 
 def _listen(text: str) -> str:
-    parse_listen(text)
-    return text
+    return str(parse_listen(text))
 
 
 def _endpoint(text: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import signal
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ from weighbridge.discovery.fleet import Fleet
 from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
-from weighbridge.loops import Loops
+from weighbridge.loops import Loops, ended
 from weighbridge.runtime import Overrides, RuntimeWatch
 from weighbridge.status import snapshot
 from weighbridge.tuning import tuned
@@ -109,9 +109,9 @@ class Service:
             ):
                 stack.callback(self._loops.start(name, work).cancel)
             if self._sender is not None:
-                stack.push_async_callback(_ended, self._loops.start("spans", self._sender.run))
+                stack.push_async_callback(ended, [self._loops.start("spans", self._sender.run)])
             writer = UsageWriter(self._core, config.usage_log, self._drift.note, self._loops)
-            stack.push_async_callback(_ended, self._loops.start("usage_log", writer.run))
+            stack.push_async_callback(ended, [self._loops.start("usage_log", writer.run)])
             if config.usage_log.path is not None:
                 stack.callback(self._loops.start("drift", self._drift.run).cancel)
                 if not self._drift.is_possible:
@@ -227,7 +227,8 @@ class Service:
         self._config = config
         logs.configure(config.log.level, config.log.format)
         await self._fleet.configure(config)
-        await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
+        # The loop that follows the fleet takes over how it is watched: one task, not two.
+        self._fleet_changed.set()
         log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
 
     def _check_changeable(self, config: Config) -> None:
@@ -244,13 +245,6 @@ class Service:
         ]
         if changed:
             raise ConfigError(f"{self._source}: {changed[0]}: needs a restart to change")
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    """Cancels a task and waits until it has done what it does last."""
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def certificates(config: Config, source: Path) -> tls.Certificates | None:

@@ -1,11 +1,11 @@
 """Asks every replica how it is: its health page, and its engine's latest iteration."""
 
 import asyncio
-import contextlib
 import errno
 import json
 import random
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +13,18 @@ from typing import Any, Literal
 
 import aiohttp
 
-from weighbridge.loops import Loops
+from weighbridge.loops import Loops, ended
 
 ProbeResult = Literal["good", "bad", "refused"]
 
 # Of the engine's page: as many records as an engine keeps, and more.
 PAGE_BYTES = 8 << 20
 RECORD_BYTES = 64 << 10
+# Objects within objects; a record has three levels.
+MOST_LEVELS = 16
 JITTER = 0.2
+# A question that ended later than this after its limit says that this process stood still.
+STALL_SHARE = 0.5
 BRACES = re.compile(rb"[{}]")
 
 
@@ -63,12 +67,7 @@ class Poller:
         await self._cancel(list(self._tasks))
 
     async def _cancel(self, endpoints: list[str]) -> None:
-        tasks = [self._tasks.pop(endpoint) for endpoint in endpoints]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await ended([self._tasks.pop(endpoint) for endpoint in endpoints])
 
     async def _for_ever(self, endpoint: str) -> None:
         # The first polls are spread as well, but a few endpoints need not wait.
@@ -81,20 +80,75 @@ class Poller:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """A session whose every request takes a new connection: whether it is taken is the question."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+    """A session whose every request takes a new connection: whether it is taken is the question.
+
+    Pages come as they are: one that is packed could unpack to any size.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"accept-encoding": "identity"},
+        auto_decompress=False,
+    )
+
+
+class NotSentError(Exception):
+    """A poll failed on this machine: it says nothing of the replica."""
+
+
+class UnreadableError(Exception):
+    """A replica's page is not what it should be; the message says how."""
+
+
+# This machine has no descriptor, no memory, no port or no route for a connection.
+LOCAL_ERRORS = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EADDRNOTAVAIL,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
+
+
+def is_local(error: BaseException) -> bool:
+    """Whether what failed is this machine, not the one that was asked."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return True
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    return isinstance(cause, OSError) and cause.errno in LOCAL_ERRORS
+
+
+class Asking:
+    """Judges how one question failed: a process that itself stood still blames nobody."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._latest = time.monotonic() + timeout_seconds * (1 + STALL_SHARE)
+
+    def check(self, error: BaseException) -> None:
+        """NotSentError where the failure is this process' own."""
+        is_late = isinstance(error, TimeoutError) and time.monotonic() > self._latest
+        if is_late or is_local(error):
+            raise NotSentError(str(error) or type(error).__name__) from None
 
 
 async def probe(session: aiohttp.ClientSession, url: str, timeout_seconds: float) -> ProbeResult:
-    """Asks for a health page."""
-    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    """Asks for a health page. NotSentError where that failed here."""
+    asking = Asking(timeout_seconds)
     try:
-        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
+        async with session.get(url, timeout=asking.timeout, allow_redirects=False) as response:
             return "good" if response.status == 200 else "bad"
-    except aiohttp.ClientConnectorError as error:
-        return "refused" if error.os_error.errno == errno.ECONNREFUSED else "bad"
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return "bad"
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        asking.check(error)
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        is_refused = isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED
+        return "refused" if is_refused else "bad"
 
 
 async def engine_look(
@@ -102,28 +156,37 @@ async def engine_look(
 ) -> dict[str, int] | None:
     """What the engine carries, by trtllm-serve's iteration statistics; None where it tells nothing.
 
-    No iteration since the last look means that it carries nothing.
+    No iteration since the last look means that it carries nothing. NotSentError where the question
+    failed here, UnreadableError where the page is no such list.
     """
-    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+    asking = Asking(timeout_seconds)
     try:
-        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
+        async with session.get(url, timeout=asking.timeout, allow_redirects=False) as response:
             if response.status != 200:
                 return None
-            page = bytearray()
+            tail, size = bytearray(), 0
             async for chunk in response.content.iter_any():
-                page += chunk
-                if len(page) > PAGE_BYTES:
-                    return None
-    except (aiohttp.ClientError, TimeoutError, OSError):
+                size += len(chunk)
+                if size > PAGE_BYTES:
+                    raise UnreadableError(f"more than {PAGE_BYTES:,} bytes")
+                tail += chunk
+                # The latest record is at the end; the rest is not kept.
+                del tail[:-RECORD_BYTES]
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        asking.check(error)
         return None
-    return read_iterations(bytes(page))
+    look = read_iterations(bytes(tail))
+    if look is None:
+        raise UnreadableError("no list of iterations")
+    return look
 
 
 def read_iterations(page: bytes) -> dict[str, int] | None:
-    """The latest iteration on the page, as the core takes it."""
-    if not page.rstrip().endswith(b"]"):
+    """The latest iteration on the page, or on its end, as the core takes it."""
+    page = page.strip()
+    if not page.endswith(b"]"):
         return None
-    if page.strip(b"[] \r\n\t") == b"":
+    if page.startswith(b"[") and not page[1:-1].strip():
         return {"requests": 0}
     record = last_record(page)
     return None if record is None else look_of(record)
@@ -132,13 +195,16 @@ def read_iterations(page: bytes) -> dict[str, int] | None:
 def last_record(page: bytes) -> Mapping[str, Any] | None:
     """The last object of a JSON list, without reading all those before it."""
     tail = page[-RECORD_BYTES:]
+    end = tail.rfind(b"}")
     depth = 0
     for brace in reversed(list(BRACES.finditer(tail))):
         depth += 1 if brace.group() == b"}" else -1
+        if depth > MOST_LEVELS:
+            return None
         if depth == 0:
             try:
-                record = json.loads(tail[brace.start() : tail.rfind(b"}") + 1])
-            except ValueError:
+                record = json.loads(tail[brace.start() : end + 1])
+            except (ValueError, RecursionError):
                 return None
             return record if isinstance(record, dict) else None
     return None

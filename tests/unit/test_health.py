@@ -1,8 +1,12 @@
 """Health: what polls and Envoy see reaches the core; what the core judges reaches the log."""
 
 import asyncio
+import errno
 import json
 import logging
+import os
+import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,14 +25,21 @@ class Page:
 
     def __init__(self) -> None:
         self.status = 200
+        self.asked = asyncio.Event()
+        self.delay_seconds = 0.0
+        self.odd: bytes | None = None
         self.iterations: list[dict[str, Any]] = []
         self.clusters: dict[str, Any] | None = {}
         self.endpoint = ""
 
     async def health(self, _: web.Request) -> web.Response:
+        self.asked.set()
+        await asyncio.sleep(self.delay_seconds)
         return web.Response(status=self.status)
 
     async def metrics(self, _: web.Request) -> web.Response:
+        if self.odd is not None:
+            return web.Response(body=self.odd)
         return web.json_response(self.iterations)
 
     async def envoy(self, _: web.Request) -> web.Response:
@@ -182,3 +193,80 @@ async def test_what_breaks_is_counted_and_goes_on(page: Page, ear: Ear) -> None:
         await judged.wait()
     await watch.close()
     assert loops.failures == {"health_polls": 2, "health": 2}
+
+
+async def test_two_changes_at_once_leave_one_watch_that_works(page: Page, ear: Ear) -> None:
+    loops = Loops(pause_seconds=0.01)
+    watch = HealthWatch(ear, loops)
+    await watch.watch([page.endpoint], Health(interval_seconds=0.01), QUIET)
+    await ear.hears(endpoint=page.endpoint, probe="good")
+    for seconds in (0.5, 0.6, 0.7):
+        health = Health(interval_seconds=0.01, timeout_seconds=seconds)
+        await asyncio.gather(*(watch.watch([page.endpoint], health, QUIET) for _ in range(3)))
+    page.status = 503
+    await ear.hears(endpoint=page.endpoint, probe="bad")
+    await asyncio.sleep(0.05)
+    await watch.close()
+    assert set(loops.failures.values()) == {0}, loops.failures
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS, errno.ENETUNREACH])
+async def test_what_fails_here_says_nothing_of_a_replica(
+    page: Page, ear: Ear, watch: HealthWatch, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    made = socket.socket
+
+    def none_left(*_: Any, **__: Any) -> socket.socket:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    await watch.watch([page.endpoint], Health(interval_seconds=0.01), QUIET)
+    async with asyncio.timeout(5):
+        while watch.skipped["unsent"] < 3:
+            await asyncio.sleep(0.01)
+    assert ear.heard == []
+    monkeypatch.setattr(socket, "socket", made)
+    await ear.hears(endpoint=page.endpoint, probe="good")
+
+
+async def test_a_process_that_stood_still_blames_nobody(
+    page: Page, ear: Ear, watch: HealthWatch
+) -> None:
+    page.delay_seconds = 0.05
+    await watch.watch([page.endpoint], Health(interval_seconds=0.01, timeout_seconds=0.2), QUIET)
+    await ear.hears(endpoint=page.endpoint, probe="good")
+    page.asked.clear()
+    async with asyncio.timeout(5):
+        await page.asked.wait()
+        # The loop is held up while a poll is under way: its time is up when it goes on.
+        time.sleep(0.5)  # noqa: ASYNC251
+        while not watch.skipped["unsent"]:
+            await asyncio.sleep(0.01)
+    assert all(seen["probe"] == "good" for seen in ear.heard)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"a":' * 5000 + b"1" + b"}]" * 5000,
+        b"[" * 70_000 + b"]" * 70_000,
+        b"# HELP vllm:num_requests_running\nvllm:num_requests_running 3.0\n",
+        b"[" + b"1," * (5 << 20) + b"1]",
+        b'[{"numActiveRequests": ' + b"9" * 5000 + b"}]",
+        b"\x1f\x8b\x08\x00 no gzip",
+    ],
+)
+async def test_an_odd_page_is_passed_over_and_counted(page: Page, ear: Ear, content: bytes) -> None:
+    loops = Loops(pause_seconds=0.01)
+    watch = HealthWatch(ear, loops)
+    page.odd = content
+    telemetry = Telemetry(interval_seconds=0.01)
+    await watch.watch([page.endpoint], Health(enabled=False), telemetry)
+    async with asyncio.timeout(10):
+        while watch.skipped["unreadable"] < 2:
+            await asyncio.sleep(0.01)
+    assert ear.heard == []
+    page.odd = None
+    await ear.hears(endpoint=page.endpoint, engine={"requests": 0})
+    await watch.close()
+    assert loops.failures["telemetry_polls"] == 0

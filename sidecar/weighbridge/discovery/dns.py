@@ -20,6 +20,8 @@ class DnsNames:
     def __init__(self, settings: DnsSource) -> None:
         self._settings = settings
         self._resolver: dns.asyncresolver.Resolver | None = None
+        # Names and the kinds of records that they have had.
+        self._had: set[tuple[str, dns.rdatatype.RdataType]] = set()
         self.name = settings.label
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
@@ -50,13 +52,25 @@ class DnsNames:
             for host in await self._hosts(asked, record.target.to_text(omit_final_dot=True))
         ]
 
-    @staticmethod
-    async def _hosts(asked: dns.asyncresolver.Resolver, name: str) -> list[str]:
+    async def _hosts(self, asked: dns.asyncresolver.Resolver, name: str) -> list[str]:
+        kinds = (dns.rdatatype.A, dns.rdatatype.AAAA)
+        # Side by side: a server that drops one of the questions holds up the other no longer.
+        answers = await asyncio.gather(
+            *(asked.resolve(name, kind, raise_on_no_answer=False) for kind in kinds),
+            return_exceptions=True,
+        )
         hosts: list[str] = []
-        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            answer = await asked.resolve(name, kind, raise_on_no_answer=False)
-            if answer.rrset is not None:
+        failures: dict[dns.rdatatype.RdataType, BaseException] = {}
+        for kind, answer in zip(kinds, answers, strict=True):
+            if isinstance(answer, BaseException):
+                failures[kind] = answer
+            elif answer.rrset is not None:
                 hosts += [record.to_text() for record in answer.rrset]
+                self._had.add((name, kind))
+        for kind, failure in failures.items():
+            # A kind of record that never was is not missed; one that was would leave a part.
+            if not hosts or (name, kind) in self._had:
+                raise failure
         if not hosts:
             raise SourceError(f"{name} has no address")
         return hosts

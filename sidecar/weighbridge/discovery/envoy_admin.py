@@ -1,16 +1,15 @@
 """Replicas that Envoy knows already: the hosts of one cluster, read from its admin port."""
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-import aiohttp
-
-from weighbridge.address import HostPort
+from weighbridge.address import parse_host_port
 from weighbridge.config import ReplicaState
 from weighbridge.discovery.settings import EnvoySource
 from weighbridge.discovery.source import Found, SourceError, from_template
+from weighbridge.envoy import admin
+from weighbridge.envoy.outliers import endpoint_of, mapping, mappings
 
 EDS_STATES: dict[str, ReplicaState] = {
     "UNHEALTHY": "ejected",
@@ -29,41 +28,40 @@ class EnvoyCluster:
 
     async def lists(self) -> AsyncGenerator[tuple[Found, ...], None]:
         """The cluster's hosts, each `interval_seconds`."""
-        timeout = aiohttp.ClientTimeout(total=self._settings.timeout_seconds)
-        url = f"http://{self._settings.admin}/clusters?format=json"
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        asked = self._settings
+        async with admin.session() as session:
             while True:
                 try:
-                    async with session.get(url) as response:
-                        text = await response.read()
-                    page = json.loads(text)
-                except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                    raise SourceError(f"{url}: {error or type(error).__name__}") from None
-                yield hosts(page, self._settings)
-                await asyncio.sleep(self._settings.interval_seconds)
+                    page = await admin.page(
+                        session, asked.admin, admin.CLUSTERS, asked.timeout_seconds
+                    )
+                except admin.EnvoyAdminError as error:
+                    raise SourceError(str(error)) from None
+                yield await asyncio.to_thread(hosts, page, asked)
+                await asyncio.sleep(asked.interval_seconds)
 
 
 def hosts(page: Mapping[str, Any], settings: EnvoySource) -> tuple[Found, ...]:
     """The hosts of the cluster in the page `/clusters?format=json`."""
-    for status in page.get("cluster_statuses", ()):
+    for status in mappings(page.get("cluster_statuses")):
         if status.get("name") == settings.cluster:
-            found = [host(one, settings) for one in status.get("host_statuses", ())]
+            found = [host(one, settings) for one in mappings(status.get("host_statuses"))]
             return tuple(one for one in found if one is not None)
     raise SourceError(f"Envoy at {settings.admin} has no cluster '{settings.cluster}'")
 
 
 def host(status: Mapping[str, Any], settings: EnvoySource) -> Found | None:
     """One host; None where it has no TCP address."""
-    socket = status.get("address", {}).get("socket_address", {})
-    address, port = socket.get("address"), socket.get("port_value")
-    if not address or not port:
+    endpoint = endpoint_of(status)
+    if endpoint is None:
         return None
-    where = HostPort(address, port)
+    where = parse_host_port(endpoint)
     if not where.is_ip:
         return None
-    locality = status.get("locality", {})
-    domain = locality.get("sub_zone") or locality.get("zone") or locality.get("region") or ""
-    return from_template(settings, where, domain, state(status.get("health_status", {})))
+    places = mapping(status.get("locality"))
+    domains = (places.get(key) for key in ("sub_zone", "zone", "region"))
+    domain = next((one for one in domains if isinstance(one, str) and one), "")
+    return from_template(settings, where, domain, state(mapping(status.get("health_status"))))
 
 
 def state(health: Mapping[str, Any]) -> ReplicaState:
@@ -72,4 +70,4 @@ def state(health: Mapping[str, Any]) -> ReplicaState:
         return "ejected"
     if health.get("failed_active_degraded_check"):
         return "degraded"
-    return EDS_STATES.get(health.get("eds_health_status", ""), "healthy")
+    return EDS_STATES.get(str(health.get("eds_health_status")), "healthy")

@@ -78,13 +78,20 @@ class Gathering:
                 # It has told all that it ever will.
                 return
             except SourceError as error:
-                standing.failures += 1
-                # Said once, not each time that it fails in the same way.
-                if standing.error != str(error):
-                    kept = "nothing known" if standing.found is None else "the last list stays"
-                    log.error("discovery: %s: %s (%s)", source.name, error, kept)
-                standing.error = str(error)
+                self._failed(source.name, standing, str(error), None)
+            except Exception as error:
+                # What a source is told may be anything; the others are not to suffer from it.
+                text = f"{type(error).__name__}: {error}"
+                self._failed(source.name, standing, text, error)
             await asyncio.sleep(self._retry_seconds)
+
+    def _failed(self, name: str, standing: Standing, why: str, trace: Exception | None) -> None:
+        standing.failures += 1
+        # Said once, not each time that it fails in the same way.
+        if standing.error != why:
+            kept = "nothing known" if standing.found is None else "the last list stays"
+            log.error("discovery: %s: %s (%s)", name, why, kept, exc_info=trace)
+        standing.error = why
 
     def _take(self, name: str, standing: Standing, found: tuple[Found, ...]) -> None:
         for one in found:

@@ -1,28 +1,27 @@
 """Which replicas Envoy has taken out, by its admin page of clusters."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import aiohttp
+
+from weighbridge.address import MAX_PORT, HostPort
+from weighbridge.envoy import admin
 
 # The flags of a host that Envoy sends nothing to.
 OUT_FLAGS = ("failed_outlier_check", "failed_active_health_check")
 
 
 async def fetch(
-    session: aiohttp.ClientSession, admin: str, timeout_seconds: float
+    session: aiohttp.ClientSession, address: str, timeout_seconds: float
 ) -> dict[str, bool] | None:
     """Of each endpoint that Envoy knows, whether it has taken it out; None: it did not answer."""
-    timeout = aiohttp.ClientTimeout(total=timeout_seconds)
-    url = f"http://{admin}/clusters?format=json"
     try:
-        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
-            if response.status != 200:
-                return None
-            page = await response.json(content_type=None)
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        page = await admin.page(session, address, admin.CLUSTERS, timeout_seconds)
+    except admin.EnvoyAdminError:
         return None
-    return read_clusters(page)
+    return await asyncio.to_thread(read_clusters, page)
 
 
 def read_clusters(page: object) -> dict[str, bool] | None:
@@ -49,19 +48,21 @@ def mappings(value: object) -> Iterator[Mapping[str, Any]]:
         yield from (item for item in value if isinstance(item, dict))
 
 
+def mapping(value: object) -> Mapping[str, Any]:
+    """The mapping itself, if it is one; else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def endpoint_of(host: Mapping[str, Any]) -> str | None:
     """`ip:port`."""
-    address = host.get("address")
-    socket = address.get("socket_address") if isinstance(address, dict) else None
-    if not isinstance(socket, dict):
-        return None
+    socket = mapping(mapping(host.get("address")).get("socket_address"))
     ip, port = socket.get("address"), socket.get("port_value")
-    if not isinstance(ip, str) or not isinstance(port, int):
+    if not isinstance(ip, str) or not isinstance(port, int) or not 0 < port <= MAX_PORT:
         return None
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+    return str(HostPort(ip, port))
 
 
 def is_out(host: Mapping[str, Any]) -> bool:
     """Whether one of the flags is set."""
-    status = host.get("health_status")
-    return isinstance(status, dict) and any(status.get(flag) is True for flag in OUT_FLAGS)
+    status = mapping(host.get("health_status"))
+    return any(status.get(flag) is True for flag in OUT_FLAGS)

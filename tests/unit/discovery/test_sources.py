@@ -38,10 +38,11 @@ def endpoints(found: tuple[Found, ...]) -> list[str]:
 
 
 class Names(asyncio.DatagramProtocol):
-    """A name server of its own zone."""
+    """A name server of its own zone; kinds of questions that it `drops` get no answer."""
 
-    def __init__(self, zone: Zone) -> None:
+    def __init__(self, zone: Zone, drops: set[str]) -> None:
         self.zone = zone
+        self._drops = drops
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -51,6 +52,8 @@ class Names(asyncio.DatagramProtocol):
         query = dns.message.from_wire(data)
         [question] = query.question
         name, kind = question.name.to_text(), dns.rdatatype.to_text(question.rdtype)
+        if kind in self._drops:
+            return
         answer = dns.message.make_response(query)
         records = self.zone.get((name, kind))
         if records:
@@ -62,10 +65,10 @@ class Names(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def names(zone: Zone) -> AsyncIterator[str]:
+async def names(zone: Zone, drops: set[str] | None = None) -> AsyncIterator[str]:
     loop = asyncio.get_running_loop()
     transport, _ = await loop.create_datagram_endpoint(
-        lambda: Names(zone), local_addr=("127.0.0.1", 0)
+        lambda: Names(zone, set() if drops is None else drops), local_addr=("127.0.0.1", 0)
     )
     try:
         port = transport.get_extra_info("sockname")[1]
@@ -111,6 +114,24 @@ async def test_a_name_without_addresses_is_a_failure_not_an_empty_list() -> None
         for name in ("known.test", "unknown.test"):
             with pytest.raises(SourceError, match=name):
                 await first(dns_source(server, name=name, port=8000))
+
+
+async def test_a_server_that_drops_one_kind_of_question_still_tells_the_other() -> None:
+    zone = {("engines.test.", "A"): ["10.0.0.1"], ("engines.test.", "AAAA"): ["fd00::1"]}
+    asked = {"name": "engines.test", "port": 8000, "timeout_seconds": 0.2}
+    async with names(zone, drops={"AAAA"}) as server:
+        assert endpoints(await first(dns_source(server, **asked))) == ["10.0.0.1:8000"]
+
+
+async def test_a_kind_of_record_that_stops_answering_takes_nobody_away() -> None:
+    zone = {("engines.test.", "A"): ["10.0.0.1"], ("engines.test.", "AAAA"): ["fd00::1"]}
+    drops: set[str] = set()
+    asked = {"name": "engines.test", "port": 8000, "timeout_seconds": 0.2}
+    async with names(zone, drops) as server, aclosing(dns_source(server, **asked).lists()) as lists:
+        assert endpoints(await anext(lists)) == ["10.0.0.1:8000", "[fd00::1]:8000"]
+        drops.add("A")
+        with pytest.raises(SourceError, match=r"engines\.test"):
+            await anext(lists)
 
 
 def test_an_address_needs_a_port() -> None:
@@ -169,7 +190,7 @@ async def test_envoys_hosts_come_with_zone_and_health() -> None:
     assert [one.state for one in found] == states
 
 
-@pytest.mark.parametrize("text", [b"", b"not json", b"\xff\xfe"])
+@pytest.mark.parametrize("text", [b"", b"not json", b"\xff\xfe", b"[" * 100_000, b"[]"])
 async def test_an_admin_page_that_is_none_is_a_failure(text: bytes) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=text)
@@ -178,6 +199,31 @@ async def test_an_admin_page_that_is_none_is_a_failure(text: bytes) -> None:
         content = {"kind": "envoy", "profile": "p", "admin": admin, "cluster": "replicas"}
         with pytest.raises(SourceError, match=admin):
             await first(EnvoyCluster(EnvoySource.model_validate(content)))
+
+
+@pytest.mark.parametrize(
+    "statuses",
+    [
+        1,
+        [1, "x", None, []],
+        [host("10.0.0.1")["address"], {"address": []}, {"address": {"socket_address": [1]}}],
+        [{"address": {"socket_address": {"address": 1, "port_value": "x"}}}],
+        [{"address": {"socket_address": {"address": "10.0.0.1", "port_value": 1 << 40}}}],
+    ],
+)
+async def test_hosts_that_are_none_are_passed_over(statuses: Any) -> None:
+    good = host("10.0.0.9", locality=[], health_status=7)
+    listed = [*statuses, good] if isinstance(statuses, list) else statuses
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(
+            {"cluster_statuses": [[], {"name": "replicas", "host_statuses": listed}]}
+        )
+
+    async with pages(answer) as admin:
+        content = {"kind": "envoy", "profile": "p", "admin": admin, "cluster": "replicas"}
+        found = await first(EnvoyCluster(EnvoySource.model_validate(content)))
+    assert endpoints(found) == (["10.0.0.9:8000"] if isinstance(statuses, list) else [])
 
 
 async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -194,6 +240,33 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
         file.write_text("replicas:\n- {endpoint: '10.0.0.1', profile: p}\n")
         with pytest.raises(SourceError, match=r"list.yaml: replicas\[0\].endpoint: "):
             await anext(lists)
+
+
+class Broken:
+    """A source with a mistake in it, or one that is told what nobody thought of."""
+
+    name = "broken"
+
+    async def lists(self) -> AsyncIterator[tuple[Found, ...]]:
+        raise AttributeError("'list' object has no attribute 'get'")
+        yield ()
+
+
+async def test_a_source_that_breaks_stops_no_other() -> None:
+    one, two = Found(replica("10.0.0.1:80")), Found(replica("10.0.0.2:80"))
+    gathering = Gathering(
+        [Broken(), Fickle((one,), "away", (one, two))],  # type: ignore[list-item]
+        0.02,
+        frozenset({"p"}),
+        lambda: None,
+    )
+    running = asyncio.create_task(gathering.run())
+    async with asyncio.timeout(5):
+        while len(gathering.found()) < 2 or gathering.standings["broken"].failures < 3:
+            await asyncio.sleep(0.01)
+    assert not running.done(), "they are followed on"
+    running.cancel()
+    assert "AttributeError" in (gathering.standings["broken"].error or "")
 
 
 class Fickle:
