@@ -73,6 +73,12 @@ impl Gate {
             .map_or((0, MicroMu::ZERO), |class| (class.count, class.work))
     }
 
+    /// Requests waiting in all classes.
+    #[must_use]
+    pub fn all_waiting(&self) -> u32 {
+        self.classes.iter().map(|class| class.count).sum()
+    }
+
     /// Requests in flight, and what still counts of their MU.
     #[must_use]
     pub fn in_flight(&self) -> (i64, MicroMu) {

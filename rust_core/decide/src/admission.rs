@@ -103,6 +103,11 @@ impl Doors {
         self.by_model.get(model)
     }
 
+    /// The doors of all models.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Door>> {
+        self.by_model.values()
+    }
+
     /// Lets time pass for those who wait.
     pub(crate) fn advance(&self, now_us: u64) {
         for door in self.by_model.values() {

@@ -2,9 +2,8 @@
 
 use crate::admission;
 use crate::core::{Core, Incoming};
-use crate::hold::Hold;
+use crate::life::{Facts, Life, Measured};
 use crate::log::{Endpoints, Record};
-use crate::metering::{Facts, Metering};
 use crate::observing::Observed;
 use crate::refusal::Refusal;
 use crate::span::{Span, SpanOutcome, TraceParent};
@@ -119,7 +118,6 @@ impl Core {
             let placed = (&decision, &replica);
             let admitted = Admitted::default();
             let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
-            self.metering.list(ticket.bill());
             return Ok(Begun::Placed(ticket));
         };
         let cost = weighed.weighing.cost(decision.cached_blocks);
@@ -137,7 +135,6 @@ impl Core {
                 };
                 let placed = (&decision, &replica);
                 let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
-                self.metering.list(ticket.bill());
                 Ok(Begun::Placed(ticket))
             }
             Entry::Wait(turn) => Ok(Begun::Waits(Box::new(Waiting {
@@ -195,7 +192,6 @@ impl Core {
         };
         let placed = (&decision, &replica);
         let ticket = self.charge(weighed, incoming, &pool, placed, admitted, now_us);
-        self.metering.list(ticket.bill());
         Ok(ticket)
     }
 
@@ -253,11 +249,11 @@ impl Core {
         let waited_us = admitted.waited_us;
         let work = weighed.weighing.work(decision.cached_blocks);
         let cost = weighed.weighing.profile().cost(&work);
-        let hold = Hold::new(replica.load.charge(Amount {
+        let charge = replica.load.charge(Amount {
             prefill: decision.prefill,
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
-        }));
+        });
         let steered = !self.observes_only();
         let flight = self
             .watch
@@ -267,8 +263,7 @@ impl Core {
                 // Were nothing batched: what an engine on its profile needs at most.
                 let before = replica.load.totals().work() - MicroMu::from_mu(cost.decode_mu);
                 let expected_ms = before.as_mu().max(0.0) / replica.full_mu_per_ms();
-                let flight = signs.placed(expected_ms, now_us);
-                (signs, flight)
+                Measured::begin(signs, expected_ms, now_us)
             });
         if steered {
             replica.cache.record(&weighed.chain);
@@ -321,8 +316,9 @@ impl Core {
             decode_mu: cost.decode_mu,
             waited_us,
         };
-        let bill = Metering::open(facts, admitted.pass, replica, hold, flight);
-        let mut ticket = Ticket::new(number, origin, replica, bill, endpoints.clone());
+        let life = Life::new(facts, admitted.pass, replica, charge, flight);
+        let life = self.metering.open.list(life);
+        let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
         ticket.seek(seeks);
         if !steered {
             self.observing.decided();

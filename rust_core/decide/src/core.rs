@@ -397,7 +397,7 @@ impl Core {
             }
             if replica.spec.endpoint != ticket.endpoint() {
                 // Envoy could not begin where we had sent it.
-                let telling = observed.is_none() && ticket.bill().is_whole();
+                let telling = observed.is_none() && ticket.life().is_whole();
                 if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
                     signs.failed();
                 }
@@ -407,7 +407,7 @@ impl Core {
         // Not steered, and nobody told who it was: it says nothing of the replica decided on. Nor
         // does a failure where only the body's beginning was seen: it may be more than a replica
         // takes, and whoever sends such must not have replicas ejected.
-        let telling = ticket.is_steered() && (status < 500 || ticket.bill().is_whole());
+        let telling = ticket.is_steered() && (status < 500 || ticket.life().is_whole());
         if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
             signs.answered(status);
         }
@@ -421,21 +421,21 @@ impl Core {
     }
 
     /// The request has ended: what was charged is released, and the KV memory that it held while
-    /// it ran counts as its slice's heat. Dropping the ticket does the former alone.
+    /// it ran counts as its slice's heat. Dropping the ticket does the former alone, without a bill.
     pub fn end(&self, ticket: Ticket, now_us: u64) {
+        let life = Arc::clone(ticket.life());
+        let ended = life.end(now_us);
         if let Some(slices) = self.assigning.current().model(ticket.model()) {
-            slices.record_kv(ticket.key(), ticket.kv_token_ms(now_us));
+            slices.record_kv(ticket.key(), ended.kv_token_ms);
         }
-        let bill = Arc::clone(ticket.bill());
         let waited_us = now_us.saturating_sub(ticket.placed_us());
-        let is_late = !bill.has_begun() && waited_us >= self.watch.first_byte_us();
+        let is_late = !ended.has_begun && waited_us >= self.watch.first_byte_us();
         if is_late && ticket.is_steered() {
             if let Some(signs) = self.watch.signs(ticket.replica_id()) {
                 signs.failed();
             }
         }
-        drop(ticket);
-        self.metering.ended(&bill, now_us);
+        self.metering.ended(&life, now_us);
     }
 
     /// Counts a refusal that the state machine made itself or got from [`Core::decide`].

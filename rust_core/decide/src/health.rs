@@ -145,6 +145,12 @@ impl Watch {
         by_id.get(&id).map(Arc::clone)
     }
 
+    /// Requests whose speed is being measured, at all replicas.
+    pub(crate) fn flying(&self) -> f64 {
+        let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        by_id.values().map(|signs| signs.flying()).sum()
+    }
+
     /// Watches the pool's replicas from now on; `kinds` says of each endpoint how many requests fill
     /// it and which are its like.
     pub(crate) fn follow(&self, pool: &Pool, kinds: &HashMap<String, (f64, u32)>) {

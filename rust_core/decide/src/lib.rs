@@ -2,6 +2,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod accounts;
 mod admission;
 mod assigning;
 mod begin;
@@ -11,8 +12,8 @@ mod explain;
 mod foreign;
 mod health;
 mod histogram;
-mod hold;
 mod keyspace;
+mod life;
 mod log;
 mod measures;
 mod metering;
@@ -36,6 +37,7 @@ mod weighed;
 mod weighing;
 
 pub use crate::core::{Core, Incoming};
+pub use accounts::Accounts;
 pub use admission::{Admission, DoorStatus, QueueStatus, TenantStatus};
 pub use assigning::{AssignmentStatus, ModelReport};
 pub use begin::{Begun, Traced, Waiting};

@@ -1,22 +1,19 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
-use crate::hold::Hold;
+use crate::life::{Facts, Held, Life, Open};
 use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::outbox::Outbox;
 use crate::responses::{Kept, Responses};
-use crate::shards::{Shards, hash};
-use crate::signs::Signs;
+use crate::shards::hash;
 use crate::tally::TenantTallies;
-use crate::ticket::Origin;
 use crate::usage_log::{UsageRecord, UsageSource};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use weighbridge_admit::Pass;
+use std::sync::{Arc, Mutex, PoisonError};
 use weighbridge_learn::predict::{Ask, Predictor};
-use weighbridge_learn::usage::{Reply, ReplyReader};
-use weighbridge_learn::{CacheTrust, CacheVerdict, Flight, Panel};
+use weighbridge_learn::usage::ReplyReader;
+use weighbridge_learn::{CacheTrust, CacheVerdict, Panel};
 use weighbridge_place::{MicroMu, Replica};
-use weighbridge_weigh::{Profile, Reading, Work};
+use weighbridge_weigh::{Reading, Work};
 
 /// Prompts are believed to be off their estimate by this factor at most, and by this many tokens.
 const MOST_OFF: u64 = 4;
@@ -31,124 +28,15 @@ pub(crate) struct Metering {
     panels: HashMap<Arc<str>, Panel>,
     measures: HashMap<Arc<str>, Measures>,
     caches: Mutex<HashMap<u32, CacheTrust>>,
-    open: Shards<HashMap<Arc<str>, Arc<Bill>>>,
+    pub(crate) open: Arc<Open>,
     pub(crate) log: Outbox<UsageRecord>,
     pub(crate) responses: Responses,
     pub(crate) tenants: TenantTallies,
 }
 
-/// What is known of a request when it begins, for what is learnt when it ends.
-#[derive(Debug)]
-pub(crate) struct Facts {
-    pub(crate) number: u64,
-    pub(crate) request_id: Arc<str>,
-    pub(crate) tenant: Arc<str>,
-    pub(crate) origin: Origin,
-    pub(crate) ask: Ask,
-    pub(crate) profile: Arc<Profile>,
-    /// As expected: prompt, cached and output tokens.
-    pub(crate) work: Work,
-    /// The factor on the token estimate that was used.
-    pub(crate) factor: f64,
-    /// Its whole text was seen, so that the prompt's tokens teach something.
-    pub(crate) is_whole: bool,
-    /// Its prompt was counted: a reply teaches nothing about estimates.
-    pub(crate) is_counted: bool,
-    pub(crate) max_output: Option<u64>,
-    pub(crate) promised_blocks: u32,
-    /// Share of what the index promised that these are.
-    pub(crate) believed_share: f64,
-    /// The choice was carried out; else another replica may have served, with another cache.
-    pub(crate) is_steered: bool,
-    pub(crate) estimated: MicroMu,
-    /// Of these, for the answer.
-    pub(crate) decode_mu: f64,
-    pub(crate) waited_us: u64,
-}
-
-/// A request's bill, shared by the stream that routed it and the one that observes its reply.
-#[derive(Debug)]
-pub(crate) struct Bill {
-    facts: Facts,
-    hold: Hold,
-    state: Mutex<BillState>,
-}
-
-#[derive(Debug)]
-struct BillState {
-    pass: Option<Pass>,
-    replica: Arc<Replica>,
-    /// How its speed is measured, by whom.
-    flight: Option<(Arc<Signs>, Flight)>,
-    status: u16,
-    /// When the reply's headers came.
-    first_byte_us: Option<u64>,
-    /// Its prompt is computed, as far as can be seen.
-    is_computed: bool,
-    /// Somebody observes the reply and is not done.
-    is_observed: bool,
-    reply: Option<Reply>,
-    ended_us: Option<u64>,
-}
-
-impl Bill {
-    fn lock(&self) -> MutexGuard<'_, BillState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn first_byte(&self, status: u16, replica: &Arc<Replica>, now_us: u64) {
-        let mut state = self.lock();
-        state.status = status;
-        let has_moved = state.replica.id != replica.id;
-        if !Arc::ptr_eq(&state.replica, replica) {
-            state.replica = Arc::clone(replica);
-        }
-        state.first_byte_us = state.first_byte_us.or(Some(now_us));
-        if has_moved || status >= 400 {
-            if let Some((signs, flight)) = state.flight.take() {
-                signs.end(flight, None, now_us);
-            }
-        }
-        // Engines send a stream's headers before they compute its prompt: whoever observes the reply
-        // tells when its first output comes.
-        if !state.is_observed || status >= 400 {
-            self.computed(&mut state, now_us);
-        }
-    }
-
-    /// The prompt is computed: what was charged for that is given back.
-    fn computed(&self, state: &mut BillState, now_us: u64) {
-        if std::mem::replace(&mut state.is_computed, true) {
-            return;
-        }
-        self.hold.prefill_done();
-        if let Some((signs, flight)) = &mut state.flight {
-            signs.first_byte(flight, self.facts.decode_mu, now_us);
-        }
-        if let Some(pass) = &mut state.pass {
-            pass.prefill_done(now_us);
-        }
-    }
-
-    /// What it holds of its replica.
-    pub(crate) fn hold(&self) -> &Hold {
-        &self.hold
-    }
-
-    /// Whether the whole body was seen.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.facts.is_whole
-    }
-
-    /// Whether a reply has begun.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.lock().first_byte_us.is_some()
-    }
-}
-
 /// Reads a copy of a reply for the stream that observes it; dropped, it has seen all it will see.
 pub struct Observer {
-    bill: Arc<Bill>,
+    life: Arc<Life>,
     reader: Option<ReplyReader>,
     has_output: bool,
 }
@@ -165,7 +53,7 @@ impl Observer {
             reader.feed(bytes, now_us);
             if !self.has_output && reader.has_output() {
                 self.has_output = true;
-                self.bill.computed(&mut self.bill.lock(), now_us);
+                self.life.computed(&mut self.life.lock(), now_us);
             }
         }
     }
@@ -174,7 +62,7 @@ impl Observer {
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Observer")
-            .field("request_id", &self.bill.facts.request_id)
+            .field("request_id", &self.life.facts.request_id)
             .finish_non_exhaustive()
     }
 }
@@ -195,7 +83,7 @@ impl Metering {
                 .collect(),
             panels,
             caches: Mutex::default(),
-            open: Shards::default(),
+            open: Arc::default(),
             log: Outbox::new(log),
             responses: Responses::default(),
             tenants: TenantTallies::new(counted_tenants),
@@ -230,99 +118,56 @@ impl Metering {
         }
     }
 
-    fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Bill>>> {
-        self.open.of(hash(request_id))
-    }
-
-    /// Opens a bill.
-    pub(crate) fn open(
-        facts: Facts,
-        pass: Option<Pass>,
-        replica: &Arc<Replica>,
-        hold: Hold,
-        flight: Option<(Arc<Signs>, Flight)>,
-    ) -> Arc<Bill> {
-        Arc::new(Bill {
-            facts,
-            hold,
-            state: Mutex::new(BillState {
-                pass,
-                replica: Arc::clone(replica),
-                flight,
-                status: 0,
-                first_byte_us: None,
-                is_computed: false,
-                is_observed: false,
-                reply: None,
-                ended_us: None,
-            }),
-        })
-    }
-
-    /// Lets a bill be found by its request's id until the request has ended.
-    pub(crate) fn list(&self, bill: &Arc<Bill>) {
-        let id = &bill.facts.request_id;
-        if !id.is_empty() {
-            self.shard(id).insert(Arc::clone(id), Arc::clone(bill));
-        }
-    }
-
-    /// Somebody is going to observe the reply to this request.
+    /// A stream is going to observe the reply to this request.
     pub(crate) fn observe(&self, request_id: &str) -> Option<Observer> {
-        let bill = self.shard(request_id).get(request_id).map(Arc::clone)?;
-        let mut state = bill.lock();
-        if state.is_observed || state.ended_us.is_some() {
+        let life = self.open.find(request_id)?;
+        let mut held = life.lock();
+        if held.is_observed || held.ended_us.is_some() {
             return None;
         }
-        state.is_observed = true;
-        drop(state);
+        held.is_observed = true;
+        drop(held);
         Some(Observer {
-            bill,
+            life,
             reader: None,
             has_output: false,
         })
     }
 
     /// The reply was seen to its end.
-    pub(crate) fn observed(&self, observer: Observer, now_us: u64) {
-        let mut state = observer.bill.lock();
-        state.reply = observer.reader.map(|reader| reader.reply());
-        let facts = &observer.bill.facts;
-        if let Some(response) = state.reply.as_ref().and_then(|reply| reply.response) {
+    pub(crate) fn observed(&self, mut observer: Observer, now_us: u64) {
+        let reader = observer.reader.take();
+        let life = &observer.life;
+        let mut held = life.lock();
+        held.reply = reader.map(|reader| reader.reply());
+        let facts = &life.facts;
+        if let Some(response) = held.reply.as_ref().and_then(|reply| reply.response) {
             let kept = Kept {
                 key: facts.origin.key,
-                replica: state.replica.id,
+                replica: held.replica.id,
             };
             self.responses.note(&facts.tenant, response, kept);
         }
-        state.is_observed = false;
-        if state.first_byte_us.is_some() {
-            observer.bill.computed(&mut state, now_us);
+        held.is_observed = false;
+        if held.first_byte_us.is_some() {
+            life.computed(&mut held, now_us);
         }
-        if state.ended_us.is_some() {
-            self.settle(facts, &mut state, now_us);
+        if held.ended_us.is_some() {
+            self.settle(facts, &mut held, now_us);
         }
     }
 
-    /// The request has ended.
-    pub(crate) fn ended(&self, bill: &Arc<Bill>, now_us: u64) {
-        let id = &*bill.facts.request_id;
-        let mut shard = self.shard(id);
-        // Another request may have come with the same id.
-        if shard.get(id).is_some_and(|found| Arc::ptr_eq(found, bill)) {
-            shard.remove(id);
-        }
-        drop(shard);
-        let mut state = bill.lock();
-        state.ended_us = Some(now_us);
-        if !state.is_observed {
-            self.settle(&bill.facts, &mut state, now_us);
-        } else if let Some(pass) = &mut state.pass {
+    /// The request has ended: [`Life::end`] was called.
+    pub(crate) fn ended(&self, life: &Life, now_us: u64) {
+        let mut held = life.lock();
+        if !held.is_observed {
+            self.settle(&life.facts, &mut held, now_us);
+        } else if let Some(pass) = &mut held.pass {
             pass.over(now_us);
         }
     }
 
-    fn settle(&self, facts: &Facts, state: &mut BillState, now_us: u64) {
+    fn settle(&self, facts: &Facts, state: &mut Held, now_us: u64) {
         let (work, source) = self.actual(facts, state);
         let cost = facts.profile.cost(&work);
         let actual = MicroMu::from_mu(cost.total());
@@ -338,9 +183,9 @@ impl Metering {
                 measures.compare(&facts.work, &work, reports_cache);
             }
         }
-        if let Some((signs, flight)) = state.flight.take() {
+        if let Some(flight) = state.flight.take() {
             let is_whole = state.reply.as_ref().is_some_and(|reply| reply.is_whole);
-            signs.end(flight, is_whole.then_some(cost.decode_mu), now_us);
+            flight.end(is_whole.then_some(cost.decode_mu), now_us);
         }
         if source == UsageSource::Usage {
             self.learn(facts, state);
@@ -375,7 +220,7 @@ impl Metering {
     }
 
     /// The work that was done, as far as it can be told and believed.
-    fn actual(&self, facts: &Facts, state: &BillState) -> (Work, UsageSource) {
+    fn actual(&self, facts: &Facts, state: &Held) -> (Work, UsageSource) {
         let expected = &facts.work;
         let choices = u64::from(expected.choices.max(1));
         if state.status >= 400 {
@@ -437,7 +282,7 @@ impl Metering {
     }
 
     /// Learns from a reply that carried its usage.
-    fn learn(&self, facts: &Facts, state: &BillState) {
+    fn learn(&self, facts: &Facts, state: &Held) {
         let Some(reply) = &state.reply else {
             return;
         };
@@ -502,7 +347,7 @@ impl Metering {
 }
 
 impl Times {
-    fn of(facts: &Facts, state: &BillState, now_us: u64) -> Self {
+    fn of(facts: &Facts, state: &Held, now_us: u64) -> Self {
         let since = |at: u64| facts.waited_us + at.saturating_sub(facts.origin.at_us);
         let seen = state.reply.as_ref().and_then(|reply| reply.output_from_us);
         let answered = (200..300).contains(&state.status);

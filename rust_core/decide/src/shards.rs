@@ -28,6 +28,13 @@ impl<T> Shards<T> {
         });
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// All parts, one after another.
+    pub(crate) fn all(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.0
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A hash that is the same in every run.

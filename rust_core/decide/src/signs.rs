@@ -62,6 +62,11 @@ impl Signs {
         (self.good.swap(0, Relaxed), self.bad.swap(0, Relaxed))
     }
 
+    /// Requests whose speed is being measured.
+    pub(crate) fn flying(&self) -> f64 {
+        self.meter().flying()
+    }
+
     /// Its speed against its profile, where enough is known.
     pub(crate) fn speed(&self, now_us: u64) -> Option<f64> {
         self.meter().ratio(now_us)

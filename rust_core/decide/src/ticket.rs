@@ -1,7 +1,7 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
+use crate::life::Life;
 use crate::log::Endpoints;
-use crate::metering::Bill;
 use crate::observing::Observed;
 use std::sync::Arc;
 use weighbridge_place::{Key, Replica, ReplicaId};
@@ -17,14 +17,14 @@ pub(crate) struct Origin {
     pub(crate) at_us: u64,
 }
 
-/// What was decided for one request; dropping it releases what was charged to the replica.
+/// What was decided for one request; dropping it gives back all that the request holds.
 /// [`crate::Core::end`] settles its bill as well.
 #[derive(Debug)]
 pub struct Ticket {
     number: u64,
     origin: Origin,
     replica: Arc<Replica>,
-    bill: Arc<Bill>,
+    life: Arc<Life>,
     endpoints: Endpoints,
     seeks: bool,
     observed: Option<Box<Observed>>,
@@ -35,14 +35,14 @@ impl Ticket {
         number: u64,
         origin: Origin,
         replica: &Arc<Replica>,
-        bill: Arc<Bill>,
+        life: Arc<Life>,
         endpoints: Endpoints,
     ) -> Self {
         Self {
             number,
             origin,
             replica: Arc::clone(replica),
-            bill,
+            life,
             endpoints,
             seeks: false,
             observed: None,
@@ -111,30 +111,23 @@ impl Ticket {
         self.origin.key
     }
 
-    pub(crate) fn bill(&self) -> &Arc<Bill> {
-        &self.bill
-    }
-
-    /// KV tokens held, times the ms since it was placed.
-    pub(crate) fn kv_token_ms(&self, now_us: u64) -> u64 {
-        let held_ms = now_us.saturating_sub(self.origin.at_us) / 1000;
-        self.bill.hold().amount().kv_tokens.saturating_mul(held_ms)
+    pub(crate) fn life(&self) -> &Arc<Life> {
+        &self.life
     }
 
     /// The reply's headers are there.
     pub(crate) fn first_byte(&mut self, status: u16, now_us: u64) {
-        self.bill.first_byte(status, &self.replica, now_us);
+        self.life.first_byte(status, &self.replica, now_us);
     }
 
-    /// Another replica served it (a retry moved on): the charge goes there.
+    /// Another replica serves it (a retry moved on): the charge goes there with the first byte.
     pub(crate) fn move_to(&mut self, replica: &Arc<Replica>) {
-        self.bill.hold().move_to(replica);
         self.replica = Arc::clone(replica);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.bill.hold().release();
+        self.life.abandon();
     }
 }

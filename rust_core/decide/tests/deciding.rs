@@ -9,7 +9,7 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
-use weighbridge_decide::{Begun, Core, Explanation, Incoming, Placing, Status, Ticket};
+use weighbridge_decide::{Accounts, Begun, Core, Explanation, Incoming, Placing, Status, Ticket};
 use weighbridge_weigh::{Body, Endpoint};
 
 fn core(replicas: usize) -> Core {
@@ -329,4 +329,64 @@ fn a_profile_that_cannot_be_is_refused_with_its_name_and_key() {
         error.contains("without memory") && error.contains("kv_tokens"),
         "{error}"
     );
+}
+
+fn begin(core: &Core, body: &[u8]) -> Ticket {
+    match core.begin(&incoming(None, body), 0).unwrap() {
+        Begun::Placed(ticket) => ticket,
+        Begun::Waits(_) => panic!("nothing else is in flight"),
+    }
+}
+
+#[test]
+fn whichever_way_a_request_ends_nothing_of_it_is_left_in_any_account() {
+    let core = core(2);
+    let body = chat("hello");
+    let held = || core.accounts();
+
+    drop(begin(&core, &body));
+    assert_eq!(held(), Accounts::default());
+
+    let mut ticket = begin(&core, &body);
+    let one = held();
+    assert_eq!((one.charged, one.running, one.open), (1, 1, 1));
+    assert!(one.measured > 0.0 && one.charged_mu > 0.0 && one.running_mu > 0.0);
+    core.first_byte(&mut ticket, 200, None, 1_000);
+    drop(ticket);
+    assert_eq!(held(), Accounts::default());
+
+    // Its stream is gone without a word; the one that observes its reply goes later.
+    let ticket = begin(&core, &body);
+    let observer = core.observe("r").unwrap();
+    drop(ticket);
+    let left = held();
+    assert_eq!((left.charged, left.open), (0, 0));
+    assert!(left.running_mu.abs() + left.measured < f64::EPSILON);
+    core.observed(observer, 2_000);
+    assert_eq!(held(), Accounts::default());
+
+    let ticket = begin(&core, &body);
+    let observer = core.observe("r").unwrap();
+    core.end(ticket, 3_000);
+    drop(observer);
+    assert_eq!(held(), Accounts::default());
+
+    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _ticket = begin(&core, &body);
+        panic!("a fault in a transport");
+    }));
+    assert!(lost.is_err());
+    assert_eq!(held(), Accounts::default());
+}
+
+#[test]
+fn of_two_requests_with_one_id_the_end_of_the_first_leaves_the_second() {
+    let core = core(2);
+    let body = chat("hello");
+    let (first, second) = (begin(&core, &body), begin(&core, &body));
+    core.end(first, 1_000);
+    let observer = core.observe("r").unwrap();
+    core.observed(observer, 2_000);
+    core.end(second, 2_000);
+    assert_eq!(core.accounts(), Accounts::default());
 }

@@ -133,6 +133,12 @@ impl SpeedMeter {
         }
     }
 
+    /// Requests that were placed and have not ended.
+    #[must_use]
+    pub fn flying(&self) -> f64 {
+        self.prefill.flying + self.decode.flying
+    }
+
     /// Got ÷ owed: 1 as the profile says, 0.1 ten times slower; `None` until enough was owed.
     #[must_use]
     pub fn ratio(&mut self, now_us: u64) -> Option<f64> {

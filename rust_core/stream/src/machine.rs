@@ -173,6 +173,8 @@ impl Stream {
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
+        // A second head takes the place of the request before it, which ends like any other.
+        self.close(now_us);
         let subset = head::subset_hint(metadata);
         let mut head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
         head.parent = self.parent.or(head.parent);

@@ -13,7 +13,7 @@ use common::headers;
 use prost::Message;
 use prost_types::{ListValue, Struct, Value, value::Kind};
 use std::sync::Arc;
-use weighbridge_decide::{Core, Settings};
+use weighbridge_decide::{Accounts, Core, Settings};
 use weighbridge_stream::wire::{
     BodySendMode, CommonAnswer, HttpBody, HttpHeaders, HttpTrailers, ImmediateResponse, Metadata,
     ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request, Response,
@@ -547,4 +547,20 @@ fn after_a_refusal_nothing_more_is_said() {
     assert!(client.body(&chat("again"), true).is_empty());
     assert_eq!(client.in_flight().0, 0);
     assert_eq!(core.tallies().refusals().values().sum::<u64>(), 1);
+}
+
+#[test]
+fn a_second_head_on_a_stream_ends_the_request_before_it() {
+    let core = core();
+    for _ in 0..300 {
+        let mut client = Client::new(&core, BodySendMode::Buffered);
+        client.post(&[]);
+        client.body(&chat("first"), true);
+        assert_eq!(core.accounts().running, 1);
+        client.post(&[]);
+        assert_eq!(core.accounts(), Accounts::default());
+        client.body(&chat("second"), true);
+        assert_eq!(core.accounts().running, 1);
+    }
+    assert_eq!(core.accounts(), Accounts::default());
 }
