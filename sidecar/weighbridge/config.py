@@ -29,7 +29,11 @@ from weighbridge.schema import (
 
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
 
-BodyMode = Literal["none", "buffered", "buffered_partial", "streamed", "full_duplex_streamed"]
+BodyMode = Literal["none", "buffered", "full_duplex_streamed"]
+# Modes of Envoy that lose bodies (docs/envoy.md): files that name them get the mode that does not.
+FORMER_BODY_MODES = {"buffered_partial": "buffered", "streamed": "full_duplex_streamed"}
+# Envoy may buffer one read (1 MiB) more than its limit, and a message has other fields, bytes.
+MESSAGE_ROOM = 2 << 20
 ReplicaState = Literal["healthy", "degraded", "ejected", "probing", "draining"]
 Transport = Literal["native", "grpcio"]
 Priority = Literal["critical", "standard", "batch", "sheddable"]
@@ -59,10 +63,10 @@ class Listen(Section):
     )
     threads: int = Field(2, ge=1, le=256, description="Threads of the native server.")
     max_message_bytes: int = Field(
-        16 << 20,
+        18 << 20,
         ge=64 << 10,
         le=1 << 30,
-        description="Largest ext_proc message, bytes; above what Envoy buffers of a body.",
+        description="Largest ext_proc message, bytes; a body in a larger one is refused with 413.",
     )
     max_streams: int = Field(
         65_536,
@@ -529,7 +533,9 @@ class EnvoySettings(Section):
     listen: TcpAddress = Field("127.0.0.1:10000", description="Where clients connect.")
     admin: LoopbackAddress = Field("127.0.0.1:9901", description="Envoy's admin port.")
     body_mode: BodyMode = Field(
-        "buffered_partial", description="How much of a request's body the sidecar is sent."
+        "buffered",
+        description="How much of a request's body the sidecar is sent. `buffered_partial` and "
+        "`streamed` of former versions are taken for `buffered` and `full_duplex_streamed`.",
     )
     metering: bool = Field(
         True,
@@ -550,7 +556,12 @@ class EnvoySettings(Section):
         "Envoy's own policy. The runtime key `weighbridge.weighed_percent` overrides it.",
     )
     body_buffer_bytes: int = Field(
-        16 << 20, ge=1 << 16, le=1 << 30, description="Largest body that a retry can repeat, bytes."
+        16 << 20,
+        ge=1 << 16,
+        le=1 << 30,
+        description="Largest body that is buffered, bytes: weighed as a whole, and repeated by a "
+        "retry. At least 2 MiB less than `listen.max_message_bytes`; left out: less where that "
+        "is less.",
     )
     sidecar_tls: SidecarTls | None = Field(
         None, description="Needed where `listen.tls` is set, and only there."
@@ -565,6 +576,11 @@ class EnvoySettings(Section):
     access_log: str | None = Field(
         None, description="File for the access log in JSON, `/dev/stdout` for the terminal."
     )
+
+    @field_validator("body_mode", mode="before")
+    @classmethod
+    def _former_mode(cls, mode: object) -> object:
+        return FORMER_BODY_MODES.get(mode, mode) if isinstance(mode, str) else mode
 
 
 class Config(Section):
@@ -648,6 +664,26 @@ class Config(Section):
     def runtime_address(self) -> str:
         """Envoy's admin port, as the runtime keys are polled from it."""
         return self.runtime.address or self.envoy.admin
+
+    @property
+    def largest_buffered_body(self) -> int:
+        """Largest body that Envoy buffers and sends in one message, bytes."""
+        return min(self.envoy.body_buffer_bytes, self._room_for_bodies)
+
+    @property
+    def _room_for_bodies(self) -> int:
+        most = self.listen.max_message_bytes
+        return max(most - MESSAGE_ROOM, most // 2)
+
+    @model_validator(mode="after")
+    def _buffered_bodies_fit_messages(self) -> "Config":
+        asked, room = self.envoy.body_buffer_bytes, self._room_for_bodies
+        if "body_buffer_bytes" in self.envoy.model_fields_set and asked > room:
+            raise ValueError(
+                f"envoy.body_buffer_bytes: {asked} is more than the {room} that have room in a "
+                f"message of listen.max_message_bytes ({self.listen.max_message_bytes})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _endpoints_are_distinct(self) -> "Config":

@@ -6,6 +6,7 @@ from typing import Any
 
 from weighbridge.address import UnixPath, parse_listen
 from weighbridge.autoscale import OPEN_STATES
+from weighbridge.config import MESSAGE_ROOM
 from weighbridge.envoy.view import EnvoyView, ExtProc, Host
 from weighbridge.tuning import PREFIX
 
@@ -14,6 +15,13 @@ WAIT_MARGIN = 1.0
 # Answers of language models often take longer than this, s.
 SHORT_ROUTE = 60.0
 SHORT_MESSAGE = 0.1
+# Envoy's body modes in which a client can stall a request or keep it from the sidecar, and why.
+LOSSY_MODES = {
+    "BUFFERED_PARTIAL": "a body that ends as it passes the buffer gets no answer, and one with "
+    "trailers may reach a replica twice; BUFFERED is safe",
+    "STREAMED": "a body that pauses or ends with trailers runs into message_timeout and goes on "
+    "unweighed; BUFFERED is safe",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,21 @@ def of_filters(
                 one.name,
                 f"message_timeout {one.message_timeout_s:g} s: a busy moment of the sidecar makes "
                 "Envoy go on alone; 1 s is a good value",
+            )
+        if one.request_body_mode in LOSSY_MODES:
+            yield Contradiction(
+                "body_mode_loses",
+                one.name,
+                f"request bodies are {one.request_body_mode}: {LOSSY_MODES[one.request_body_mode]}",
+            )
+        most = settings["max_message_bytes"]
+        limit = max((route.body_limit or 0 for route in routes), default=0)
+        if one.request_body_mode == "BUFFERED" and limit + MESSAGE_ROOM > most:
+            yield Contradiction(
+                "body_limits",
+                one.name,
+                f"a route buffers bodies of {limit} bytes and listen.max_message_bytes is {most}: "
+                f"larger bodies than {max(most - MESSAGE_ROOM, 0)} may be refused with 413",
             )
         wait = settings["max_wait_ms"] / 1000 + WAIT_MARGIN
         if settings["admission_enabled"] and one.max_message_timeout_s < wait:

@@ -39,7 +39,7 @@ class StackOptions:
 
     replicas: int = 6
     transport: Transport = "native"
-    body_mode: BodyMode = "buffered_partial"
+    body_mode: BodyMode = "buffered"
     speed: float = 10.0
     seed: int = 1
     profile: str = DEFAULT_PROFILE

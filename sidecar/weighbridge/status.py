@@ -26,6 +26,7 @@ def control_plane(status: Mapping[str, Any], config: Config, view: View) -> dict
         "version": __version__,
         "settings": {
             "listen": config.listen.address,
+            "max_message_bytes": config.listen.max_message_bytes,
             "admission_enabled": effective.admission.enabled,
             "max_wait_ms": effective.admission.queue.max_wait_ms,
         },

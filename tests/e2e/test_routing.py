@@ -100,7 +100,7 @@ async def test_what_is_no_inference_never_reaches_a_replica(running: Running) ->
         assert running.stack.model in await response.text()
 
 
-@pytest.mark.parametrize("mode", ["none", "buffered", "streamed", "full_duplex_streamed"])
+@pytest.mark.parametrize("mode", ["none", "full_duplex_streamed"])
 async def test_every_other_body_mode_routes_as_well(start: Starter, mode: str) -> None:
     async with start(body_mode=mode) as running:
         replies = [await running.post(running.chat(f"topic {n}" * 50)) for n in range(6)]

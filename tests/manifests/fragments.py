@@ -19,6 +19,8 @@ Tree = dict[str, Any]
 
 ISTIO_SIDECAR = "outbound|9002||weighbridge.inference.svc.cluster.local"
 ISTIO_REPLICAS = "outbound|8000||llama-3-1-8b.inference.svc.cluster.local"
+# Of a route: the sidecar is sent whole bodies up to it, and larger ones get 413.
+BODY_LIMIT = "request_body_buffer_limit"
 DNS_CLUSTER = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"
 
 PLAIN_HEAD = """\
@@ -82,7 +84,7 @@ def plain() -> str:
     """The pieces for somebody's own Envoy."""
     tree = bootstrap()
     routes = manager(tree)["route_config"]["virtual_hosts"][0]["routes"]
-    route = next(one["route"] for one in routes if one["match"].get("prefix") == "/v1/")
+    route = next(one for one in routes if "retry_policy" in one.get("route", {}))
     replicas = cluster(tree, "replicas")
     pieces = (
         (
@@ -91,7 +93,10 @@ def plain() -> str:
         ),
         (
             "In the route to the replicas.",
-            {"route": {key: route[key] for key in ("timeout", "retry_policy")}},
+            {
+                "route": {key: route["route"][key] for key in ("timeout", "retry_policy")},
+                BODY_LIMIT: route[BODY_LIMIT],
+            },
         ),
         (
             "In the cluster of the replicas, in place of its lb_policy.",
@@ -110,6 +115,7 @@ def plain_example() -> str:
     manager(tree)["http_filters"] = [*pieces["http_filters"], *filters]
     for route in manager(tree)["route_config"]["virtual_hosts"][0]["routes"]:
         route["route"] |= pieces["route"]
+        route[BODY_LIMIT] = pieces[BODY_LIMIT]
     replicas = tree["static_resources"]["clusters"][0]
     del replicas["lb_policy"]
     replicas["load_balancing_policy"] = pieces["load_balancing_policy"]
@@ -143,6 +149,15 @@ def istio() -> str:
         }
         for one in filters
     ]
+    routes = manager(tree)["route_config"]["virtual_hosts"][0]["routes"]
+    limit = next(one[BODY_LIMIT] for one in routes if BODY_LIMIT in one)
+    patches.append(
+        {
+            "applyTo": "HTTP_ROUTE",
+            "match": {"context": "GATEWAY"},
+            "patch": {"operation": "MERGE", "value": {BODY_LIMIT: limit}},
+        }
+    )
     replicas, sidecar = cluster(tree, "replicas"), cluster(tree, "weighbridge")
     merged = {
         ISTIO_REPLICAS: {

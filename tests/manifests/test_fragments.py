@@ -55,7 +55,11 @@ def test_envoy_of_somebody_takes_the_plain_fragment() -> None:
         "load_assignment": cluster(own, "replicas")["load_assignment"],
         "load_balancing_policy": fragment["load_balancing_policy"],
     }
-    route = {"match": {"prefix": "/"}, "route": {"cluster": "replicas", **fragment["route"]}}
+    route = {
+        "match": {"prefix": "/"},
+        "route": {"cluster": "replicas", **fragment["route"]},
+        fragments.BODY_LIMIT: fragment[fragments.BODY_LIMIT],
+    }
     host = {"name": "own", "domains": ["*"], "routes": [route]}
     own["static_resources"]["clusters"] = [replicas, *fragment["clusters"]]
     router = manager(own)["http_filters"][-1]
@@ -71,15 +75,17 @@ def test_envoy_takes_what_istio_makes_of_the_patches() -> None:
         fragments.ISTIO_REPLICAS: cluster(tree, "replicas"),
     }
     filters: list[dict[str, Any]] = []
+    route = {"match": {"prefix": "/"}, "route": {"cluster": fragments.ISTIO_REPLICAS}}
     for patch in read(ENVOY / "istio" / "envoyfilter.yaml")[0]["spec"]["configPatches"]:
         value = patch["patch"]["value"]
         if patch["applyTo"] == "HTTP_FILTER":
             filters.append(value)
+        elif patch["applyTo"] == "HTTP_ROUTE":
+            route.update(value)
         else:
             clusters[patch["match"]["cluster"]["name"]].update(value)
     tree["static_resources"]["clusters"] = [{**one, "name": name} for name, one in clusters.items()]
     manager(tree)["http_filters"][:-1] = filters
-    route = {"match": {"prefix": "/"}, "route": {"cluster": fragments.ISTIO_REPLICAS}}
     host = {"name": "own", "domains": ["*"], "routes": [route]}
     manager(tree)["route_config"] = {"virtual_hosts": [host]}
     binary.validate_text(binary.find(), yaml.safe_dump(tree), ".yaml")

@@ -28,6 +28,7 @@ def status(**states: str) -> dict[str, Any]:
     return {
         "settings": {
             "listen": "127.0.0.1:9002",
+            "max_message_bytes": 18 << 20,
             "admission_enabled": True,
             "max_wait_ms": 30_000,
         },
@@ -63,6 +64,21 @@ def test_health_on_which_they_disagree() -> None:
     assert codes(ENVOY, status(r1="draining", r2="degraded")) == [
         ("health_disagrees", "10.0.0.1:80")
     ]
+
+
+def test_a_body_mode_in_which_envoy_loses_bodies() -> None:
+    for mode in ("BUFFERED_PARTIAL", "STREAMED"):
+        lossy = replace(ASKING, request_body_mode=mode)
+        assert codes(replace(ENVOY, filters=[lossy])) == [("body_mode_loses", "ext_proc")]
+    for mode in ("NONE", "BUFFERED", "FULL_DUPLEX_STREAMED"):
+        assert codes(replace(ENVOY, filters=[replace(ASKING, request_body_mode=mode)])) == []
+
+
+def test_bodies_that_fit_envoy_and_no_message() -> None:
+    buffers = replace(ASKING, request_body_mode="BUFFERED")
+    for limit, found in ((16 << 20, []), (17 << 20, [("body_limits", "ext_proc")])):
+        route = replace(ENVOY.routes[0], body_limit=limit)
+        assert codes(replace(ENVOY, filters=[buffers], routes=[route])) == found
 
 
 def test_a_filter_that_is_missing_or_off() -> None:

@@ -87,15 +87,57 @@ def test_metering_waits_for_nothing_and_may_be_left_out() -> None:
     binary.validate_text(binary.find(), without, ".yaml")
 
 
-def test_the_default_body_mode_lets_large_bodies_pass() -> None:
-    ext_proc = manager(parsed(config()))["http_filters"][1]["typed_config"]
-    assert ext_proc["processing_mode"]["request_body_mode"] == "BUFFERED_PARTIAL"
-    assert ext_proc["processing_mode"]["response_header_mode"] == "SEND"
+def test_no_mode_is_rendered_in_which_envoy_loses_bodies() -> None:
+    modes = {"none": "NONE", "buffered": "BUFFERED", "full_duplex_streamed": "FULL_DUPLEX_STREAMED"}
+    # What older files name.
+    modes |= {"buffered_partial": "BUFFERED", "streamed": "FULL_DUPLEX_STREAMED"}
+    for mode, rendered in modes.items():
+        ext_proc = manager(parsed(config(body_mode=mode)))["http_filters"][1]["typed_config"]
+        assert ext_proc["processing_mode"].get("request_body_mode", "NONE") == rendered
+    default = manager(parsed(config()))["http_filters"][1]["typed_config"]["processing_mode"]
+    assert default["request_body_mode"] == "BUFFERED"
+    assert default["response_header_mode"] == "SEND"
+
+
+def body_limits(of: Config) -> list[int]:
+    routes = manager(parsed(of))["route_config"]["virtual_hosts"][0]["routes"]
+    return [
+        one["request_body_buffer_limit"] for one in routes if "request_body_buffer_limit" in one
+    ]
+
+
+def test_what_envoy_buffers_of_a_body_fits_a_message_to_the_sidecar() -> None:
+    default = Config()
+    room = default.listen.max_message_bytes - (1 << 20)
+    assert body_limits(default) == [16 << 20] * 2
+    assert body_limits(default)[0] < room
+    small = Config.model_validate({"listen": {"max_message_bytes": 4 << 20}})
+    assert body_limits(small) == [2 << 20] * 2
+    with pytest.raises(ValueError, match=r"body_buffer_bytes: 4194304 .*max_message_bytes"):
+        Config.model_validate(
+            {"listen": {"max_message_bytes": 4 << 20}, "envoy": {"body_buffer_bytes": 4 << 20}}
+        )
+
+
+def test_bodies_that_say_they_are_too_long_to_be_buffered_are_streamed() -> None:
+    of = config(body_buffer_bytes=1 << 20)
+    routes = manager(parsed(of))["route_config"]["virtual_hosts"][0]["routes"]
+    long, weighed = [one for one in routes if "runtime_fraction" in one["match"]]
+    [header] = long["match"]["headers"]
+    assert header["name"] == "content-length"
+    assert header["range_match"]["start"] == str((1 << 20) + 1)
+    [override] = long["typed_per_filter_config"].values()
+    mode = override["overrides"]["processing_mode"]
+    assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
+    assert mode["request_trailer_mode"] == "SEND"
+    # Envoy would keep what it passed on for a retry, and send it again with the trailers.
+    assert "retry_policy" not in long["route"]
+    assert "headers" not in weighed["match"]
 
 
 def test_only_inference_routes_reach_the_replicas() -> None:
     routes = manager(parsed(config()))["route_config"]["virtual_hosts"][0]["routes"]
-    weighed, rest = [one for one in routes if "route" in one]
+    weighed, rest = [one for one in routes if "retry_policy" in one.get("route", {})]
     fraction = {
         "default_value": {"numerator": 100},
         "runtime_key": "weighbridge.weighed_percent",

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
+    HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     RetryPolicyRetryHostPredicate,
@@ -29,6 +30,7 @@ from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingH
 from envoy_data_plane.envoy.extensions.access_loggers.file.v3 import FileAccessLog
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
+    ExtProcOverrides,
     ExtProcPerRoute,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
@@ -50,7 +52,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
     PreviousHostsPredicate,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
-from envoy_data_plane.envoy.type.v3 import FractionalPercent, Percent
+from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 from envoy_data_plane.google.protobuf import Struct
 
@@ -82,8 +84,6 @@ IDLE_TIMEOUT = 1800
 BODY_MODES: dict[BodyMode, ProcessingModeBodySendMode] = {
     "none": ProcessingModeBodySendMode.NONE,
     "buffered": ProcessingModeBodySendMode.BUFFERED,
-    "buffered_partial": ProcessingModeBodySendMode.BUFFERED_PARTIAL,
-    "streamed": ProcessingModeBodySendMode.STREAMED,
     "full_duplex_streamed": ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
 }
 
@@ -133,7 +133,7 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         local_reply_config=failures.replies(),
         route_config=RouteConfiguration(
             name="routes",
-            virtual_hosts=[virtual_host(settings)],
+            virtual_hosts=[virtual_host(settings, config.largest_buffered_body)],
             # The replicas' cluster comes later where it comes over ADS.
             validate_clusters=None if config.discovery.ads.address is None else False,
         ),
@@ -188,7 +188,6 @@ def verifications(claim: TenantClaim | None) -> list[HttpFilter]:
 def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> ExternalProcessor:
     """Asks the sidecar; goes on without it when it is gone or late."""
     claims = [] if claim is None else [claim.namespace]
-    full_duplex = settings.body_mode == "full_duplex_streamed"
     return ExternalProcessor(
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.SIDECAR_CLUSTER)
@@ -196,21 +195,7 @@ def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> Exter
         failure_mode_allow=True,
         message_timeout=seconds(settings.message_timeout_seconds),
         max_message_timeout=seconds(MAX_MESSAGE_TIMEOUT),
-        processing_mode=ProcessingMode(
-            request_header_mode=ProcessingModeHeaderSendMode.SEND,
-            request_body_mode=BODY_MODES[settings.body_mode],
-            # This mode takes no body without the trailers.
-            request_trailer_mode=(
-                ProcessingModeHeaderSendMode.SEND
-                if full_duplex
-                else ProcessingModeHeaderSendMode.SKIP
-            ),
-            response_header_mode=ProcessingModeHeaderSendMode.SEND,
-            response_body_mode=ProcessingModeBodySendMode.NONE,
-            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-        ),
-        # Else a streamed body comes only after the headers, and the choice with them, are gone.
-        send_body_without_waiting_for_header_response=settings.body_mode == "streamed",
+        processing_mode=processing_mode(settings.body_mode),
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex=SIDECAR_HEADERS)
         ),
@@ -220,6 +205,23 @@ def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> Exter
             ),
             receiving_namespaces=namespaces(names.METADATA_NAMESPACE),
         ),
+    )
+
+
+def processing_mode(body_mode: BodyMode) -> ProcessingMode:
+    """What of a request and its response the sidecar is sent before they go on."""
+    return ProcessingMode(
+        request_header_mode=ProcessingModeHeaderSendMode.SEND,
+        request_body_mode=BODY_MODES[body_mode],
+        # This mode takes no body without the trailers.
+        request_trailer_mode=(
+            ProcessingModeHeaderSendMode.SEND
+            if body_mode == "full_duplex_streamed"
+            else ProcessingModeHeaderSendMode.SKIP
+        ),
+        response_header_mode=ProcessingModeHeaderSendMode.SEND,
+        response_body_mode=ProcessingModeBodySendMode.NONE,
+        response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
     )
 
 
@@ -255,7 +257,7 @@ def namespaces(*untyped: str) -> MetadataOptionsMetadataNamespaces:
     return MetadataOptionsMetadataNamespaces(untyped=list(untyped))
 
 
-def virtual_host(settings: EnvoySettings) -> VirtualHost:
+def virtual_host(settings: EnvoySettings, buffered: int) -> VirtualHost:
     """Only inference reaches the replicas: their routes for operators stay behind the gateway."""
     return VirtualHost(
         name="inference",
@@ -263,18 +265,46 @@ def virtual_host(settings: EnvoySettings) -> VirtualHost:
         routes=[
             answer(settings, RouteMatch(path="/health"), 200, ""),
             answer(settings, RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
-            inference(settings, RouteMatch(prefix="/v1/", runtime_fraction=weighed(settings)), {}),
+            *([] if settings.body_mode == "none" else [long_bodies(settings, buffered)]),
+            inference(
+                settings,
+                buffered,
+                RouteMatch(prefix="/v1/", runtime_fraction=weighed(settings)),
+                {},
+            ),
             # What the fraction leaves over goes by Envoy's own policy.
-            inference(settings, RouteMatch(prefix="/v1/"), without_sidecar(settings)),
+            inference(settings, buffered, RouteMatch(prefix="/v1/"), without_sidecar(settings)),
             answer(settings, RouteMatch(prefix="/"), 404, NOT_FOUND),
         ],
     )
 
 
+def long_bodies(settings: EnvoySettings, buffered: int) -> Route:
+    """The route of bodies that say they are too long to be buffered: they stream through the
+    sidecar, which weighs them by their beginning and their length.
+
+    Without retries. None could repeat such a body, and what Envoy keeps of it for them would follow
+    it once more where the request ends with trailers.
+    """
+    longer = HeaderMatcher(
+        name="content-length", range_match=Int64Range(start=buffered + 1, end=2**63 - 1)
+    )
+    streamed = ExtProcOverrides(processing_mode=processing_mode("full_duplex_streamed"))
+    return Route(
+        match=RouteMatch(prefix="/v1/", headers=[longer], runtime_fraction=weighed(settings)),
+        route=RouteAction(cluster=names.REPLICA_CLUSTER, timeout=seconds(0)),
+        typed_per_filter_config={EXT_PROC_FILTER: pack(ExtProcPerRoute(overrides=streamed))},
+    )
+
+
 def inference(
-    settings: EnvoySettings, match: RouteMatch, per_filter: dict[str, PackedMessage]
+    settings: EnvoySettings,
+    buffered: int,
+    match: RouteMatch,
+    per_filter: dict[str, PackedMessage],
 ) -> Route:
-    """A route to the replicas."""
+    """A route to the replicas; bodies of more than `buffered` bytes get 413 where they must be
+    buffered."""
     return Route(
         match=match,
         route=RouteAction(
@@ -283,7 +313,7 @@ def inference(
             timeout=seconds(0),
             retry_policy=retry_policy(settings.replica_silence_seconds),
         ),
-        request_body_buffer_limit=settings.body_buffer_bytes,
+        request_body_buffer_limit=buffered,
         typed_per_filter_config=per_filter,
     )
 

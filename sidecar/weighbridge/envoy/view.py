@@ -39,6 +39,7 @@ class ExtProc:
     observes: bool
     message_timeout_s: float
     max_message_timeout_s: float
+    request_body_mode: str = "NONE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class RouteView:
     timeout_s: float
     filters_off: frozenset[str]
     has_fraction: bool
+    # Bytes, where the route says so.
+    body_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ def ext_proc(entry: Mapping[str, Any]) -> ExtProc:
         observes=bool(config.get("observability_mode", False)),
         message_timeout_s=timeout,
         max_message_timeout_s=seconds(config.get("max_message_timeout"), 0),
+        request_body_mode=str(config.get("processing_mode", {}).get("request_body_mode", "NONE")),
     )
 
 
@@ -178,7 +182,16 @@ def route(entry: Mapping[str, Any]) -> RouteView:
         timeout_s=seconds(action.get("timeout"), ROUTE_TIMEOUT),
         filters_off=frozenset(off),
         has_fraction="runtime_fraction" in entry.get("match", {}),
+        body_limit=body_limit(entry.get("request_body_buffer_limit")),
     )
+
+
+def body_limit(text: object) -> int | None:
+    """A number of bytes as JSON has it: 64 bits are text."""
+    try:
+        return int(str(text))
+    except ValueError:
+        return None
 
 
 def steers(cluster: Mapping[str, Any]) -> bool:
