@@ -13,6 +13,7 @@ from aiohttp.typedefs import Middleware
 from weighbridge.address import parse_host_port
 from weighbridge.config import Admin, AdminTls
 from weighbridge.errors import ConfigError
+from weighbridge.tls import require_valid
 
 # For whoever keeps the process alive: they tell nothing else.
 OPEN_PAGES = frozenset({"/healthz", "/readyz"})
@@ -21,9 +22,9 @@ OPENED_PAGES = OPEN_PAGES | {"/metrics"}
 LEAST_TOKEN_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Access:
-    """What the admin pages ask of those who come."""
+    """What the admin pages ask of those who come. Token and certificates may change."""
 
     token: bytes | None = None
     tls: ssl.SSLContext | None = None
@@ -72,6 +73,14 @@ def load(admin: Admin, source: Path) -> Access:
     return Access(token, tls, not parse_host_port(admin.address).is_loopback)
 
 
+def files(admin: Admin, source: Path) -> list[Path]:
+    """The files that the token and the certificates are read from."""
+    names = [admin.token_file]
+    if admin.tls is not None:
+        names += [admin.tls.certificate, admin.tls.key, admin.tls.client_ca]
+    return [source.parent / name for name in names if name is not None]
+
+
 def read_token(path: Path, where: str) -> bytes:
     """The token in a file, without the spaces and line breaks around it; `where` it is named."""
     try:
@@ -88,11 +97,14 @@ def read_token(path: Path, where: str) -> bytes:
 def server_tls(tls: AdminTls, source: Path) -> ssl.SSLContext:
     """TLS 1.2 or later; clients' certificates are asked for where their authorities are given."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    where = f"{source}: admin.tls"
     try:
-        context.load_cert_chain(source.parent / tls.certificate, source.parent / tls.key)
+        certificate, key = source.parent / tls.certificate, source.parent / tls.key
+        context.load_cert_chain(certificate, key, password="")
+        require_valid(certificate, key, where)
         if tls.client_ca is not None:
             context.load_verify_locations(source.parent / tls.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{source}: admin.tls: {error.strerror or error}") from None
+        raise ConfigError(f"{where}: {error.strerror or error}") from None
     return context

@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiohttp import web
 
@@ -11,6 +11,7 @@ from weighbridge import explain
 from weighbridge._core import Core
 from weighbridge.access import Access
 from weighbridge.address import parse_host_port
+from weighbridge.admin_port import AdminPort
 from weighbridge.console.pages import Console
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
@@ -52,14 +53,19 @@ class AdminServer:
         snapshot: Callable[[], dict[str, Any]],
         access: Access | None = None,
         profiles: Sequence[Mapping[str, Any]] = (),
+        *,
+        notes: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """`notes` are lines that /readyz adds: what is not as it should be."""
         self._core = core
         self._access = access or Access()
         self._is_ready = is_ready
+        self._notes = notes
         self._snapshot = snapshot
         self._metrics = Metrics(snapshot)
         self._console = Console(core, snapshot, profiles)
         self._runner: web.AppRunner | None = None
+        self._port: AdminPort | None = None
 
     def application(self) -> web.Application:
         """The pages, for the server and for tests."""
@@ -88,15 +94,24 @@ class AdminServer:
         self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         try:
-            tls = self._access.tls
-            await web.TCPSite(self._runner, where.host, where.port, ssl_context=tls).start()
+            # An AppRunner's server is there once it is set up.
+            self._port = AdminPort(cast("web.Server", self._runner.server))
+            await self._port.listen(where, self._access.tls)
         except OSError as error:
             await self.stop()
             raise RefusedError(f"admin.address: cannot listen on {address}: {error}") from None
         return self
 
+    async def show_certificates(self) -> None:
+        """Shows what `access` holds by now to connections from now on."""
+        if self._port is not None:
+            await self._port.show(self._access.tls)
+
     async def stop(self) -> None:
         """Stops listening."""
+        if self._port is not None:
+            self._port.close()
+            self._port = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -108,9 +123,11 @@ class AdminServer:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        if self._is_ready():
-            return web.Response(text="ready\n")
-        return web.Response(text="not ready\n", status=503)
+        is_ready = self._is_ready()
+        lines = ["ready" if is_ready else "not ready", *self._notes()]
+        return web.Response(
+            text="".join(f"{line}\n" for line in lines), status=200 if is_ready else 503
+        )
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(await asyncio.to_thread(self._snapshot))

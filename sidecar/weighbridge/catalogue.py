@@ -97,6 +97,27 @@ OBSERVED_MU = Spec(
     ("place",),
 )
 
+RELOAD_SUCCESS = Spec(
+    "weighbridge_config_reload_success",
+    "gauge",
+    "1 while the configuration file is in force; 0 while it was refused and the former one stays",
+)
+RELOAD_TIME = Spec(
+    "weighbridge_config_reload_timestamp_seconds",
+    "gauge",
+    "When the configuration in force was taken, s since 1970",
+)
+RELOAD_REFUSALS = Spec(
+    "weighbridge_config_reload_refusals", "counter", "Configuration files that were refused"
+)
+POLLS_SKIPPED = Spec(
+    "weighbridge_polls_skipped",
+    "counter",
+    "Polls that count for nothing: they failed on this machine (unsent), or the replica's page is "
+    "no list of iterations (unreadable)",
+    ("reason",),
+)
+
 ASSIGNMENT_NUMBER = Spec(
     "weighbridge_assignment_number", "gauge", "Grows with each change of slices or their replicas"
 )
@@ -213,7 +234,7 @@ REPLICA_CACHED_TOKENS = Spec(
 DISCOVERY_UP = Spec(
     "weighbridge_discovery_up",
     "gauge",
-    "1 while the source tells its list, 0 while it fails and its last list stays",
+    "1 while the source tells its list, 0 before its first and while it fails and its last stays",
     ("source",),
 )
 DISCOVERY_REPLICAS = Spec(
@@ -309,6 +330,10 @@ CATALOGUE: tuple[Spec, ...] = (
     DECISION_DURATION,
     USAGE_RECORDS_LOST,
     SPANS,
+    RELOAD_SUCCESS,
+    RELOAD_TIME,
+    RELOAD_REFUSALS,
+    POLLS_SKIPPED,
     OBSERVE_ONLY,
     OBSERVED,
     OBSERVED_MU,

@@ -37,11 +37,19 @@ def contradictions(status: Mapping[str, Any], envoy: EnvoyView) -> list[Contradi
     """All of them, the gravest first."""
     cluster = replica_cluster(status, envoy)
     return [
+        *of_configuration(status),
         *of_filters(status, envoy, cluster),
         *of_replicas(status, envoy, cluster),
         *of_routes(envoy, cluster),
         *of_runtime(status, envoy),
     ]
+
+
+def of_configuration(status: Mapping[str, Any]) -> Iterator[Contradiction]:
+    """The file says one thing, and another is in force."""
+    found = status.get("config") or {}
+    if found.get("refused"):
+        yield Contradiction("configuration_refused", found["hash"], found["refused"])
 
 
 def replica_cluster(status: Mapping[str, Any], envoy: EnvoyView) -> str | None:

@@ -87,7 +87,15 @@ def replica_settings(
     """The replicas, with what was said of their state; else the core judges their health."""
     said = states or {}
     return [
-        replica.model_dump(exclude_none=True) | {"state": said.get(replica.endpoint, "healthy")}
+        {
+            "endpoint": replica.endpoint,
+            "profile": replica.profile,
+            "model": replica.model,
+            "adapters": replica.adapters,
+            "domain": replica.domain,
+            "share": replica.share,
+            "state": said.get(replica.endpoint, "healthy"),
+        }
         for replica in replicas
     ]
 

@@ -9,7 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from weighbridge.asking import Sidecar
-from weighbridge.contradictions import Contradiction, contradictions, replica_cluster
+from weighbridge.contradictions import (
+    Contradiction,
+    contradictions,
+    of_configuration,
+    replica_cluster,
+)
 from weighbridge.envoy import admin
 from weighbridge.envoy.view import EnvoyView, look
 from weighbridge.report import plain_table
@@ -22,7 +27,10 @@ async def joined(sidecar: Sidecar, envoy_admin: str | None) -> dict[str, Any]:
     try:
         envoy = await look(address)
     except admin.EnvoyAdminError as error:
-        found = [Contradiction("envoy_unreachable", address, str(error))]
+        found = [
+            *of_configuration(status),
+            Contradiction("envoy_unreachable", address, str(error)),
+        ]
         return result(status, None, found)
     return result(status, envoy, contradictions(status, envoy))
 

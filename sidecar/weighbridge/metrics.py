@@ -26,6 +26,7 @@ class StatusCollector:
         status = self._status()
         for families in (
             process_families,
+            reload_families,
             observing_families,
             assignment_families,
             autoscaling_families,
@@ -62,6 +63,19 @@ def process_families(status: Status) -> list[Family]:
         lost,
         counted(cat.SPANS, spans),
     ]
+
+
+def reload_families(status: Status) -> list[Family]:
+    """Whether the configuration file is in force."""
+    found = status.get("config")
+    if found is None:
+        return []
+    success, at = Family(cat.RELOAD_SUCCESS), Family(cat.RELOAD_TIME)
+    refusals = Family(cat.RELOAD_REFUSALS)
+    success.add([], found["refused"] is None)
+    at.add([], found["loaded_at"])
+    refusals.add([], found["refusals"])
+    return [success, at, refusals, counted(cat.POLLS_SKIPPED, status["polls"])]
 
 
 def observing_families(status: Status) -> list[Family]:

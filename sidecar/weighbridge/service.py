@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weighbridge import __version__, access, logs, tls, transports
+from weighbridge import __version__, access, logs, tls, transports, watch
 from weighbridge._core import Core, CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.config import Config, load
@@ -21,6 +21,7 @@ from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
 from weighbridge.loops import Loops, ended
+from weighbridge.reloads import Reloads
 from weighbridge.runtime import Overrides, RuntimeWatch
 from weighbridge.status import snapshot
 from weighbridge.tuning import tuned
@@ -49,6 +50,7 @@ class Service:
         check_sources(self._config, self._profile_names(), source)
         self._certificates = certificates(self._config, source)
         self._access = access.load(self._config.admin, source)
+        self._reloads = Reloads.of(self._config)
         self._drift = DriftWatch(self._profiles)
         self._sender = sender(self._config, self._core, source)
         self._loops = Loops()
@@ -78,23 +80,26 @@ class Service:
         async with AsyncExitStack() as stack:
             admin = AdminServer(
                 self._core,
-                lambda: self._ready,
+                lambda: self._ready and self._fleet.has_any,
                 self._snapshot,
                 self._access,
                 self._settings["profiles"],
+                notes=self._notes,
             )
             await admin.start(config.admin.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen, self._certificates)
-            if config.listen.tls:
-                follow = partial(
-                    tls.follow,
-                    config.listen.tls,
-                    self._source,
-                    FILE_INTERVAL_SECONDS,
-                    lambda found: self._show(transport, found),
-                )
-                stack.callback(self._loops.start("certificates", follow).cancel)
+            for name, paths, take in (
+                ("certificates", tls_files(config, self._source), partial(self._show, transport)),
+                (
+                    "admin access",
+                    access.files(config.admin, self._source),
+                    partial(self._admit, admin),
+                ),
+            ):
+                if paths:
+                    follow = partial(watch.follow, name, paths, FILE_INTERVAL_SECONDS, take)
+                    stack.callback(self._loops.start(name.replace(" ", "_"), follow).cancel)
             stack.push_async_callback(self._health.close)
             stack.push_async_callback(self._fleet.close)
             await self._fleet.start(config, self._certificates)
@@ -110,7 +115,9 @@ class Service:
                 stack.callback(self._loops.start(name, work).cancel)
             if self._sender is not None:
                 stack.push_async_callback(ended, [self._loops.start("spans", self._sender.run)])
-            writer = UsageWriter(self._core, config.usage_log, self._drift.note, self._loops)
+            writer = UsageWriter(
+                self._core, config.usage_log, self._drift.note, self._loops, self._source.parent
+            )
             stack.push_async_callback(ended, [self._loops.start("usage_log", writer.run)])
             if config.usage_log.path is not None:
                 stack.callback(self._loops.start("drift", self._drift.run).cancel)
@@ -130,9 +137,16 @@ class Service:
             clean = await transport.stop(self._config.drain_seconds)
             log.info("stopped" if clean else "stopped; open streams were cut off")
 
-    def _show(self, transport: transports.Transport, certificates: tls.Certificates) -> None:
-        transport.set_certificates(certificates)
-        self._fleet.set_certificates(certificates)
+    async def _show(self, transport: transports.Transport) -> None:
+        found = certificates(self._config, self._source)
+        if found is not None:
+            transport.set_certificates(found)
+            self._fleet.set_certificates(found)
+
+    async def _admit(self, admin: AdminServer) -> None:
+        found = access.load(self._config.admin, self._source)
+        self._access.token, self._access.tls = found.token, found.tls
+        await admin.show_certificates()
 
     async def _set_ready(self, transport: transports.Transport, ready: bool) -> None:
         self._ready = ready
@@ -140,12 +154,13 @@ class Service:
 
     def _profiles(self) -> Known:
         profiles = {profile["name"]: profile for profile in self._settings["profiles"]}
-        return profiles, {one.endpoint: one.profile for one, _ in self._fleet.steered()}
+        return profiles, self._fleet.profiles()
 
     def _profile_names(self) -> frozenset[str]:
         return frozenset(profile["name"] for profile in self._settings["profiles"])
 
     def _push_replicas(self) -> None:
+        """Takes a while where there are thousands. Of the members nothing changes meanwhile."""
         steered = self._fleet.steered()
         # What a source says against a replica stands; else its health is the core's to judge.
         states = {replica.endpoint: state for replica, state in steered}
@@ -155,8 +170,8 @@ class Service:
         except CoreError as error:
             log.error("the replicas stay as they were: %s", error)
 
-    def _on_fleet(self) -> None:
-        self._push_replicas()
+    async def _on_fleet(self) -> None:
+        await asyncio.to_thread(self._push_replicas)
         self._fleet_changed.set()
 
     async def _follow_fleet(self, transport: transports.Transport) -> None:
@@ -195,6 +210,14 @@ class Service:
         except CoreError as error:
             log.error("runtime: %s", error)
 
+    def _notes(self) -> list[str]:
+        notes = []
+        if not self._fleet.has_any:
+            notes.append("no replica is known: see discovery in /status")
+        if self._reloads.refused is not None:
+            notes.append("the configuration file was refused: see config in /status")
+        return notes
+
     def _snapshot(self) -> dict[str, Any]:
         status = snapshot(self._core, self._config, self._runtime.view)
         spans = self._sender.report() if self._sender else {"sent": 0, "failed": 0}
@@ -203,6 +226,8 @@ class Service:
             "discovery": self._fleet.report(),
             "spans": spans,
             "loops": self._loops.failures,
+            "config": self._reloads.report(),
+            "polls": self._health.skipped,
         }
 
     def _set(self, config: Config) -> None:
@@ -212,24 +237,49 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            config = load(self._source)
+            # On a thread of its own: a long list takes a while to read and to check.
+            config = await asyncio.to_thread(self._read)
             if config == self._config:
+                self._reloads.cleared()
                 return
-            self._check_changeable(config)
-            # The replicas' own values are checked by a core that is thrown away.
-            build(config, self._source)
-            check_sources(config, self._profile_names(), self._source)
-            self._set(tuned(config, self._runtime.view.overrides))
-            self._core.set_health(json.dumps(health(config.health, config.telemetry)))
+            self._take(config)
         except (RefusedError, CoreError) as error:
             log.error("not reloaded: %s", error)
+            self._reloads.refuse(str(error))
             return
-        self._config = config
+        except Exception as error:
+            self._reloads.refuse(f"{type(error).__name__}: {error}")
+            raise
+        self._reloads.taken(config)
         logs.configure(config.log.level, config.log.format)
         await self._fleet.configure(config)
         # The loop that follows the fleet takes over how it is watched: one task, not two.
         self._fleet_changed.set()
         log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
+
+    def _read(self) -> Config:
+        """The file as it is now, checked in all that can be checked before it is in force."""
+        config = load(self._source)
+        if config != self._config:
+            self._check_changeable(config)
+            # The replicas' own values are checked by a core that is thrown away.
+            build(config, self._source)
+            check_sources(config, self._profile_names(), self._source)
+        return config
+
+    def _take(self, config: Config) -> None:
+        """Puts all of it in force, or nothing."""
+        before = self._config
+        try:
+            self._set_all(config)
+        except CoreError:
+            self._set_all(before)
+            raise
+        self._config = config
+
+    def _set_all(self, config: Config) -> None:
+        self._set(tuned(config, self._runtime.view.overrides))
+        self._core.set_health(json.dumps(health(config.health, config.telemetry)))
 
     def _check_changeable(self, config: Config) -> None:
         for section in FIXED_SECTIONS:
@@ -250,6 +300,11 @@ class Service:
 def certificates(config: Config, source: Path) -> tls.Certificates | None:
     """The ext_proc port's certificates, if it has any. ConfigError when they cannot be used."""
     return tls.read(config.listen.tls, source) if config.listen.tls else None
+
+
+def tls_files(config: Config, source: Path) -> list[Path]:
+    """The files of the ext_proc port's certificates."""
+    return tls.files(config.listen.tls, source) if config.listen.tls else []
 
 
 def sender(config: Config, core: Core, source: Path) -> "SpanSender | None":

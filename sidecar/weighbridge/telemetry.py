@@ -23,6 +23,8 @@ RECORD_BYTES = 64 << 10
 # Objects within objects; a record has three levels.
 MOST_LEVELS = 16
 JITTER = 0.2
+# Polls that are begun without a pause.
+AT_ONCE = 200
 # A question that ended later than this after its limit says that this process stood still.
 STALL_SHARE = 0.5
 BRACES = re.compile(rb"[{}]")
@@ -59,8 +61,11 @@ class Poller:
         """Replaces what is polled."""
         wanted = set(endpoints)
         await self._cancel([endpoint for endpoint in self._tasks if endpoint not in wanted])
-        for endpoint in sorted(wanted - set(self._tasks)):
+        for number, endpoint in enumerate(sorted(wanted - set(self._tasks))):
             self._tasks[endpoint] = self._loops.start(self._name, partial(self._for_ever, endpoint))
+            if number % AT_ONCE == AT_ONCE - 1:
+                # Thousands are begun bit by bit: others have their turn in between.
+                await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Stops polling."""

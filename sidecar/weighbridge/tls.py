@@ -1,17 +1,16 @@
-"""Certificates of the ext_proc port: read, checked, and read again when their files change."""
+"""Certificates of the ext_proc port: read, checked, and refused where they are out of date."""
 
-import asyncio
-import logging
+import contextlib
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from weighbridge.config import Tls
 from weighbridge.errors import ConfigError
-from weighbridge.watch import Stamp, stamp
 
-log = logging.getLogger(__name__)
+# OpenSSL's codes of a certificate that is not valid yet, or not any more.
+OUT_OF_DATE = frozenset({9, 10})
+MOST_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ def read(tls: Tls, source: Path) -> Certificates:
         raise ConfigError(
             f"{source}: listen.tls: {certificate} and {key} are no certificate and its key: {error}"
         ) from None
+    require_valid(certificate, key, f"{source}: listen.tls.certificate")
     if tls.client_ca:
         path = _path(tls.client_ca, source)
         try:
@@ -53,38 +53,43 @@ def read(tls: Tls, source: Path) -> Certificates:
     return found
 
 
-async def follow(
-    tls: Tls, source: Path, interval_seconds: float, use: Callable[[Certificates], None]
-) -> None:
-    """Hands over the certificates each time that a file has changed and all of them fit together.
+def files(tls: Tls, source: Path) -> list[Path]:
+    """The files that the certificates are read from."""
+    return [_path(name, source) for name in (tls.certificate, tls.key, tls.client_ca) if name]
 
-    While they do not (a rotation writes one after the other) the former ones stay in use.
+
+def require_valid(certificate: Path, key: Path, where: str) -> None:
+    """ConfigError where the first of the certificates is not valid now, by its dates.
+
+    Told by a handshake in memory with a client that trusts just this one.
     """
-    paths = [_path(name, source) for name in (tls.certificate, tls.key, tls.client_ca) if name]
-    known = _stamps(paths)
-    complained: list[Stamp] = []
-    while True:
-        await asyncio.sleep(interval_seconds)
-        now = _stamps(paths)
-        if now == known:
-            continue
-        try:
-            use(read(tls, source))
-        except ConfigError as error:
-            if complained != now:
-                log.error("certificates not reloaded: %s", error)
-                complained = now
-            continue
-        known = now
-        log.info("certificates reloaded from %s", paths[0])
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key, password="")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        client.load_verify_locations(certificate)
+        _shake_hands(client, server)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in OUT_OF_DATE:
+            raise ConfigError(f"{where}: {certificate}: {error.verify_message}") from None
+
+
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        client.wrap_bio(to_client, to_server, server_side=False),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    # Each has its say a few times; the client judges in its second turn.
+    for side in sides * MOST_TURNS:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
 
 
 def _path(name: str, source: Path) -> Path:
     return source.parent / name
-
-
-def _stamps(paths: list[Path]) -> list[Stamp]:
-    return [stamp(path) for path in paths]
 
 
 def _bytes(key: str, path: Path, source: Path) -> bytes:

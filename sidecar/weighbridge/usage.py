@@ -33,14 +33,19 @@ class UsageWriter:
         settings: UsageLog,
         note: Callable[[list[dict[str, Any]]], None] = lambda _: None,
         loops: Loops | None = None,
+        base: Path = Path(),
     ) -> None:
-        """`note` is told of the records too; that it breaks is counted in `loops`."""
+        """`note` is told of the records too; that it breaks is counted in `loops`.
+
+        The file is relative to `base`.
+        """
         self._core = core
         self._note = note
         self._loops = loops or Loops()
         # The last write, when the sidecar ends, may meet one that a thread is still at.
         self._writing = threading.Lock()
         self._settings = settings
+        self._path = None if settings.path is None else base / settings.path
         self._pending: list[str] = []
         self._failing = False
         # The core's clock starts with it; records tell the time in s since 1970 as well.
@@ -58,11 +63,11 @@ class UsageWriter:
 
     def write(self) -> None:
         """Writes down what the core has, as far as the disk takes it."""
-        if self._settings.path is None:
+        if self._path is None:
             return
         with self._writing:
             while self._pending or self._take():
-                if not self._write_pending(Path(self._settings.path)):
+                if not self._write_pending(self._path):
                     return
 
     def _take(self) -> bool:

@@ -1,8 +1,13 @@
 """Notices that a file has changed, by looking at it now and then."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
+
+from weighbridge.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 Stamp = tuple[int, int, int] | None
 
@@ -36,3 +41,30 @@ async def changes_since(
             known = now
             yield
         last = now
+
+
+async def follow(
+    what: str, paths: Sequence[Path], interval_seconds: float, take: Callable[[], Awaitable[None]]
+) -> None:
+    """Calls `take` each time that a file has changed, until all of them fit together.
+
+    While they do not (a rotation writes one after the other) `take` raises ConfigError, and what
+    it took before stays in use.
+    """
+    # Taken at once: what has changed since it was read first is not to be missed.
+    known: list[Stamp] | None = None
+    complained: list[Stamp] = []
+    while True:
+        now = [stamp(path) for path in paths]
+        if now != known:
+            try:
+                await take()
+            except ConfigError as error:
+                if complained != now:
+                    log.error("%s not reloaded: %s", what, error)
+                    complained = now
+            else:
+                if known is not None:
+                    log.info("%s reloaded from %s", what, paths[0])
+                known = now
+        await asyncio.sleep(interval_seconds)

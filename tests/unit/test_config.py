@@ -85,7 +85,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ({"session_headers": ["Authorization"]}, ": session_headers[0]: 'Authorization' carries a"),
         ({"placing": {"load_tolerance": -1}}, ": placing.load_tolerance: Input should be greater"),
         ({"placing": None}, ": placing: Input should be"),
-        ("listen: {", ":1: "),
+        ("listen: {", ":2: "),
         ("a: 1\nb: 2\na: 3\n", ":3: the key 'a' is given twice"),
         ("- 1\n", ": must hold keys and values, not a list"),
         ("a: !!python/object/apply:os.getcwd []", ":1: "),

@@ -47,6 +47,13 @@ def test_two_that_agree_have_none() -> None:
     assert codes(ENVOY) == []
 
 
+def test_a_file_that_was_refused() -> None:
+    refused = status() | {"config": {"hash": "ab", "refused": "replicas[0]: …"}}
+    assert codes(ENVOY, refused) == [("configuration_refused", "ab")]
+    taken = status() | {"config": {"hash": "ab", "refused": None}}
+    assert codes(ENVOY, taken) == []
+
+
 def test_a_replica_that_only_one_knows() -> None:
     found = codes(ENVOY, status(r1="healthy", r3="healthy"))
     assert found == [

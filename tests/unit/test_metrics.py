@@ -79,6 +79,23 @@ STATUS: dict[str, Any] = {
     "spans": {"sent": 6, "failed": 5},
     "now_us": 9_000_000,
     "loops": {"runtime": 2},
+    "config": {
+        "hash": "ab",
+        "loaded_at": 1.7e9,
+        "refused": "why",
+        "refused_at": 2.0,
+        "refusals": 3,
+    },
+    "polls": {"unsent": 4, "unreadable": 5},
+    "discovery": {
+        "sources": [
+            {"source": "told", "replicas": 2, "failures": 0, "error": None},
+            {"source": "silent", "replicas": None, "failures": 0, "error": None},
+            {"source": "failing", "replicas": 1, "failures": 7, "error": "away"},
+        ],
+        "members": {"serving": 3},
+        "envoys": [],
+    },
     "health": {"changes": {"ejected": {"slow": 3}}, "restarts": 6, "judged_at_us": 8_000_000},
     "replicas": [
         {
@@ -187,6 +204,19 @@ def test_health_arrives() -> None:
     assert found["weighbridge_loop_age_seconds", (("loop", "assigner"),)] == 5
     assert found["weighbridge_loop_age_seconds", (("loop", "health"),)] == 1
     assert found["weighbridge_loop_failures_total", (("loop", "runtime"),)] == 2
+
+
+def test_a_refused_file_and_sources_that_tell_nothing_arrive() -> None:
+    found = samples()
+    assert found["weighbridge_config_reload_success", ()] == 0
+    assert found["weighbridge_config_reload_timestamp_seconds", ()] == 1.7e9
+    assert found["weighbridge_config_reload_refusals_total", ()] == 3
+    assert found["weighbridge_polls_skipped_total", (("reason", "unsent"),)] == 4
+    up = {
+        source: found["weighbridge_discovery_up", (("source", source),)]
+        for source in ("told", "silent", "failing")
+    }
+    assert up == {"told": 1, "silent": 0, "failing": 0}, "not up before the first list"
 
 
 def core(replicas: int) -> Core:

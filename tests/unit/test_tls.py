@@ -1,11 +1,13 @@
 """Certificates that cannot be used: one line that names the configuration, the key and the file."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trustme
 
-from weighbridge.config import Tls
+from weighbridge import access
+from weighbridge.config import Admin, AdminTls, Tls
 from weighbridge.errors import ConfigError
 from weighbridge.tls import read
 
@@ -51,3 +53,34 @@ def test_what_cannot_be_used_is_named(
     assert str(source) in message
     assert key in message
     assert file in message
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "what"),
+    [(-20, -10, "certificate has expired"), (10, 20, "certificate is not yet valid")],
+)
+def test_a_certificate_that_is_out_of_date_is_refused(
+    source: Path, first: int, last: int, what: str
+) -> None:
+    now = datetime.now(tz=UTC)
+    issued = trustme.CA().issue_cert(
+        "weighbridge.test",
+        not_before=now + timedelta(days=first),
+        not_after=now + timedelta(days=last),
+    )
+    issued.private_key_pem.write_to_path(source.parent / "old.key")
+    issued.cert_chain_pems[0].write_to_path(source.parent / "old.pem")
+    with pytest.raises(ConfigError, match=rf"listen\.tls\.certificate: .*old\.pem: {what}"):
+        read(Tls(certificate="old.pem", key="old.key"), source)
+    admin = Admin(tls=AdminTls(certificate="old.pem", key="old.key"))
+    with pytest.raises(ConfigError, match=rf"admin\.tls: .*old\.pem: {what}"):
+        access.load(admin, source)
+
+
+def test_an_authority_that_is_not_known_here_is_no_matter(source: Path) -> None:
+    root = trustme.CA()
+    issued = root.create_child_ca().issue_cert("weighbridge.test")
+    issued.private_key_pem.write_to_path(source.parent / "leaf.key")
+    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+    (source.parent / "leaf.pem").write_bytes(chain)
+    assert read(Tls(certificate="leaf.pem", key="leaf.key"), source).certificate == chain

@@ -145,3 +145,16 @@ def test_a_rotation_that_fails_bills_nothing_twice(
     records.add(1)
     log.write()
     assert numbers(path) == list(range(1, 3_002))
+
+
+def test_the_file_is_where_the_configuration_says_not_where_the_process_is(
+    tmp_path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, elsewhere = tmp_path / "etc", tmp_path / "elsewhere"
+    beside.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    records.add(1)
+    UsageWriter(cast("Core", records), UsageLog(path="usage.jsonl"), base=beside).write()
+    assert numbers(beside / "usage.jsonl") == [1]
+    assert not list(elsewhere.iterdir())

@@ -4,7 +4,10 @@ import asyncio
 import os
 from pathlib import Path
 
-from weighbridge.watch import changes, stamp
+import pytest
+
+from weighbridge.errors import ConfigError
+from weighbridge.watch import changes, follow, stamp
 
 
 async def test_changes_are_noticed_and_only_they(tmp_path: Path) -> None:
@@ -40,3 +43,31 @@ async def test_changes_are_noticed_and_only_they(tmp_path: Path) -> None:
 
 def test_no_file_has_no_stamp(tmp_path: Path) -> None:
     assert stamp(tmp_path / "none") is None
+
+
+async def test_files_that_do_not_fit_together_are_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = tmp_path / "certificate", tmp_path / "key"
+    certificate.write_text("1")
+    key.write_text("1")
+    taken: list[str] = []
+
+    async def take() -> None:
+        if certificate.read_text() != key.read_text():
+            raise ConfigError("they do not fit")
+        taken.append(key.read_text())
+
+    task = asyncio.create_task(follow("certificates", [certificate, key], 0.01, take))
+    async with asyncio.timeout(5):
+        while taken != ["1"]:
+            await asyncio.sleep(0.01)
+        certificate.write_text("22")
+        await asyncio.sleep(0.1)
+        assert taken == ["1"]
+        key.write_text("22")
+        while taken != ["1", "22"]:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert said == ["certificates not reloaded: they do not fit"], "once, not each time"

@@ -4,16 +4,28 @@ use crate::settings::SettingsError;
 use crate::tokenizers::Tokenizers;
 use std::collections::HashMap;
 use std::sync::Arc;
+use weighbridge_place::Pool;
 use weighbridge_weigh::Profile;
 use weighbridge_weigh::exact::TokenCounter;
+
+/// What a name has to do with adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adapter {
+    /// It is the base model's.
+    Not,
+    /// The profile lists it: any of the model's replicas can load it.
+    OfProfile,
+    /// Replicas alone list it: no other knows it.
+    OfReplicas,
+}
 
 /// A name that requests may ask for.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     /// The base model's own name: what replicas are grouped by.
     pub(crate) name: Arc<str>,
-    /// The name is that of an adapter of the base model.
-    pub(crate) is_adapter: bool,
+    /// Whether the name is that of an adapter of the base model.
+    pub(crate) adapter: Adapter,
     /// Gives the costs in MU, whichever replica serves.
     pub(crate) reference: Arc<Profile>,
     /// Counts its prompts' tokens, where an operator wants them counted.
@@ -53,15 +65,18 @@ impl Models {
                 || Arc::from(first.as_str()),
                 |model| Arc::clone(&model.name),
             );
-            let adapters = profile.adapters.iter().map(|adapter| (adapter, true));
-            let served = profile.models.iter().map(|model| (model, false));
-            for (alias, is_adapter) in served.chain(adapters) {
+            let adapters = profile
+                .adapters
+                .iter()
+                .map(|adapter| (adapter, Adapter::OfProfile));
+            let served = profile.models.iter().map(|model| (model, Adapter::Not));
+            for (alias, adapter) in served.chain(adapters) {
                 models
                     .by_name
                     .entry(alias.clone())
                     .or_insert_with(|| Model {
                         name: Arc::clone(&name),
-                        is_adapter,
+                        adapter,
                         reference: Arc::clone(&profile),
                         tokenizer: None,
                     });
@@ -115,9 +130,24 @@ impl Models {
         self.by_name.get(name)
     }
 
+    /// The model of a name that requests may ask for; an adapter's may be one that replicas alone list.
+    pub(crate) fn asked(&self, name: &str, pool: &Pool) -> Option<Model> {
+        if let Some(model) = self.get(name) {
+            return Some(model.clone());
+        }
+        let base = self.get(pool.base_of(name)?)?;
+        Some(Model {
+            adapter: Adapter::OfReplicas,
+            ..base.clone()
+        })
+    }
+
     /// The model that a request means which does not say: the only one there is.
     pub(crate) fn only(&self) -> Option<&Model> {
-        let mut all = self.by_name.values().filter(|model| !model.is_adapter);
+        let mut all = self
+            .by_name
+            .values()
+            .filter(|model| model.adapter == Adapter::Not);
         let first = all.next()?;
         all.all(|other| other.name == first.name).then_some(first)
     }

@@ -2,7 +2,7 @@
 
 use crate::core::{Core, Incoming};
 use crate::metering::Metering;
-use crate::models::Model;
+use crate::models::{Adapter, Model};
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::weighing::Weighing;
@@ -63,13 +63,14 @@ impl Core {
         let model = if reading.model.is_empty() && !body.complete {
             self.models
                 .only()
+                .cloned()
                 .ok_or_else(|| Refusal::model_out_of_sight(body.bytes.len()))?
         } else {
             self.models
-                .get(&reading.model)
+                .asked(&reading.model, &self.registry.pool())
                 .ok_or_else(|| Refusal::unknown_model(&reading.model))?
         };
-        let reading = self.count(model, incoming.endpoint, body, reading)?;
+        let reading = self.count(&model, incoming.endpoint, body, reading)?;
         let is_counted = reading.exact.is_some();
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
@@ -101,7 +102,7 @@ impl Core {
             factor,
             ask,
             weighing,
-            model: model.clone(),
+            model,
             session,
         })
     }
@@ -144,16 +145,25 @@ impl Core {
         pool: &Pool,
         now_us: u64,
     ) -> Result<(Decision, Arc<Replica>), Refusal> {
-        let subset: Option<Vec<&str>> = incoming
+        let adapter = (weighed.model.adapter != Adapter::Not)
+            .then_some(weighed.weighing.reading().model.as_str());
+        let listing = adapter
+            .filter(|_| weighed.model.adapter == Adapter::OfReplicas)
+            .and_then(|name| pool.listing(&weighed.model.name, name));
+        let given: Option<Vec<&str>> = incoming
             .subset
             .map(|all| all.iter().map(String::as_str).collect());
+        let subset = match (given, listing) {
+            (Some(mut given), Some(listing)) => {
+                given.retain(|endpoint| listing.contains(endpoint));
+                Some(given)
+            }
+            (given, listing) => given.or(listing),
+        };
         let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
         let ask = Ask {
             model: &weighed.model.name,
-            adapter: weighed
-                .model
-                .is_adapter
-                .then_some(weighed.weighing.reading().model.as_str()),
+            adapter,
             key: weighed.key,
             chain: &weighed.chain,
             prefill: &prefill,

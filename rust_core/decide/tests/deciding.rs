@@ -390,3 +390,51 @@ fn of_two_requests_with_one_id_the_end_of_the_first_leaves_the_second() {
     core.end(second, 2_000);
     assert_eq!(core.accounts(), Accounts::default());
 }
+
+#[test]
+fn an_adapter_that_only_replicas_list_is_served_by_them_alone() {
+    let core = core(0);
+    let with_adapters = |lists: &[&[&str]]| {
+        let replicas: Vec<_> = lists
+            .iter()
+            .enumerate()
+            .map(|(number, adapters)| {
+                json!({
+                    "endpoint": format!("10.0.0.{number}:8000"), "profile": "p",
+                    "adapters": adapters
+                })
+            })
+            .collect();
+        core.set_replicas(serde_json::from_value(json!(replicas)).unwrap())
+            .unwrap();
+    };
+    let body = serde_json::to_vec(&json!({
+        "model": "sql-lora", "max_tokens": 50, "messages": [{"role": "user", "content": "hello"}]
+    }))
+    .unwrap();
+    let ask = |session: &str| core.decide(&incoming(Some(session), &body), 0);
+    with_adapters(&[&[], &[], &[]]);
+    assert!(ask("s").unwrap_err().to_json().contains("model_not_found"));
+    with_adapters(&[&[], &["sql-lora"], &["other"]]);
+    // However long it waits there: no other replica knows the adapter.
+    for number in 0..200 {
+        let ticket = ask(&format!("s{number}")).unwrap();
+        assert_eq!(
+            ticket.endpoints(),
+            "10.0.0.1:8000",
+            "nor is another named for retries"
+        );
+    }
+    with_adapters(&[&["sql-lora"], &["sql-lora"], &["sql-lora"]]);
+    let served: BTreeMap<String, ()> = (0..200)
+        .map(|number| {
+            (
+                ask(&format!("s{number}")).unwrap().endpoint().to_owned(),
+                (),
+            )
+        })
+        .collect();
+    assert_eq!(served.len(), 3);
+    with_adapters(&[&[], &[], &[]]);
+    assert!(ask("s").unwrap_err().to_json().contains("model_not_found"));
+}

@@ -192,6 +192,25 @@ impl Pool {
         })
     }
 
+    /// The base model of an adapter that a replica lists.
+    #[must_use]
+    pub fn base_of(&self, adapter: &str) -> Option<&str> {
+        self.adapters.get(adapter).map(String::as_str)
+    }
+
+    /// Endpoints of the model's replicas that list an adapter; `None` where all of them do.
+    #[must_use]
+    pub fn listing(&self, model: &str, adapter: &str) -> Option<Vec<&str>> {
+        let members = self.models.get(model)?;
+        let listed: Vec<&str> = members
+            .replicas
+            .iter()
+            .filter(|replica| replica.spec.has_adapter(adapter))
+            .map(|replica| replica.spec.endpoint.as_str())
+            .collect();
+        (listed.len() < members.replicas.len()).then_some(listed)
+    }
+
     /// All models with at least one replica, in no order.
     pub fn models(&self) -> impl Iterator<Item = &Arc<ModelPool>> {
         self.models.values()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.1
 # How often a share that grows is told the core, s.
 SHARE_SECONDS = 1.0
+# Between two steps at least so many times what the last one took.
+LEISURE = 4.0
 
 
 class Fleet:
@@ -38,7 +40,7 @@ class Fleet:
         base: Path,
         core: Core,
         profiles: frozenset[str],
-        on_change: Callable[[], None],
+        on_change: Callable[[], Awaitable[None]],
         *,
         loops: Loops,
     ) -> None:
@@ -60,19 +62,30 @@ class Fleet:
         # The configuration's own list is there before anything is asked.
         listed = [Found(replica) for replica in config.replicas]
         self._membership.want(listed, now(), at_start=True)
+        self._profile_of: Mapping[str, str] = {}
+        self._note_profiles()
 
     def steered(self) -> list[tuple[Replica, ReplicaState]]:
         """Whom the core may choose, with the state as sources see it and the share as it is now."""
         return self._membership.steered(now())
+
+    def profiles(self) -> Mapping[str, str]:
+        """The profile of each that may be chosen. From any thread."""
+        return self._profile_of
 
     def endpoints(self) -> list[str]:
         """All members, also those that nothing is steered to yet or any more."""
         return list(self._membership.members)
 
     @property
+    def has_any(self) -> bool:
+        """Whether there is any replica to steer to."""
+        return self._membership.has_any
+
+    @property
     def is_known(self) -> bool:
         """Whether the replicas are known: every source has told a list, or one has told any."""
-        return self._gathering.is_complete or bool(self.steered())
+        return self._gathering.is_complete or self.has_any
 
     async def start(self, config: Config, certificates: Certificates | None = None) -> None:
         """Begins to follow the sources, and to serve the list where that is configured."""
@@ -93,10 +106,12 @@ class Fleet:
         """Follows other sources, where they have changed; members stay as far as they are found."""
         if (config.replicas, config.discovery) == self._settings:
             return
+        # Made before anything is changed: it is all of it, or nothing.
+        gathering = self._gather(config, self._gathering)
         self._settings = (config.replicas, config.discovery)
         self._membership.pace = pace(config)
         await self._unfollow()
-        self._gathering = self._gather(config, self._gathering)
+        self._gathering = gathering
         self._woken.set()
         self._follow()
 
@@ -108,11 +123,16 @@ class Fleet:
 
     async def run(self) -> None:
         """Moves members on until cancelled."""
+        spent = 0.0
         while True:
             moving = self._membership.is_moving
+            # Thousands of members take a while: most of the time is others'.
+            pause = max(STEP_SECONDS, spent * LEISURE)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), STEP_SECONDS if moving else None)
-            self._step(self._woken.is_set())
+                await asyncio.wait_for(self._woken.wait(), pause if moving else None)
+            began = now()
+            await self._step(self._woken.is_set())
+            spent = now() - began
 
     def report(self) -> dict[str, Any]:
         """How sources, members and Envoys stand, for status and metrics."""
@@ -162,7 +182,7 @@ class Fleet:
             await asyncio.wait({self._following})
             self._following = None
 
-    def _step(self, relisted: bool) -> None:
+    async def _step(self, relisted: bool) -> None:
         at = now()
         changed = False
         if relisted:
@@ -172,16 +192,26 @@ class Fleet:
         if self._gathering.is_complete:
             self._started = True
         taken = frozenset[str]() if self._ads is None else self._ads.taken()
-        in_flight = requests(self._core) if self._membership.is_leaving else {}
+        is_leaving = self._membership.is_leaving
+        in_flight = await asyncio.to_thread(requests, self._core) if is_leaving else {}
         changed |= self._membership.step(at, in_flight, taken)
         # The core before Envoy: who is dropped from Envoy is not steered to any more.
         if changed or at - self._shares_at >= SHARE_SECONDS:
             self._shares_at = at
-            self._on_change()
-        told = self._membership.told()
-        if self._ads is not None and told != self._told:
-            self._told = told
-            self._ads.tell(told)
+            self._note_profiles()
+            await self._on_change()
+        if self._ads is not None and (changed or self._told is None):
+            told = self._membership.told()
+            if told != self._told:
+                self._told = told
+                self._ads.tell(told)
+
+    def _note_profiles(self) -> None:
+        # Another mapping each time: other threads read the former one to its end.
+        members = self._membership.members.values()
+        self._profile_of = {
+            one.found.replica.endpoint: one.found.replica.profile for one in members
+        }
 
 
 def requests(core: Core) -> Mapping[str, int]:

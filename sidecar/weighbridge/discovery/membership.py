@@ -75,6 +75,12 @@ class Membership:
         )
 
     @property
+    def has_any(self) -> bool:
+        """Whether any member may be chosen."""
+        steered = (Stage.SERVING, Stage.LEAVING)
+        return any(member.stage in steered for member in self._members.values())
+
+    @property
     def is_leaving(self) -> bool:
         """Whether any member finishes what it has."""
         return any(member.stage is Stage.LEAVING for member in self._members.values())
