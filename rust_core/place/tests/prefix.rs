@@ -83,7 +83,63 @@ fn caches(index: &Arc<PrefixIndex>, count: usize, limit: usize) -> Vec<ReplicaCa
         .collect()
 }
 
+#[test]
+fn what_is_expected_draws_others_pushes_nothing_out_and_is_gone_when_it_does_not_happen() {
+    let index = PrefixIndex::new();
+    let cache = ReplicaCache::new(Arc::clone(&index), ReplicaId(3), 512);
+    let held: Vec<u64> = (1..=512).collect();
+    cache.record(&held);
+    let found = |chain: &[u64]| index.matches(chain).blocks(ReplicaId(3));
+    // Refused prompts without end, each longer than the whole cache.
+    for number in 1..50u64 {
+        let refused: Vec<u64> = (0..2_000).map(|at| number << 32 | at).collect();
+        cache.expect(&refused);
+        assert!((1..=64).contains(&found(&refused)), "{}", found(&refused));
+        assert_eq!(found(&held), 512);
+        if number % 2 == 0 {
+            cache.forget(&refused);
+            assert_eq!(found(&refused), 0);
+        }
+    }
+    assert!(index.size().blocks <= 512 + 64);
+    // Answered, it is as any other.
+    let answered: Vec<u64> = (9_000..9_010).collect();
+    cache.expect(&answered);
+    cache.record(&answered);
+    cache.forget(&answered);
+    assert_eq!(found(&answered), 10);
+    // What was held before stays when a request with the same beginning fails.
+    cache.expect(&[9_000, 9_001, 77]);
+    assert_eq!(found(&[9_000, 9_001, 77]), 3);
+    cache.forget(&[9_000, 9_001, 77]);
+    assert_eq!(found(&answered), 10);
+    cache.clear();
+    assert_eq!(index.size().blocks, 0);
+}
+
 proptest! {
+    #[test]
+    fn whatever_was_expected_nothing_of_it_outlives_the_request(
+        steps in prop::collection::vec((0usize..4, path(), any::<bool>()), 1..200),
+    ) {
+        let index = PrefixIndex::new();
+        let caches = caches(&index, 4, 40);
+        let mut models = vec![Model { limit: 40, ..Model::default() }; caches.len()];
+        for (at, path, is_answered) in steps {
+            let asked = chain(&path);
+            caches[at].expect(&asked);
+            if is_answered {
+                models[at].record(&asked);
+                caches[at].record(&asked);
+            } else {
+                caches[at].forget(&asked);
+            }
+            prop_assert_eq!(caches[at].len(), models[at].blocks.len());
+        }
+        let distinct: BTreeSet<u64> = models.iter().flat_map(|m| m.blocks.clone()).collect();
+        prop_assert_eq!(index.size().blocks, distinct.len());
+    }
+
     #[test]
     fn finds_the_longest_match_of_every_replica(
         steps in prop::collection::vec(step(11), 1..400),

@@ -37,12 +37,20 @@ pub struct ReplicaCache {
     turnover: AtomicU32,
 }
 
+/// Of what a cache may hold, the part that is expected of requests on their way, one in so many; and
+/// fewest marks of such.
+const EXPECTED_PART: usize = 8;
+const LEAST_EXPECTED: usize = 64;
+
 /// The whole of a share.
 const WHOLE: u32 = 1 << 16;
 
 #[derive(Debug)]
 struct Blocks {
     lru: Lru,
+    /// Marks of requests that have not been answered yet, none of which is among the above. They push
+    /// out none of those.
+    expected: Lru,
     /// Blocks that the marks held stand for.
     held: f64,
     /// Blocks recorded that were not held, as far as they have not faded.
@@ -94,6 +102,7 @@ impl ReplicaCache {
             index,
             blocks: Mutex::new(Blocks {
                 lru: Lru::default(),
+                expected: Lru::default(),
                 held: 0.0,
                 recent: 0.0,
                 limit,
@@ -153,8 +162,53 @@ impl ReplicaCache {
         (u64::from(promised) * u64::from(self.believed.load(Relaxed)) / u64::from(WHOLE)) as u32
     }
 
-    /// Notes that this replica has, or is about to have, the whole chain in its cache. Returns how
-    /// many of its blocks were not held before.
+    /// Notes that this replica is about to have the whole chain in its cache, if a request that is
+    /// on its way there is answered: others with the same prefix are drawn there already. To be
+    /// followed by [`ReplicaCache::record`] or [`ReplicaCache::forget`].
+    pub fn expect(&self, chain: &[u64]) {
+        if self.id.0 >= super::MOST_REPLICAS {
+            return;
+        }
+        let mut guard = self.lock();
+        let blocks = &mut *guard;
+        let allowed = blocks.allowed();
+        let most = (allowed.min(blocks.most_marks) / EXPECTED_PART).max(LEAST_EXPECTED);
+        let fits = chain.get(..allowed).unwrap_or(chain);
+        let marks: SmallVec<[Mark; 64]> = self.index.marks(fits).take(most).collect();
+        for mark in marks.iter().rev() {
+            let block = normal(mark.block);
+            if blocks.lru.holds(block) {
+                continue;
+            }
+            if blocks.expected.touch(block) {
+                self.index.hold(block, self.id);
+            }
+        }
+        while blocks.expected.len() > most {
+            let Some(block) = blocks.expected.pop_oldest() else {
+                break;
+            };
+            self.index.release(block, self.id);
+        }
+    }
+
+    /// Takes back [`ReplicaCache::expect`]: the request was not answered here.
+    pub fn forget(&self, chain: &[u64]) {
+        let mut guard = self.lock();
+        let blocks = &mut *guard;
+        if blocks.expected.len() == 0 {
+            return;
+        }
+        for mark in self.index.marks(chain) {
+            let block = normal(mark.block);
+            if blocks.expected.remove(block) {
+                self.index.release(block, self.id);
+            }
+        }
+    }
+
+    /// Notes that this replica has the whole chain in its cache. Returns how many of its blocks were
+    /// not held before.
     ///
     /// Blocks are touched from the leaf to the root: a prefix is always more recent than what
     /// follows it, so the least recent block is a leaf.
@@ -174,6 +228,7 @@ impl ReplicaCache {
         let mut fresh = 0;
         for mark in marks.iter().rev() {
             let block = normal(mark.block);
+            blocks.expected.remove(block);
             if blocks.lru.touch(block) {
                 self.index.hold(block, self.id);
                 blocks.held += f64::from(mark.blocks);
@@ -201,7 +256,8 @@ impl ReplicaCache {
     /// Forgets everything: the replica was restarted.
     pub fn clear(&self) {
         let mut blocks = self.lock();
-        for block in blocks.lru.take() {
+        let expected: Vec<u64> = blocks.expected.take().collect();
+        for block in blocks.lru.take().chain(expected) {
             self.index.release(block, self.id);
         }
         blocks.held = 0.0;
@@ -237,7 +293,8 @@ impl ReplicaCache {
     /// Entries that it has in the index for them.
     #[must_use]
     pub fn marks(&self) -> usize {
-        self.lock().lru.len()
+        let blocks = self.lock();
+        blocks.lru.len() + blocks.expected.len()
     }
 
     /// Whether nothing is held.
@@ -255,7 +312,8 @@ impl ReplicaCache {
     /// Bytes of memory behind it, its share of the common table not counted.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.lock().lru.bytes()
+        let blocks = self.lock();
+        blocks.lru.bytes() + blocks.expected.bytes()
     }
 
     fn shrink(&self, blocks: &mut Blocks, allowed: usize) {

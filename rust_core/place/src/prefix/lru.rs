@@ -70,6 +70,20 @@ impl Lru {
         true
     }
 
+    /// Whether a block is held.
+    pub(super) fn holds(&self, block: u64) -> bool {
+        self.find(block).is_some()
+    }
+
+    /// Takes out a block; true when it was held.
+    pub(super) fn remove(&mut self, block: u64) -> bool {
+        let slot = self.find(block);
+        if let Some(slot) = slot {
+            self.remove_slot(slot);
+        }
+        slot.is_some()
+    }
+
     /// Takes out the least recent block.
     pub(super) fn pop_oldest(&mut self) -> Option<u64> {
         if self.len == 0 {
@@ -265,8 +279,13 @@ mod tests {
             let mut lru = Lru::default();
             let mut model = Model::default();
             for (kind, block) in steps {
+                prop_assert_eq!(lru.holds(block), model.0.contains(&block));
                 if kind < 7 {
                     prop_assert_eq!(lru.touch(block), model.touch(block));
+                } else if kind == 7 {
+                    let before = model.0.len();
+                    model.0.retain(|held| *held != block);
+                    prop_assert_eq!(lru.remove(block), model.0.len() < before);
                 } else {
                     prop_assert_eq!(lru.pop_oldest(), model.0.pop_front());
                 }
