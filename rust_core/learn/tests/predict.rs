@@ -32,8 +32,14 @@ fn workloads_are_told_apart_and_a_new_one_leans_on_its_model() {
     let long = predictor.predict(&ask(2, 1_000));
     assert!((15.0..80.0).contains(&short.mean), "{short:?}");
     assert!((800.0..920.0).contains(&long.mean), "{long:?}");
+    for _ in 0..20 {
+        predictor.observe(&ask(5, 1_000), 400);
+    }
     let new = predictor.predict(&ask(3, 1_000));
-    assert!((300.0..600.0).contains(&new.mean), "{new:?}");
+    assert!(
+        (350.0..500.0).contains(&new.mean),
+        "the middle one: {new:?}"
+    );
     let other_model = predictor.predict(&Ask {
         model: 9,
         ..ask(4, 1_000)
@@ -97,7 +103,51 @@ fn groups_are_bounded_and_the_used_ones_stay() {
     assert!(prediction.mean < 60.0, "{prediction:?}");
 }
 
+#[test]
+fn one_workload_s_claims_bear_on_no_other() {
+    let predictor = Predictor::new(Settings::default());
+    for _ in 0..5 {
+        predictor.observe(&ask(1, 100), 1_000_000);
+    }
+    assert!(predictor.predict(&ask(2, 100)).mean <= 256.0);
+    for _ in 0..50 {
+        predictor.observe(&ask(2, 100), 5);
+        predictor.observe(&ask(3, 100), 7);
+    }
+    for _ in 0..5_000 {
+        predictor.observe(&ask(1, 100), 1_000_000);
+    }
+    for workload in 2..9 {
+        let prediction = predictor.predict(&ask(workload, 100));
+        assert!(prediction.p95 <= 20.0, "{workload}: {prediction:?}");
+    }
+    predictor.observe(&ask(9, 100), 6);
+    assert!(predictor.predict(&ask(9, 100)).mean <= 20.0);
+}
+
 proptest! {
+    /// However long one workload says that its answers are, what the others are taken for lies
+    /// within what they themselves say.
+    #[test]
+    fn the_middle_is_among_what_the_others_say(
+        honest in prop::collection::vec((1u64..6, 1u64..900), 30..80),
+        claims in prop::collection::vec(0u64..u64::MAX, 0..60),
+    ) {
+        let predictor = Predictor::new(Settings::default());
+        let mut claims = claims.into_iter();
+        for workload in 1..6 {
+            predictor.observe(&ask(workload, 50), 300);
+        }
+        for (workload, tokens) in honest {
+            predictor.observe(&ask(workload, 50), tokens);
+            if let Some(claim) = claims.next() {
+                predictor.observe(&ask(77, 50), claim);
+            }
+        }
+        let new = predictor.predict(&ask(99, 50));
+        prop_assert!(new.mean <= 900.0 && new.p50 <= 1_024.0 && new.p95 <= 1_280.0, "{:?}", new);
+    }
+
     #[test]
     fn a_prediction_is_within_what_the_client_asks_for(
         seen in prop::collection::vec((0u64..3, 0u64..50_000, 0u64..5_000), 0..60),

@@ -9,13 +9,13 @@ use super::histogram::Histogram;
 use super::{Ask, Prediction, Published};
 
 /// Groups that a request belongs to, narrowest first.
-pub(crate) const LEVELS: usize = 5;
+const LEVELS: usize = 3;
 const SHARDS: usize = 64;
 /// Groups looked at to find one to forget.
 const LOOKED_AT: usize = 64;
 
 /// The groups of a request, narrowest first: workload with everything known, workload and size of
-/// the prompt, workload, model and size of the prompt, model.
+/// the prompt, workload.
 pub(crate) fn keys(ask: &Ask) -> [u64; LEVELS] {
     let prompt = size_class(ask.prompt_tokens, 2);
     let most = ask.max_tokens.map_or(0, |most| 1 + size_class(most, 0));
@@ -24,8 +24,6 @@ pub(crate) fn keys(ask: &Ask) -> [u64; LEVELS] {
         key(0, ask.workload, prompt << 16 | most << 8 | flags),
         key(1, ask.workload, prompt),
         key(2, ask.workload, 0),
-        key(3, ask.model, prompt),
-        key(4, ask.model, 0),
     ]
 }
 

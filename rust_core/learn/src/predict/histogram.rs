@@ -65,7 +65,7 @@ impl Histogram {
     }
 
     /// How many answers it stands for, the latest counting one each.
-    fn samples(&self) -> f64 {
+    pub(crate) fn samples(&self) -> f64 {
         self.total / f64::from(self.weight)
     }
 

@@ -1,13 +1,18 @@
 //! How many tokens an answer will have: decayed histograms of what answers had, per group of
 //! requests, each leaning on its wider group while it has seen few.
+//!
+//! All groups are of one workload. What is taken for granted of a workload that has said little is
+//! the middle of what others of its model do: none of them can move it by much.
 
 mod groups;
 mod histogram;
+mod prior;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use groups::{Groups, LEVELS};
+use groups::Groups;
 use histogram::Histogram;
+use prior::Priors;
 use serde::{Deserialize, Serialize};
 
 /// What an operator sets of a predictor.
@@ -79,6 +84,17 @@ impl Prediction {
         }
     }
 
+    /// Goes a share of the way to another.
+    fn towards(&self, other: &Self, share: f64) -> Self {
+        let blend = |own: f64, other: f64| own + share * (other - own);
+        Self {
+            mean: blend(self.mean, other.mean),
+            p50: blend(self.p50, other.p50),
+            p90: blend(self.p90, other.p90),
+            p95: blend(self.p95, other.p95),
+        }
+    }
+
     /// Keeps it within what the client asks for.
     fn within(self, ask: &Ask) -> Self {
         #[allow(clippy::cast_precision_loss)]
@@ -139,6 +155,7 @@ fn unpack(bits: u64) -> (f64, f64) {
 pub struct Predictor {
     settings: Settings,
     groups: Groups,
+    priors: Priors,
 }
 
 impl Predictor {
@@ -147,6 +164,7 @@ impl Predictor {
     pub fn new(settings: Settings) -> Self {
         Self {
             groups: Groups::new(settings.most_groups),
+            priors: Priors::default(),
             settings,
         }
     }
@@ -162,9 +180,11 @@ impl Predictor {
         }
         let keys = groups::keys(ask);
         let known = keys.iter().find_map(|key| self.groups.read(*key));
-        #[allow(clippy::cast_precision_loss)]
-        let prior = || Prediction::all(self.settings.prior_tokens as f64);
-        known.unwrap_or_else(prior).within(ask)
+        let others = || self.priors.get(ask.model).and_then(|prior| prior.read());
+        known
+            .or_else(others)
+            .unwrap_or_else(|| self.guess())
+            .within(ask)
     }
 
     /// Learns that the answer to such a request had so many tokens.
@@ -173,21 +193,39 @@ impl Predictor {
             // It says nothing of how long answers get by themselves.
             return;
         }
-        let mut mix = Histogram::default();
-        mix.add(self.settings.prior_tokens, self.settings.half_life);
+        let prior = self.priors.get_or_make(ask.model);
+        let others = prior.as_ref().and_then(|prior| prior.read());
+        // The setting is only a guess.
+        let (base, base_trust) = match others {
+            Some(others) => (others, self.settings.trust),
+            None => (self.guess(), 1.0),
+        };
+        let mut mix: Option<Histogram> = None;
+        let mut share = 0.0;
         // From the widest group to the narrowest, each blended with what is wider.
-        for (level, key) in groups::keys(ask).iter().enumerate().rev() {
-            let trust = if level + 1 == LEVELS {
-                1.0 // The prior is only a guess.
-            } else {
-                self.settings.trust
-            };
+        for key in groups::keys(ask).iter().rev() {
             self.groups.write(*key, |histogram| {
                 histogram.add(tokens, self.settings.half_life);
-                mix.lean(histogram, trust);
-                mix.prediction()
+                let mix = if let Some(mix) = &mut mix {
+                    mix.lean(histogram, self.settings.trust);
+                    mix
+                } else {
+                    let samples = histogram.samples();
+                    share = samples / (samples + base_trust);
+                    if let Some(prior) = &prior {
+                        prior.vote(ask.workload, histogram.prediction());
+                    }
+                    mix.insert(histogram.clone())
+                };
+                base.towards(&mix.prediction(), share)
             });
         }
+    }
+
+    /// What the operator takes for granted.
+    fn guess(&self) -> Prediction {
+        #[allow(clippy::cast_precision_loss)]
+        Prediction::all(self.settings.prior_tokens as f64)
     }
 
     /// Groups known at present.
