@@ -419,7 +419,10 @@ class Health(Section):
         0.15, ge=0, le=4, description="Speed beside that of its like that ejects."
     )
     first_byte_seconds: float = Field(
-        30, gt=0, le=3600, description="A request that ends unanswered after so long has failed, s."
+        30,
+        gt=0,
+        le=3600,
+        description="A streamed request that ends unanswered after so long, overdue, has failed, s.",
     )
 
     @model_validator(mode="after")

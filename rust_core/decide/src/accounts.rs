@@ -22,7 +22,7 @@ pub struct Accounts {
     /// Requests that can be found by their id, to have their replies observed.
     pub open: usize,
     /// Requests whose speed is being measured.
-    pub measured: f64,
+    pub measured: usize,
 }
 
 impl Core {

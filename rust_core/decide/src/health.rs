@@ -18,7 +18,7 @@ const STEP: f64 = 0.02;
 pub struct HealthSetting {
     /// Off: every replica counts as healthy.
     pub enabled: bool,
-    /// A request that ends unanswered after so long counts as a failure, ms.
+    /// A streamed request that ends unanswered after so long, and is overdue, counts as a failure, ms.
     pub first_byte_ms: u64,
     /// Foreign load is believed up to so many ms of a replica's capacity.
     pub most_foreign_ms: f64,
@@ -37,7 +37,8 @@ impl Default for HealthSetting {
     }
 }
 
-/// How a poll of a replica's health page went.
+/// How a poll of a replica's health page went. A poll that failed for a reason of one's own (no
+/// descriptors, no name service) says nothing of the replica: it is not told at all.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Probe {
@@ -146,7 +147,7 @@ impl Watch {
     }
 
     /// Requests whose speed is being measured, at all replicas.
-    pub(crate) fn flying(&self) -> f64 {
+    pub(crate) fn flying(&self) -> usize {
         let by_id = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
         by_id.values().map(|signs| signs.flying()).sum()
     }
@@ -209,7 +210,7 @@ impl Watch {
             let Some(replica) = pool.endpoint(&seen.endpoint) else {
                 continue;
             };
-            judging.hear(seen, replica, now_us);
+            judging.hear(seen, replica);
             let is_gone = seen.probe == Some(Probe::Refused) && !replica.cache.is_empty();
             let is_new = seen.engine.as_ref().is_some_and(|look| {
                 let bounds = Bounds {
@@ -221,9 +222,9 @@ impl Watch {
             });
             if is_new {
                 let id = replica.id.0;
-                judging.health.hear(id, Sign::Restarted, now_us);
+                judging.health.hear(id, Sign::Restarted);
                 if let Some(signs) = self.signs(replica.id) {
-                    signs.forget_speed();
+                    signs.begin_anew();
                 }
             }
             if is_gone || is_new {
@@ -241,12 +242,11 @@ impl Watch {
             let Some(signs) = self.signs(replica.id) else {
                 continue;
             };
-            let (good, bad) = signs.take();
-            judging.health.count(replica.id.0, good, bad, now_us);
-            if let Some(speed) = signs.speed(now_us) {
-                let sign = Sign::Speed(speed);
-                judging.health.hear(replica.id.0, sign, now_us);
+            let (reports, overdue) = signs.take(now_us);
+            for report in &reports {
+                judging.health.report(replica.id.0, report, now_us);
             }
+            judging.health.waiting(replica.id.0, overdue);
             if let Some(foreign) = judging.foreign.get_mut(&replica.id) {
                 foreign.expire(replica, now_us);
             }
@@ -260,7 +260,7 @@ impl Watch {
             if before.state != now.state {
                 if now.state == State::Probing {
                     if let Some(signs) = self.signs(replica.id) {
-                        signs.forget_speed();
+                        signs.begin_anew();
                     }
                 }
                 changes.push(judging.change(replica, before, now));
@@ -329,14 +329,14 @@ impl Judging {
         }
     }
 
-    fn hear(&mut self, seen: &Observation, replica: &Replica, now_us: u64) {
+    fn hear(&mut self, seen: &Observation, replica: &Replica) {
         let id = replica.id.0;
         if let Some(probe) = seen.probe {
             let sign = Sign::Probe(probe == Probe::Good);
-            self.health.hear(id, sign, now_us);
+            self.health.hear(id, sign);
         }
         if let Some(is_outlier) = seen.outlier {
-            self.health.hear(id, Sign::Outlier(is_outlier), now_us);
+            self.health.hear(id, Sign::Outlier(is_outlier));
         }
     }
 

@@ -18,4 +18,4 @@ pub mod usage;
 
 pub use cache_trust::{CacheTrust, CacheVerdict};
 pub use panel::Panel;
-pub use speed::{Flight, SpeedMeter};
+pub use speed::{Flight, Owed, SpeedMeter};

@@ -67,15 +67,19 @@ impl Panel {
         !(SUSPECT.recip()..=SUSPECT).contains(&ratio)
     }
 
-    /// A replica has gone for good.
-    pub fn forget(&self, replica: u32) {
+    /// Forgets the replicas that are none of these any more.
+    pub fn keep(&self, is_there: impl Fn(u32) -> bool) {
         let mut replicas = self
             .replicas
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        replicas.remove(&replica);
+        let before = replicas.len();
+        replicas.retain(|replica, _| is_there(*replica));
+        let has_changed = replicas.len() < before;
         drop(replicas);
-        self.look();
+        if has_changed {
+            self.look();
+        }
     }
 
     fn own(&self, replica: u32) -> Option<Arc<Correction>> {
@@ -157,7 +161,7 @@ mod tests {
         }
         assert!((panel.factor() - 1.05).abs() < 0.02, "{}", panel.factor());
         assert!(panel.is_suspect(9) && !panel.is_suspect(0));
-        panel.forget(9);
+        panel.keep(|replica| replica != 9);
         assert!(!panel.is_suspect(9));
     }
 

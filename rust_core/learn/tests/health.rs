@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use proptest::prelude::*;
-use weighbridge_learn::health::{Health, Settings, Sign, Standing};
+use weighbridge_learn::health::{Health, Report, Settings, Sign, Source, Standing, What};
 use weighbridge_place::State;
 
 const SECOND: u64 = 1_000_000;
@@ -12,6 +12,31 @@ fn health(replicas: u32) -> Health {
     let mut health = Health::new(Settings::default());
     health.watch((0..replicas).map(|id| (id, 0)));
     health
+}
+
+fn session(tenant: u64, number: u64) -> Source {
+    Source {
+        tenant,
+        name: tenant << 32 | number,
+    }
+}
+
+fn answer(source: Source, failed: bool) -> Report {
+    let what = if failed { What::Failed } else { What::Answered };
+    Report { source, what }
+}
+
+fn pace(source: Source, owed_ms: f64, took_ms: f64) -> Report {
+    let what = What::Took { owed_ms, took_ms };
+    Report { source, what }
+}
+
+fn all_are_well(health: &Health) -> bool {
+    let well = Standing {
+        state: State::Healthy,
+        share: 1.0,
+    };
+    health.standings().all(|(_, standing)| standing == well)
 }
 
 /// A replica's behaviour for a second.
@@ -42,14 +67,14 @@ fn live(health: &mut Health, from: u64, seconds: u64, conduct: impl Fn(u32) -> C
                 Conduct::Dead => (1.0, None, false),
             };
             for request in 0..requests {
+                let source = session(0, u64::from(request));
                 let failed = f64::from(request % 10) < failures * 10.0;
-                let sign = if failed { Sign::Failure } else { Sign::Success };
-                health.hear(*id, sign, now);
+                health.report(*id, &answer(source, failed), now);
+                if let Some(speed) = speed {
+                    health.report(*id, &pace(source, 100.0, 100.0 / speed.max(0.01)), now);
+                }
             }
-            if let Some(speed) = speed.filter(|_| requests > 0) {
-                health.hear(*id, Sign::Speed(speed), now);
-            }
-            health.hear(*id, Sign::Probe(probe), now);
+            health.hear(*id, Sign::Probe(probe));
         }
         health.round(now);
     }
@@ -95,11 +120,13 @@ fn a_gray_failure_is_drained_without_a_single_error() {
     let Standing { state, share } = health.standing(2);
     assert_eq!(state, State::Degraded);
     assert!((0.2..0.7).contains(&share), "{share}");
-    live(&mut health, now, 15, only(2, Conduct::Slow(0.1)));
-    assert!(matches!(
-        health.standing(2).state,
-        State::Ejected | State::Probing
-    ));
+    let mut now = now;
+    let mut is_ejected = false;
+    for _ in 0..15 {
+        now = live(&mut health, now, 1, only(2, Conduct::Slow(0.1)));
+        is_ejected |= health.standing(2).state == State::Ejected;
+    }
+    assert!(is_ejected);
     assert!(
         (0..5)
             .filter(|id| *id != 2)
@@ -141,14 +168,14 @@ fn whatever_happens_some_are_left() {
 #[test]
 fn an_outlier_of_envoys_is_out_as_long_as_envoy_says() {
     let mut health = health(3);
-    health.hear(0, Sign::Outlier(true), 0);
+    health.hear(0, Sign::Outlier(true));
     health.round(0);
     assert_eq!(health.standing(0).state, State::Ejected);
     for second in 1..60 {
         health.round(second * SECOND);
     }
     assert_eq!(health.standing(0).state, State::Ejected);
-    health.hear(0, Sign::Outlier(false), 60 * SECOND);
+    health.hear(0, Sign::Outlier(false));
     health.round(60 * SECOND);
     assert_eq!(health.standing(0).state, State::Probing);
 }
@@ -169,6 +196,149 @@ fn times_out_grow_while_it_ails_and_shrink_again() {
         outs.push(now - from);
     }
     assert!(outs.windows(2).all(|pair| pair[1] > pair[0]), "{outs:?}");
+}
+
+/// A second of good requests of tenant 1 at all replicas, twelve sessions each.
+fn serve_others(health: &mut Health, replicas: u32, now: u64) {
+    for id in 0..replicas {
+        for number in 0..12 {
+            let source = session(1, u64::from(id) * 12 + number);
+            health.report(id, &answer(source, false), now);
+            health.report(id, &pace(source, 120.0, 100.0), now);
+        }
+    }
+}
+
+#[test]
+fn one_session_whose_requests_all_fail_costs_its_replica_nothing() {
+    let mut health = health(4);
+    for second in 0..60 {
+        let now = second * SECOND;
+        serve_others(&mut health, 4, now);
+        for _ in 0..50 {
+            health.report(2, &answer(session(1, 999), true), now);
+        }
+        health.round(now);
+        assert!(all_are_well(&health), "second {second}");
+    }
+}
+
+#[test]
+fn one_tenant_s_failing_requests_cost_a_replica_nothing_that_serves_others_well() {
+    let mut health = health(4);
+    for second in 0..60 {
+        let now = second * SECOND;
+        serve_others(&mut health, 4, now);
+        for number in 0..40 {
+            let source = session(7, second * 40 + number);
+            health.report(0, &answer(source, true), now);
+        }
+        health.round(now);
+        assert!(all_are_well(&health), "second {second}");
+    }
+}
+
+#[test]
+fn prompts_that_fail_wherever_they_go_are_no_replica_s_fault() {
+    let mut health = health(2);
+    for second in 0..60 {
+        let now = second * SECOND;
+        for id in 0..2 {
+            for number in 0..8 {
+                // Prompts of their own, at one replica each, and a third of all requests.
+                let bad = session(0, second * 100 + u64::from(id) * 10 + number);
+                health.report(id, &answer(bad, number % 3 == 0), now);
+            }
+        }
+        health.round(now);
+        assert!(all_are_well(&health), "second {second}");
+    }
+}
+
+#[test]
+fn a_request_that_fails_at_every_replica_it_is_sent_on_to_counts_once_at_most() {
+    let mut health = health(3);
+    for second in 0..60 {
+        let now = second * SECOND;
+        serve_others(&mut health, 3, now);
+        for number in 0..6 {
+            for id in 0..2 {
+                health.report(id, &answer(session(1, 500 + number), true), now);
+            }
+        }
+        health.round(now);
+        assert!(all_are_well(&health), "second {second}");
+    }
+}
+
+#[test]
+fn two_of_three_replicas_that_fail_are_both_found() {
+    let mut health = health(3);
+    for second in 0..6 {
+        let now = second * SECOND;
+        for number in 0..12 {
+            let source = session(number % 3, number);
+            for id in 0..3 {
+                health.report(id, &answer(source, id != 1), now);
+            }
+        }
+        health.round(now);
+    }
+    let share = |id| health.standing(id).share;
+    assert_eq!(health.standing(1).state, State::Healthy);
+    assert!(
+        share(0) <= 0.25 && share(2) <= 0.25,
+        "{} {}",
+        share(0),
+        share(2)
+    );
+}
+
+#[test]
+fn clients_that_read_slowly_make_no_replica_slow() {
+    let mut health = health(3);
+    for second in 0..60 {
+        let now = second * SECOND;
+        serve_others(&mut health, 3, now);
+        for number in 0..40 {
+            let source = session(7, number);
+            health.report(1, &pace(source, 100.0, 5_000.0), now);
+        }
+        health.waiting(1, vec![pace(session(7, 41), 100.0, 60_000.0)]);
+        health.round(now);
+        assert!(all_are_well(&health), "second {second}");
+    }
+}
+
+#[test]
+fn one_client_s_failures_while_it_is_probed_keep_no_replica_out() {
+    let mut health = health(3);
+    health.hear(0, Sign::Outlier(true));
+    health.round(0);
+    health.hear(0, Sign::Outlier(false));
+    let mut second = 0;
+    while health.standing(0).state != State::Degraded {
+        second += 1;
+        assert!(second < 30, "{:?}", health.standing(0));
+        if health.standing(0).state == State::Probing {
+            health.report(0, &answer(session(7, 1), true), second * SECOND);
+        }
+        health.hear(0, Sign::Probe(true));
+        health.round(second * SECOND);
+    }
+}
+
+fn reports(tenant: u64) -> impl Strategy<Value = Vec<(u32, Report)>> {
+    let what = prop_oneof![
+        Just(What::Answered),
+        Just(What::Failed),
+        (0.0..1e7f64, 0.0..1e7f64).prop_map(|(owed_ms, took_ms)| What::Took { owed_ms, took_ms }),
+    ];
+    let report = (0u32..4, 0u64..200, what).prop_map(move |(id, number, what)| {
+        let source = session(tenant, number);
+        (id, Report { source, what })
+    });
+    prop::collection::vec(report, 0..60)
 }
 
 fn conduct() -> impl Strategy<Value = Conduct> {
@@ -241,13 +411,13 @@ proptest! {
         for (second, (luck, speed)) in noise.iter().enumerate() {
             let now = second as u64 * SECOND;
             for id in 0..5 {
-                for request in 0..20u8 {
-                    let failed = request == 0 && *luck < 20;
-                    let sign = if failed { Sign::Failure } else { Sign::Success };
-                    health.hear(id, sign, now);
-                }
                 let own = if id == 0 { *speed } else { 1.0 };
-                health.hear(id, Sign::Speed(own), now);
+                for request in 0..20u8 {
+                    let source = session(0, u64::from(request) + 20 * (second as u64 % 7));
+                    let failed = request == 0 && *luck < 20;
+                    health.report(id, &answer(source, failed), now);
+                    health.report(id, &pace(source, 100.0 * own, 100.0), now);
+                }
             }
             health.round(now);
             prop_assert!(health.standings().all(|(_, s)| s.state == State::Healthy));
@@ -263,6 +433,37 @@ proptest! {
         live(&mut health, now, 360, |_| Conduct::Well);
         for (id, standing) in health.standings() {
             prop_assert_eq!(standing.state, State::Healthy, "{}: {:?}", id, conducts[id as usize]);
+        }
+    }
+
+    /// Whatever becomes of one tenant's requests, from however many sessions, replicas that serve
+    /// others well stay as they are.
+    #[test]
+    fn nothing_that_one_tenant_does_moves_a_replica(seconds in prop::collection::vec(reports(9), 40)) {
+        let mut health = health(4);
+        for (second, reports) in seconds.iter().enumerate() {
+            let now = second as u64 * SECOND;
+            serve_others(&mut health, 4, now);
+            for (id, report) in reports {
+                health.report(*id, report, now);
+            }
+            health.round(now);
+            prop_assert!(all_are_well(&health), "second {}", second);
+        }
+    }
+
+    /// Nor does anything that one session does, where nobody else asks.
+    #[test]
+    fn nothing_that_one_session_does_moves_a_replica(seconds in prop::collection::vec(reports(9), 40)) {
+        let mut health = health(4);
+        for (second, reports) in seconds.iter().enumerate() {
+            let now = second as u64 * SECOND;
+            for (id, report) in reports {
+                let one = Report { source: session(9, 0), ..*report };
+                health.report(*id, &one, now);
+            }
+            health.round(now);
+            prop_assert!(all_are_well(&health), "second {}", second);
         }
     }
 }

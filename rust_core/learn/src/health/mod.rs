@@ -1,25 +1,27 @@
 //! Which replicas may be given how much: drained by degrees, never flipped.
 //!
-//! A [`Health`] hears of every success, failure and probe, and of each replica's speed. Once in a
-//! while [`Health::round`] moves each replica along
+//! A [`Health`] hears what became of requests and of probes. Once in a while [`Health::round`] moves
+//! each replica along
 //!
 //! ```text
 //! healthy ⇄ degraded ─▶ ejected ─▶ probing ─▶ degraded ─▶ healthy
 //!                          ▲──────────┘ (ails still: longer next time)
 //! ```
 //!
-//! *Wellness* is 1 for a replica as its profile says and falls to 0 with its rate of failures, or
-//! with its speed against that of its like (so that a wrong profile ejects nobody), or with failed
-//! probes. Its share of the load follows wellness by steps, downwards faster than upwards, and it
+//! *Wellness* is 1 for a replica as its profile says and falls to 0 with the share of sources whose
+//! requests fail there and not elsewhere, or with its speed against that of its like (so that a wrong
+//! profile ejects nobody), or with failed probes. Nothing that one client does moves it. Its share of the load follows wellness by steps, downwards faster than upwards, and it
 //! takes more to be called healthy again than to stay so. At most a set part of the replicas is
 //! ejected at once; the worst are. Nothing depends on anything but the calls and their times.
 
 mod record;
+mod votes;
 
 use std::collections::BTreeMap;
 
 use record::Record;
 use serde::{Deserialize, Serialize};
+use votes::Votes;
 use weighbridge_place::State;
 
 /// How a replica's health is judged.
@@ -69,23 +71,49 @@ impl Default for Settings {
     }
 }
 
-/// What is heard of a replica.
+/// What is heard of a replica besides its requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sign {
-    /// A request was answered.
-    Success,
-    /// A request failed: reset, refused, or answered with a 5xx.
-    Failure,
-    /// A request or its first byte took too long.
-    Timeout,
     /// A probe of its health was answered well or not.
     Probe(bool),
-    /// Its speed against its profile, as a [`crate::SpeedMeter`] says.
-    Speed(f64),
     /// Envoy's own outlier detection has ejected it, or has not.
     Outlier(bool),
     /// It has been restarted: what was held against it is void.
     Restarted,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Hash of the tenant's name.
+    pub tenant: u64,
+    /// Hash of the tenant and the session, or where there is no session the prompt's beginning.
+    pub name: u64,
+}
+
+/// What became of one request, or of a part of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// Where it came from.
+    pub source: Source,
+    /// What became of it.
+    pub what: What,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum What {
+    /// It was answered.
+    Answered,
+    /// It failed: reset, refused, answered with a 5xx, or silent for too long.
+    Failed,
+    /// It took `took_ms`, where a replica on its profile takes `owed_ms` at most.
+    Took {
+        /// ms that it is owed.
+        owed_ms: f64,
+        /// ms that it took.
+        took_ms: f64,
+    },
 }
 
 /// What a replica may be given.
@@ -160,16 +188,23 @@ impl Health {
     }
 
     /// Hears a sign. Signs of replicas that are not watched are void.
-    pub fn hear(&mut self, id: Id, sign: Sign, now_us: u64) {
+    pub fn hear(&mut self, id: Id, sign: Sign) {
         if let Some(record) = self.records.get_mut(&id) {
-            record.hear(sign, now_us);
+            record.hear(sign);
         }
     }
 
-    /// Hears of so many requests that were answered and so many that failed.
-    pub fn count(&mut self, id: Id, good: u32, bad: u32, now_us: u64) {
+    /// Hears what became of a request that was placed since the replica last began to be probed.
+    pub fn report(&mut self, id: Id, report: &Report, now_us: u64) {
         if let Some(record) = self.records.get_mut(&id) {
-            record.count(good, bad, now_us);
+            record.report(report, now_us);
+        }
+    }
+
+    /// Requests that are overdue at this moment, in place of those told before.
+    pub fn waiting(&mut self, id: Id, overdue: Vec<Report>) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.waiting = overdue;
         }
     }
 
@@ -180,13 +215,14 @@ impl Health {
 
     /// Judges all replicas; to be called about once a second. True if anything has changed.
     pub fn round(&mut self, now_us: u64) -> bool {
+        self.take_evidence(now_us);
         let typical = self.typical_speeds();
         let settings = &self.settings;
         let mut changed = false;
         let mut to_eject = Vec::new();
         let mut out = 0usize;
         for (id, record) in &mut self.records {
-            let typical = typical.get(&record.group).copied();
+            let typical = typical.get(&record.group).copied().unwrap_or(1.0);
             let before = record.standing();
             record.judge(settings, typical, now_us);
             let goes = record.should_go(settings);
@@ -262,21 +298,46 @@ impl Health {
         part.max(usize::from(count > 1))
     }
 
-    /// The middle speed of each group that has at least three with a known speed.
-    fn typical_speeds(&self) -> BTreeMap<u32, f64> {
-        let mut speeds: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-        for record in self.records.values() {
-            if let Some(speed) = record.speed() {
-                speeds.entry(record.group).or_default().push(speed);
+    /// Takes of each group's votes how far its replicas fail, and how fast they are.
+    fn take_evidence(&mut self, now_us: u64) {
+        let mut groups: BTreeMap<u32, Vec<Id>> = BTreeMap::new();
+        for (id, record) in &mut self.records {
+            record.measure(now_us);
+            groups.entry(record.group).or_default().push(*id);
+        }
+        for ids in groups.values() {
+            let votes: Vec<&Votes> = ids
+                .iter()
+                .filter_map(|id| self.records.get(id))
+                .map(Record::votes)
+                .collect();
+            let failing = votes::failing(&votes, &self.settings);
+            for (id, failing) in ids.iter().zip(failing) {
+                if let Some(record) = self.records.get_mut(id) {
+                    record.failing = failing;
+                }
             }
         }
-        speeds
+    }
+
+    /// The middle speed of each group, 1 at most; of two known, the faster. A replica with others
+    /// like it of which none is known is as fast as its like.
+    fn typical_speeds(&self) -> BTreeMap<u32, f64> {
+        let mut groups: BTreeMap<u32, (usize, Vec<f64>)> = BTreeMap::new();
+        for record in self.records.values() {
+            let (members, speeds) = groups.entry(record.group).or_default();
+            *members += 1;
+            // What serves, and of whose speed nothing is heard, is not slow.
+            let serves = || record.votes().serves().then_some(1.0);
+            speeds.extend(record.speed().or_else(serves));
+        }
+        groups
             .into_iter()
-            .filter(|(_, speeds)| speeds.len() >= 3)
-            .map(|(group, mut speeds)| {
+            .filter(|(_, (members, speeds))| *members > 1 && !speeds.is_empty())
+            .map(|(group, (_, mut speeds))| {
                 let middle = speeds.len() / 2;
                 let (_, median, _) = speeds.select_nth_unstable_by(middle, f64::total_cmp);
-                (group, *median)
+                (group, median.min(1.0))
             })
             .collect()
     }

@@ -2,12 +2,9 @@
 
 use weighbridge_place::State;
 
-use super::{Cause, Settings, Sign, Standing};
+use super::votes::{Failing, Votes};
+use super::{Cause, Report, Settings, Sign, Standing, What};
 
-/// µs after which a success or failure counts half.
-const HALF_LIFE_US: f64 = 10e6;
-/// Weight of a new report of speed.
-const SPEED_GAIN: f64 = 0.3;
 /// Wellness below which a healthy replica is degraded, and above which it may be healthy again.
 const DEGRADED_BELOW: f64 = 0.8;
 const HEALTHY_ABOVE: f64 = 0.9;
@@ -20,6 +17,10 @@ const STEP_DOWN: f64 = 0.25;
 const STEP_UP: f64 = 0.1;
 /// Share of a replica that should be ejected but may not, and after probing.
 const LEAST_SHARE: f64 = 0.1;
+/// µs without any word of its speed after which it is not known.
+const SPEED_LASTS_US: u64 = 60_000_000;
+/// Sources whose requests must fail while it is probed before that fails.
+const FAILING_SOURCES: usize = 2;
 /// µs of good health that halve the next time out.
 const GOOD_TIME_US: u64 = 60_000_000;
 
@@ -31,10 +32,12 @@ pub(crate) struct Record {
     share: f64,
     wellness: f64,
     cause: Cause,
-    good: f64,
-    bad: f64,
-    counted_at_us: u64,
+    votes: Votes,
+    pub(crate) failing: Failing,
+    /// Requests that are overdue at this moment.
+    pub(crate) waiting: Vec<Report>,
     speed: Option<f64>,
+    speed_at_us: u64,
     probe_failures: u32,
     is_outlier: bool,
     /// Rounds in a row that asked for the next state down.
@@ -56,10 +59,11 @@ impl Default for Record {
             share: 1.0,
             wellness: 1.0,
             cause: Cause::Nothing,
-            good: 0.0,
-            bad: 0.0,
-            counted_at_us: 0,
+            votes: Votes::default(),
+            failing: Failing::default(),
+            waiting: Vec::new(),
             speed: None,
+            speed_at_us: 0,
             probe_failures: 0,
             is_outlier: false,
             agreeing: 0,
@@ -73,10 +77,8 @@ impl Default for Record {
 }
 
 impl Record {
-    pub(crate) fn hear(&mut self, sign: Sign, now_us: u64) {
+    pub(crate) fn hear(&mut self, sign: Sign) {
         match sign {
-            Sign::Success => self.count(1, 0, now_us),
-            Sign::Failure | Sign::Timeout => self.count(0, 1, now_us),
             Sign::Probe(true) => {
                 self.probe_failures = 0;
                 self.probing_good = self.probing_good.saturating_add(1);
@@ -84,13 +86,6 @@ impl Record {
             Sign::Probe(false) => {
                 self.probe_failures = self.probe_failures.saturating_add(1);
                 self.probing_bad = self.probing_bad.saturating_add(1);
-            }
-            Sign::Speed(ratio) => {
-                if ratio.is_finite() {
-                    let ratio = ratio.clamp(0.0, 4.0);
-                    let before = self.speed.unwrap_or(ratio);
-                    self.speed = Some(before + SPEED_GAIN * (ratio - before));
-                }
             }
             Sign::Outlier(is_outlier) => self.is_outlier = is_outlier,
             Sign::Restarted => {
@@ -100,29 +95,33 @@ impl Record {
         }
     }
 
-    pub(crate) fn count(&mut self, good: u32, bad: u32, now_us: u64) {
-        self.decay(now_us);
-        self.good += f64::from(good);
-        self.probing_good = self.probing_good.saturating_add(good);
-        self.bad += f64::from(bad);
-        self.probing_bad = self.probing_bad.saturating_add(bad);
+    pub(crate) fn report(&mut self, report: &Report, now_us: u64) {
+        if report.what == What::Answered {
+            self.probing_good = self.probing_good.saturating_add(1);
+        }
+        self.votes.take(report, now_us);
     }
 
-    fn decay(&mut self, now_us: u64) {
-        let passed = now_us.saturating_sub(self.counted_at_us);
-        if passed > 0 {
-            self.counted_at_us += passed;
-            #[allow(clippy::cast_precision_loss)]
-            let factor = (-(passed as f64) / HALF_LIFE_US).exp2();
-            self.good *= factor;
-            self.bad *= factor;
+    pub(crate) fn votes(&self) -> &Votes {
+        &self.votes
+    }
+
+    /// Takes its speed of its votes.
+    pub(crate) fn measure(&mut self, now_us: u64) {
+        self.votes.fade(now_us);
+        if let Some(speed) = self.votes.speed(&self.waiting) {
+            self.speed = Some(speed);
+            self.speed_at_us = now_us;
+        } else if now_us.saturating_sub(self.speed_at_us) >= SPEED_LASTS_US {
+            self.speed = None;
         }
     }
 
     /// Voids what was heard; the state stays.
     fn forget(&mut self) {
-        self.good = 0.0;
-        self.bad = 0.0;
+        self.votes.clear();
+        self.failing = Failing::default();
+        self.waiting.clear();
         self.speed = None;
         self.probe_failures = 0;
         self.is_outlier = false;
@@ -152,25 +151,16 @@ impl Record {
         matches!(self.state, State::Ejected | State::Probing)
     }
 
-    fn wellness_now(&self, settings: &Settings, typical: Option<f64>) -> (f64, Cause) {
+    fn wellness_now(&self, settings: &Settings, typical: f64) -> (f64, Cause) {
         if self.is_outlier {
             return (0.0, Cause::Outlier);
         }
         if self.probe_failures >= settings.probe_failures.max(1) {
             return (0.0, Cause::Probes);
         }
-        let all = self.good + self.bad;
-        let failures = if all >= settings.least_requests {
-            self.bad / all
-        } else {
-            0.0
-        };
-        // Where all of its like are slow or fast, that is how they are.
-        let speed = match (self.speed, typical) {
-            (Some(speed), Some(typical)) => speed / typical.max(1e-3),
-            (Some(speed), None) => speed,
-            (None, _) => 1.0,
-        };
+        // Where all of its like are slow, that is how they are.
+        let speed = self.speed.map_or(1.0, |speed| speed / typical.max(1e-3));
+        let failures = self.failing.share;
         let failing = fall(failures, settings.failures_well, settings.failures_worst);
         let slow = 1.0 - fall(speed, settings.speed_worst, settings.speed_well);
         if failing.min(slow) >= 1.0 {
@@ -183,8 +173,7 @@ impl Record {
     }
 
     /// Judges it anew; an ejection is for the pool to allow.
-    pub(crate) fn judge(&mut self, settings: &Settings, typical: Option<f64>, now_us: u64) {
-        self.decay(now_us);
+    pub(crate) fn judge(&mut self, settings: &Settings, typical: f64, now_us: u64) {
         (self.wellness, self.cause) = self.wellness_now(settings, typical);
         match self.state {
             State::Healthy => {
@@ -245,7 +234,7 @@ impl Record {
                 let gone = self.probe_failures >= settings.probe_failures.max(1) || self.is_outlier;
                 self.wellness <= EJECTED_BELOW && (gone || self.agreeing >= AGREEING_ROUNDS)
             }
-            State::Probing => self.probing_bad > 0,
+            State::Probing => self.probing_bad > 0 || self.failing.sources >= FAILING_SOURCES,
             State::Healthy | State::Ejected | State::Draining => false,
         }
     }
