@@ -197,7 +197,10 @@ impl Scene {
             decide(&self.core, request, self.now_us).map_err(|refusal| refused(&refusal))?;
         self.in_flight.push_back(ticket);
         if self.in_flight.len() > self.most_in_flight {
-            drop(self.in_flight.pop_front());
+            if let Some(mut answered) = self.in_flight.pop_front() {
+                let now_us = self.now_us;
+                self.core.first_byte(&mut answered, 200, None, now_us);
+            }
         }
         Ok(())
     }

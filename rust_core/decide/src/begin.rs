@@ -1,11 +1,14 @@
 //! A request's beginning: admitted or made to wait, placed, and charged.
 
 use crate::admission;
+use crate::claims::longest_answer;
 use crate::core::{Core, Incoming};
-use crate::life::{Facts, Life, Measured};
+use crate::life::{Brought, Facts, Life};
 use crate::log::{Endpoints, Record};
 use crate::observing::Observed;
 use crate::refusal::Refusal;
+use crate::shards::hash;
+use crate::signs::Measured;
 use crate::span::{Span, SpanOutcome, TraceParent};
 use crate::ticket::{Origin, Ticket};
 use crate::weighed::Weighed;
@@ -15,8 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use weighbridge_admit::{Door, Entry, Pass, Shed, Turn};
+use weighbridge_learn::Owed;
+use weighbridge_learn::health::Source;
 use weighbridge_place::{Amount, Decision, MicroMu, Pool, Replica};
-use weighbridge_weigh::Endpoint;
+use weighbridge_weigh::{Endpoint, Work};
 
 /// What became of a request that asked for admission.
 #[derive(Debug)]
@@ -255,19 +260,39 @@ impl Core {
             kv_tokens: cost.kv_tokens,
         });
         let steered = !self.observes_only();
+        let reading = weighed.weighing.reading();
+        let profile = weighed.weighing.profile();
+        let tenant_name = incoming.tenant.unwrap_or_default();
+        let source = Source {
+            tenant: hash(tenant_name),
+            name: weighed.key.bits(),
+        };
         let flight = self
             .watch
             .signs(replica.id)
-            .filter(|_| steered)
+            // A body that was seen in part may be more than it seems.
+            .filter(|_| steered && weighed.is_whole)
             .map(|signs| {
                 // Were nothing batched: what an engine on its profile needs at most.
-                let before = replica.load.totals().work() - MicroMu::from_mu(cost.decode_mu);
-                let expected_ms = before.as_mu().max(0.0) / replica.full_mu_per_ms();
-                Measured::begin(signs, expected_ms, now_us)
+                let totals = replica.load.totals();
+                let before = if reading.stream {
+                    totals.work() - MicroMu::from_mu(cost.decode_mu)
+                } else {
+                    // The wait for others' answers is in the time of its own.
+                    totals.prefill
+                };
+                let longest = Work {
+                    output_tokens: longest_answer(profile, &work, reading.max_output_tokens),
+                    ..work
+                };
+                let owed = Owed {
+                    first_ms: before.as_mu().max(0.0) / replica.full_mu_per_ms(),
+                    most_decode_mu: profile.cost(&longest).decode_mu,
+                    is_streamed: reading.stream,
+                };
+                Measured::begin(signs, source, owed, now_us)
             });
-        if steered {
-            replica.cache.record(&weighed.chain);
-        }
+        let brought = steered.then(|| Brought::new(replica, &weighed.chain));
         if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
             slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
         }
@@ -281,26 +306,30 @@ impl Core {
         );
         tally.prompt_tokens.fetch_add(cost.prompt_tokens, Relaxed);
         tally.cached_tokens.fetch_add(cost.cached_tokens, Relaxed);
-        let seeks = weighed.seeks && self.fallback_count() > 0;
+        let sought = weighed.sought.filter(|response| {
+            self.fallback_count() > 0
+                && !self.seeking.is_unknown(*response, now_us)
+                && self.seeking.may(source.tenant, now_us)
+        });
         let chosen = replica.spec.endpoint.as_str();
-        let endpoints = if seeks {
+        let endpoints = if sought.is_some() {
             let others = self.others(&weighed.model.name, incoming.subset, chosen);
             Endpoints::new(chosen, others.iter().map(String::as_str))
         } else {
             Endpoints::new(chosen, self.fallbacks(decision, pool))
         };
         let request_id: Arc<str> = incoming.request_id.into();
-        let tenant: Arc<str> = incoming.tenant.unwrap_or_default().into();
+        let tenant: Arc<str> = tenant_name.into();
         let origin = Origin {
             model: Arc::clone(&weighed.model.name),
             key: weighed.key,
             at_us: now_us,
         };
-        let reading = weighed.weighing.reading();
         let facts = Facts {
             number,
             request_id: Arc::clone(&request_id),
             tenant: Arc::clone(&tenant),
+            source,
             origin: origin.clone(),
             ask: weighed.ask,
             profile: Arc::clone(weighed.weighing.profile()),
@@ -313,13 +342,13 @@ impl Core {
             believed_share: replica.cache.believed_share(),
             is_steered: steered,
             estimated: MicroMu::from_mu(cost.total()),
-            decode_mu: cost.decode_mu,
             waited_us,
+            join: self.metering.open.draw(number),
         };
-        let life = Life::new(facts, admitted.pass, replica, charge, flight);
+        let life = Life::new(facts, admitted.pass, replica, charge, flight, brought);
         let life = self.metering.open.list(life);
         let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
-        ticket.seek(seeks);
+        ticket.seek(sought);
         if !steered {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));

@@ -11,6 +11,7 @@ use crate::models::Models;
 use crate::observing::Observing;
 use crate::outbox::Outbox;
 use crate::refusal::Refusal;
+use crate::seeking::Seeking;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::shards::hash;
 use crate::span::{Span, TraceParent};
@@ -66,6 +67,7 @@ pub struct Core {
     pub(crate) observes_only: AtomicBool,
     pub(crate) observing: Observing,
     pub(crate) metering: Metering,
+    pub(crate) seeking: Seeking,
     pub(crate) tallies: Tallies,
     pub(crate) log: DecisionLog,
     pub(crate) spans: Outbox<Span>,
@@ -99,6 +101,7 @@ impl Core {
                 metering.tenants.list(admission.tenants.keys());
                 metering
             },
+            seeking: Seeking::default(),
             models,
             registry: Registry::default(),
             replicas: Mutex::default(),
@@ -144,8 +147,10 @@ impl Core {
         let specs = self.specs(&replicas)?;
         self.drains().follow(&specs);
         let number = self.publish(specs);
-        self.watch
-            .follow(&self.registry.pool_full(), &self.kinds(&replicas));
+        let pool = self.registry.pool_full();
+        self.watch.follow(&pool, &self.kinds(&replicas));
+        self.metering.follow(&pool);
+        self.tallies.follow(&pool);
         self.react();
         *current = replicas;
         Ok(number)
@@ -293,11 +298,12 @@ impl Core {
         self.spans.take(most)
     }
 
-    /// Somebody is going to observe the reply to the request of this id; `None` where there is
-    /// none under way, or it is observed already.
+    /// A stream is going to observe the reply to the request that has [`Ticket::join`] on it, or where
+    /// nothing is, this `x-request-id`; `None` where no such request is under way, or it is observed
+    /// already.
     #[must_use]
-    pub fn observe(&self, request_id: &str) -> Option<Observer> {
-        self.metering.observe(request_id)
+    pub fn observe(&self, join: Option<u64>, request_id: Option<&str>) -> Option<Observer> {
+        self.metering.observe(join, request_id)
     }
 
     /// The reply was observed to its end.
@@ -389,29 +395,20 @@ impl Core {
     /// says gave it, where it says so.
     pub fn first_byte(&self, ticket: &mut Ticket, status: u16, served: Option<&str>, now_us: u64) {
         let pool = self.registry.pool();
+        let mut signs = None;
         if let Some(replica) = served.and_then(|endpoint| pool.endpoint(endpoint)) {
             let observed = ticket.take_observed();
             if let Some(observed) = &observed {
                 self.observing
-                    .served(observed, ticket.endpoint(), replica, &pool);
+                    .served(observed, status, ticket.endpoint(), replica, &pool);
             }
-            if replica.spec.endpoint != ticket.endpoint() {
-                // Envoy could not begin where we had sent it.
-                let telling = observed.is_none() && ticket.life().is_whole();
-                if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
-                    signs.failed();
-                }
-                ticket.move_to(replica);
-            }
+            ticket.move_to(replica);
+            signs = self.watch.signs(replica.id);
         }
-        // Not steered, and nobody told who it was: it says nothing of the replica decided on. Nor
-        // does a failure where only the body's beginning was seen: it may be more than a replica
-        // takes, and whoever sends such must not have replicas ejected.
-        let telling = ticket.is_steered() && (status < 500 || ticket.life().is_whole());
-        if let Some(signs) = self.watch.signs(ticket.replica_id()).filter(|_| telling) {
-            signs.answered(status);
+        if let Some(response) = ticket.sought().filter(|_| status == 404) {
+            self.seeking.not_found(response, now_us);
         }
-        ticket.first_byte(status, now_us);
+        ticket.first_byte(status, signs, now_us);
         if status >= 500 {
             self.tallies
                 .replica(ticket.endpoint())
@@ -428,12 +425,12 @@ impl Core {
         if let Some(slices) = self.assigning.current().model(ticket.model()) {
             slices.record_kv(ticket.key(), ended.kv_token_ms);
         }
-        let waited_us = now_us.saturating_sub(ticket.placed_us());
-        let is_late = !ended.has_begun && waited_us >= self.watch.first_byte_us();
-        if is_late && ticket.is_steered() {
-            if let Some(signs) = self.watch.signs(ticket.replica_id()) {
-                signs.failed();
-            }
+        let facts = &life.facts;
+        let waited_us = now_us.saturating_sub(facts.origin.at_us);
+        // An answer that is not streamed has no first byte before its last.
+        let awaits = facts.ask.stream && !ended.has_begun;
+        if awaits && waited_us >= self.watch.first_byte_us() {
+            life.late(now_us);
         }
         self.metering.ended(&life, now_us);
     }

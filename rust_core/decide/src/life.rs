@@ -2,12 +2,14 @@
 //! it is given back.
 
 use crate::shards::{Shards, hash};
-use crate::signs::Signs;
+use crate::signs::{Measured, Signs};
 use crate::ticket::Origin;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use weighbridge_admit::Pass;
-use weighbridge_learn::Flight;
+use weighbridge_learn::health::Source;
 use weighbridge_learn::predict::Ask;
 use weighbridge_learn::usage::Reply;
 use weighbridge_place::{Charge, MicroMu, Replica};
@@ -19,6 +21,8 @@ pub(crate) struct Facts {
     pub(crate) number: u64,
     pub(crate) request_id: Arc<str>,
     pub(crate) tenant: Arc<str>,
+    /// Who speaks for or against a replica by it.
+    pub(crate) source: Source,
     pub(crate) origin: Origin,
     pub(crate) ask: Ask,
     pub(crate) profile: Arc<Profile>,
@@ -37,9 +41,49 @@ pub(crate) struct Facts {
     /// The choice was carried out; else another replica may have served, with another cache.
     pub(crate) is_steered: bool,
     pub(crate) estimated: MicroMu,
-    /// Of these, for the answer.
-    pub(crate) decode_mu: f64,
     pub(crate) waited_us: u64,
+    /// Joins the streams of the request: clients do not know it.
+    pub(crate) join: u64,
+}
+
+/// The prompt that a request brings to its replica; dropped unanswered, it is not expected there.
+#[derive(Debug)]
+pub(crate) struct Brought {
+    replica: Arc<Replica>,
+    chain: Arc<[u64]>,
+}
+
+impl Brought {
+    /// The replica will have this chain if the request is answered.
+    pub(crate) fn new(replica: &Arc<Replica>, chain: &Arc<[u64]>) -> Self {
+        replica.cache.expect(chain);
+        Self {
+            replica: Arc::clone(replica),
+            chain: Arc::clone(chain),
+        }
+    }
+
+    /// It was answered well by `served`, which has the chain now.
+    fn answered(self, served: &Replica) {
+        served.cache.record(&self.chain);
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        self.replica.cache.forget(&self.chain);
+    }
+}
+
+/// Who began to answer a request.
+#[derive(Debug)]
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
+    pub(crate) replica: &'a Arc<Replica>,
+    /// What is gathered of that replica, where the gateway says that it was this one.
+    pub(crate) signs: Option<Arc<Signs>>,
+    /// Any of several replicas was asked: that one passed it on says nothing of it.
+    pub(crate) is_sought: bool,
 }
 
 /// A request under way, shared by the stream that routes it and the one that observes its reply.
@@ -56,12 +100,15 @@ pub(crate) struct Life {
 /// What a [`Life`] holds, behind its lock.
 #[derive(Debug)]
 pub(crate) struct Held {
-    /// Where it can be found by its id.
+    /// Where it can be found, and whether by its `x-request-id` too.
     listed: Option<Weak<Open>>,
+    is_named: bool,
     charge: Option<Charge>,
     pub(crate) pass: Option<Pass>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) flight: Option<Measured>,
+    /// The prompt, until it is seen who answers.
+    brought: Option<Brought>,
     pub(crate) status: u16,
     /// When the reply's headers came, µs.
     pub(crate) first_byte_us: Option<u64>,
@@ -91,15 +138,18 @@ impl Life {
         replica: &Arc<Replica>,
         charge: Charge,
         flight: Option<Measured>,
+        brought: Option<Brought>,
     ) -> Self {
         Self {
             facts,
             held: Mutex::new(Held {
                 listed: None,
+                is_named: false,
                 charge: Some(charge),
                 pass,
                 replica: Arc::clone(replica),
                 flight,
+                brought,
                 status: 0,
                 first_byte_us: None,
                 is_computed: false,
@@ -114,13 +164,11 @@ impl Life {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the whole body was seen.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.facts.is_whole
-    }
-
-    /// The reply's headers are there, from `replica`.
-    pub(crate) fn first_byte(&self, status: u16, replica: &Arc<Replica>, now_us: u64) {
+    /// The reply's headers are there.
+    pub(crate) fn first_byte(&self, answer: &Answer<'_>, now_us: u64) {
+        let Answer {
+            status, replica, ..
+        } = *answer;
         let mut held = self.lock();
         held.status = status;
         let has_moved = held.replica.id != replica.id;
@@ -132,10 +180,28 @@ impl Life {
         if !Arc::ptr_eq(&held.replica, replica) {
             held.replica = Arc::clone(replica);
         }
+        let is_first = held.first_byte_us.is_none();
         held.first_byte_us = held.first_byte_us.or(Some(now_us));
-        if has_moved || status >= 400 {
-            if let Some(flight) = held.flight.take() {
-                flight.end(None, now_us);
+        if let Some(brought) = held.brought.take().filter(|_| status < 400) {
+            brought.answered(replica);
+        }
+        if let Some(flight) = held.flight.take() {
+            if has_moved {
+                // Envoy could not begin where it was sent.
+                if !answer.is_sought {
+                    flight.failed();
+                }
+            } else {
+                if is_first {
+                    flight.answered(status);
+                }
+                held.flight = Some(flight).filter(|_| status < 400);
+            }
+        }
+        // Of a body that was seen in part it may be more than a replica takes.
+        if is_first && self.facts.is_whole && (has_moved || !self.facts.is_steered) {
+            if let Some(signs) = &answer.signs {
+                signs.answered(self.facts.source, status);
             }
         }
         // Engines send a stream's headers before they compute its prompt: the observer of the reply
@@ -154,7 +220,7 @@ impl Life {
             charge.prefill_done();
         }
         if let Some(flight) = &mut held.flight {
-            flight.first_byte(self.facts.decode_mu, now_us);
+            flight.first_output(now_us);
         }
         if let Some(pass) = &mut held.pass {
             pass.prefill_done(now_us);
@@ -165,16 +231,18 @@ impl Life {
     pub(crate) fn end(&self, now_us: u64) -> Ended {
         let mut held = self.lock();
         let listed = held.listed.take();
+        held.brought = None;
         held.ended_us = held.ended_us.or(Some(now_us));
         let amount = held.charge.take().map(|charge| charge.amount());
         let held_ms = now_us.saturating_sub(self.facts.origin.at_us) / 1000;
         let kv_tokens = amount.map_or(0, |amount| amount.kv_tokens);
+        let is_named = held.is_named;
         let ended = Ended {
             kv_token_ms: kv_tokens.saturating_mul(held_ms),
             has_begun: held.first_byte_us.is_some(),
         };
         drop(held);
-        self.unlist(listed);
+        self.unlist(listed, is_named);
         ended
     }
 
@@ -189,6 +257,7 @@ impl Life {
         held.ended_us = Some(latest_us);
         held.charge = None;
         held.flight = None;
+        held.brought = None;
         if held.is_observed {
             // Its observer settles it.
             if let Some(pass) = &mut held.pass {
@@ -197,13 +266,23 @@ impl Life {
         } else {
             held.pass = None;
         }
+        let is_named = held.is_named;
         drop(held);
-        self.unlist(listed);
+        self.unlist(listed, is_named);
     }
 
-    fn unlist(&self, listed: Option<Weak<Open>>) {
+    /// It ended unanswered, after it had waited for long: its replica's failure where that should have
+    /// begun to answer.
+    pub(crate) fn late(&self, now_us: u64) {
+        let held = self.lock();
+        if let Some(flight) = held.flight.as_ref().filter(|one| one.is_overdue(now_us)) {
+            flight.failed();
+        }
+    }
+
+    fn unlist(&self, listed: Option<Weak<Open>>, is_named: bool) {
         if let Some(open) = listed.and_then(|open| open.upgrade()) {
-            open.remove(self);
+            open.remove(self, is_named);
         }
     }
 }
@@ -211,96 +290,101 @@ impl Life {
 impl Drop for Life {
     fn drop(&mut self) {
         let held = self.held.get_mut();
-        let listed = held.unwrap_or_else(PoisonError::into_inner).listed.take();
-        self.unlist(listed);
+        let held = held.unwrap_or_else(PoisonError::into_inner);
+        let (listed, is_named) = (held.listed.take(), held.is_named);
+        self.unlist(listed, is_named);
     }
 }
 
-/// Requests under way, by id, for those that observe their replies.
+/// Requests under way, for those that observe their replies.
+///
+/// A reply is joined to its request by a number that this process draws and puts on the request: a
+/// client can neither choose nor guess it. Where the gateway has not shown one yet (it may take the
+/// header off), `x-request-id` serves, if no two requests under way have the same.
 #[derive(Debug, Default)]
-pub(crate) struct Open(Shards<HashMap<Arc<str>, Weak<Life>>>);
+pub(crate) struct Open {
+    /// With keys of this process: what it draws cannot be foretold.
+    random: RandomState,
+    by_join: Shards<HashMap<u64, Weak<Life>>>,
+    by_name: Shards<HashMap<Arc<str>, Named>>,
+    /// Requests are seen with the number on them.
+    is_joined: AtomicBool,
+}
+
+/// The requests under way that have one `x-request-id`.
+#[derive(Debug)]
+struct Named {
+    life: Weak<Life>,
+    count: u32,
+}
 
 impl Open {
-    /// Lets a request be found by its id until it has ended.
+    /// The number by which the streams of a request are joined, by the decision's number.
+    pub(crate) fn draw(&self, number: u64) -> u64 {
+        self.random.hash_one(number)
+    }
+
+    /// Lets a request be found until it has ended.
     pub(crate) fn list(self: &Arc<Self>, mut life: Life) -> Arc<Life> {
-        if life.facts.request_id.is_empty() {
-            return Arc::new(life);
-        }
+        // With numbers on them, only requests that get none need their name.
+        let is_named = !life.facts.request_id.is_empty()
+            && !(life.facts.is_steered && self.is_joined.load(Relaxed));
         let held = life.held.get_mut();
-        held.unwrap_or_else(PoisonError::into_inner).listed = Some(Arc::downgrade(self));
+        let held = held.unwrap_or_else(PoisonError::into_inner);
+        (held.listed, held.is_named) = (Some(Arc::downgrade(self)), is_named);
         let life = Arc::new(life);
-        let id = &life.facts.request_id;
-        self.shard(id).insert(Arc::clone(id), Arc::downgrade(&life));
+        let join = life.facts.join;
+        self.by_join.of(join).insert(join, Arc::downgrade(&life));
+        if is_named {
+            let id = &life.facts.request_id;
+            let mut names = self.by_name.of(hash(id));
+            let named = names.entry(Arc::clone(id)).or_insert_with(|| Named {
+                life: Arc::downgrade(&life),
+                count: 0,
+            });
+            named.count += 1;
+        }
         life
     }
 
-    /// The request of this id, if it is under way.
-    pub(crate) fn find(&self, request_id: &str) -> Option<Arc<Life>> {
-        self.shard(request_id).get(request_id)?.upgrade()
+    /// The request under way that has this number on it.
+    pub(crate) fn find(&self, join: u64) -> Option<Arc<Life>> {
+        let found = self.by_join.of(join).get(&join)?.upgrade();
+        if found.is_some() {
+            self.is_joined.store(true, Relaxed);
+        }
+        found
+    }
+
+    /// The request under way of this `x-request-id`, if there is one alone, and its number does not
+    /// get through.
+    pub(crate) fn find_named(&self, request_id: &str) -> Option<Arc<Life>> {
+        let names = self.by_name.of(hash(request_id));
+        let named = names.get(request_id).filter(|named| named.count == 1)?;
+        let life = named.life.upgrade()?;
+        let joins = life.facts.is_steered && self.is_joined.load(Relaxed);
+        (!joins).then_some(life)
     }
 
     /// Requests listed.
     pub(crate) fn len(&self) -> usize {
-        self.0.all().map(|shard| shard.len()).sum()
+        let joins: usize = self.by_join.all().map(|shard| shard.len()).sum();
+        let names: usize = self.by_name.all().map(|shard| shard.len()).sum();
+        joins.max(names)
     }
 
-    fn remove(&self, life: &Life) {
-        let id = &*life.facts.request_id;
-        let mut shard = self.shard(id);
-        // Another request may have come with the same id.
-        if shard
-            .get(id)
-            .is_some_and(|found| std::ptr::eq(found.as_ptr(), life))
-        {
-            shard.remove(id);
-        }
-    }
-
-    fn shard(&self, request_id: &str) -> MutexGuard<'_, HashMap<Arc<str>, Weak<Life>>> {
-        self.0.of(hash(request_id))
-    }
-}
-
-/// A request's part in the measuring of its replica's speed; dropped, it counts as broken off.
-#[derive(Debug)]
-pub(crate) struct Measured {
-    signs: Arc<Signs>,
-    flight: Option<Flight>,
-    /// The latest time it was told, µs.
-    at_us: u64,
-}
-
-impl Measured {
-    /// It is placed; its first byte is expected in `expected_ms`.
-    pub(crate) fn begin(signs: Arc<Signs>, expected_ms: f64, now_us: u64) -> Self {
-        let flight = Some(signs.placed(expected_ms, now_us));
-        Self {
-            signs,
-            flight,
-            at_us: now_us,
-        }
-    }
-
-    /// Its first output is there; `decode_mu` follows.
-    pub(crate) fn first_byte(&mut self, decode_mu: f64, now_us: u64) {
-        self.at_us = now_us;
-        if let Some(flight) = &mut self.flight {
-            self.signs.first_byte(flight, decode_mu, now_us);
-        }
-    }
-
-    /// It has ended, having taken `decode_mu` where that is known.
-    pub(crate) fn end(mut self, decode_mu: Option<f64>, now_us: u64) {
-        if let Some(flight) = self.flight.take() {
-            self.signs.end(flight, decode_mu, now_us);
-        }
-    }
-}
-
-impl Drop for Measured {
-    fn drop(&mut self) {
-        if let Some(flight) = self.flight.take() {
-            self.signs.end(flight, None, self.at_us);
+    fn remove(&self, life: &Life, is_named: bool) {
+        let join = life.facts.join;
+        self.by_join.of(join).remove(&join);
+        if is_named {
+            let id = &*life.facts.request_id;
+            let mut names = self.by_name.of(hash(id));
+            if let Some(named) = names.get_mut(id) {
+                named.count = named.count.saturating_sub(1);
+                if named.count == 0 {
+                    names.remove(id);
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Metering: what a request really took, once its reply has been seen, and what that teaches.
 
+use crate::claims;
 use crate::life::{Facts, Held, Life, Open};
 use crate::measures::{Measures, MeasuresStatus, Times};
 use crate::outbox::Outbox;
@@ -12,14 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weighbridge_learn::predict::{Ask, Predictor};
 use weighbridge_learn::usage::ReplyReader;
 use weighbridge_learn::{CacheTrust, CacheVerdict, Panel};
-use weighbridge_place::{MicroMu, Replica};
+use weighbridge_place::{MicroMu, Pool, Replica, ReplicaId};
 use weighbridge_weigh::{Reading, Work};
-
-/// Prompts are believed to be off their estimate by this factor at most, and by this many tokens.
-const MOST_OFF: u64 = 4;
-const MOST_OFF_TOKENS: u64 = 64;
-/// Answers longer than this are not believed where the client names no limit, tokens.
-const LONGEST_ANSWER: u64 = 1 << 20;
 
 /// Learns from replies, and settles bills.
 pub(crate) struct Metering {
@@ -90,6 +85,17 @@ impl Metering {
         }
     }
 
+    /// Forgets what was learnt of replicas that have left.
+    pub(crate) fn follow(&self, pool: &Pool) {
+        let is_there = |replica: u32| pool.replica(ReplicaId(replica)).is_some();
+        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        caches.retain(|replica, _| is_there(*replica));
+        drop(caches);
+        for panel in self.panels.values() {
+            panel.keep(is_there);
+        }
+    }
+
     /// What came of requests, by model.
     pub(crate) fn measures(&self) -> BTreeMap<String, MeasuresStatus> {
         self.measures
@@ -119,8 +125,11 @@ impl Metering {
     }
 
     /// A stream is going to observe the reply to this request.
-    pub(crate) fn observe(&self, request_id: &str) -> Option<Observer> {
-        let life = self.open.find(request_id)?;
+    pub(crate) fn observe(&self, join: Option<u64>, request_id: Option<&str>) -> Option<Observer> {
+        let life = match join {
+            Some(join) => self.open.find(join),
+            None => request_id.and_then(|id| self.open.find_named(id)),
+        }?;
         let mut held = life.lock();
         if held.is_observed || held.ended_us.is_some() {
             return None;
@@ -168,7 +177,7 @@ impl Metering {
     }
 
     fn settle(&self, facts: &Facts, state: &mut Held, now_us: u64) {
-        let (work, source) = self.actual(facts, state);
+        let (work, source) = self.actual(facts, state, now_us);
         let cost = facts.profile.cost(&work);
         let actual = MicroMu::from_mu(cost.total());
         if let Some(pass) = state.pass.take() {
@@ -188,7 +197,7 @@ impl Metering {
             flight.end(is_whole.then_some(cost.decode_mu), now_us);
         }
         if source == UsageSource::Usage {
-            self.learn(facts, state);
+            self.learn(facts, state, &work);
         }
         self.tenants
             .add(&facts.tenant, &facts.origin.model, &cost, actual);
@@ -219,10 +228,10 @@ impl Metering {
         }
     }
 
-    /// The work that was done, as far as it can be told and believed.
-    fn actual(&self, facts: &Facts, state: &Held) -> (Work, UsageSource) {
+    /// The work that was done, if it can be told and believed.
+    fn actual(&self, facts: &Facts, state: &Held, now_us: u64) -> (Work, UsageSource) {
         let expected = &facts.work;
-        let choices = u64::from(expected.choices.max(1));
+        let ended_us = state.ended_us.unwrap_or(now_us);
         if state.status >= 400 {
             // Refused by the engine: nothing was computed.
             let nothing = Work {
@@ -236,10 +245,12 @@ impl Metering {
             return (nothing, UsageSource::Observed);
         }
         let Some(reply) = &state.reply else {
-            let output_tokens = if state.status == 0 {
+            let output_tokens = if state.status > 0 {
+                expected.output_tokens
+            } else if facts.ask.stream {
                 0 // No reply began; its prompt may have been computed.
             } else {
-                expected.output_tokens
+                Self::run(facts, state, ended_us)
             };
             let work = Work {
                 output_tokens,
@@ -247,33 +258,26 @@ impl Metering {
             };
             return (work, UsageSource::Estimate);
         };
-        let most = facts.max_output.unwrap_or(LONGEST_ANSWER);
-        let output = reply.output_tokens().min(most.saturating_mul(choices));
-        let estimate = expected.prompt_tokens;
-        let believed = |tokens: u64| {
-            tokens
-                <= estimate
-                    .saturating_mul(MOST_OFF)
-                    .saturating_add(MOST_OFF_TOKENS)
-                && tokens.saturating_add(MOST_OFF_TOKENS) >= estimate / MOST_OFF
-        };
+        let run_us = ended_us.saturating_sub(facts.origin.at_us);
+        let max = facts.max_output;
+        let (output, is_claimed) = claims::output(&facts.profile, expected, max, reply, run_us);
         let suspect = self
             .panels
             .get(&facts.origin.model)
             .is_some_and(|panel| panel.is_suspect(state.replica.id.0));
-        let prompt = reply
-            .usage
-            .prompt_tokens
-            .filter(|tokens| !suspect && (believed(*tokens) || !facts.is_whole));
+        let estimate = expected.prompt_tokens;
+        let claim = reply.usage.prompt_tokens.filter(|_| !suspect);
+        let prompt =
+            claim.and_then(|claim| claims::prompt(&facts.profile, estimate, facts.is_whole, claim));
         let prompt_tokens = prompt.unwrap_or(estimate);
         let cached = reply.usage.cached_tokens.unwrap_or(expected.cached_tokens);
         let work = Work {
             prompt_tokens,
             cached_tokens: cached.min(prompt_tokens.saturating_sub(1)),
-            output_tokens: output / choices,
+            output_tokens: output / u64::from(expected.choices.max(1)),
             ..*expected
         };
-        let source = if prompt.is_some() && reply.usage.output_tokens.is_some() {
+        let source = if prompt.is_some() && is_claimed {
             UsageSource::Usage
         } else {
             UsageSource::Observed
@@ -281,19 +285,27 @@ impl Metering {
         (work, source)
     }
 
+    /// Tokens of each answer that a replica had decoded when the client of an answer that is not
+    /// streamed went away: as many as the time until then bears.
+    fn run(facts: &Facts, state: &Held, ended_us: u64) -> u64 {
+        let run_us = ended_us.saturating_sub(facts.origin.at_us);
+        let decode_mu = state.flight.as_ref().map_or_else(
+            || claims::decoded_mu(&facts.profile, run_us) * f64::from(facts.work.choices.max(1)),
+            |flight| flight.decoded_mu(ended_us),
+        );
+        let most = claims::longest_answer(&facts.profile, &facts.work, facts.max_output);
+        claims::tokens_for(&facts.profile, &facts.work, decode_mu, most)
+    }
+
     /// Learns from a reply that carried its usage.
-    fn learn(&self, facts: &Facts, state: &Held) {
+    fn learn(&self, facts: &Facts, state: &Held, work: &Work) {
         let Some(reply) = &state.reply else {
             return;
         };
-        let choices = u64::from(facts.work.choices.max(1));
         if reply.is_whole && !reply.is_error {
-            let tokens = reply.output_tokens() / choices;
-            self.predictor.observe(&facts.ask, tokens);
+            self.predictor.observe(&facts.ask, work.output_tokens);
         }
-        let (Some(prompt), replica) = (reply.usage.prompt_tokens, &state.replica) else {
-            return;
-        };
+        let (prompt, replica) = (work.prompt_tokens, &state.replica);
         let has_media = facts.work.image_tiles > 0 || facts.work.audio_seconds > 0.0;
         if facts.is_whole && !facts.is_counted && !has_media {
             if let Some(panel) = self.panels.get(&facts.origin.model) {
@@ -327,7 +339,7 @@ impl Metering {
         };
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
         let trust = caches.entry(replica.id.0).or_default();
-        let verdict = trust.observe(whole, cached);
+        let verdict = trust.observe(whole, cached, facts.source.name);
         replica.cache.believe(trust.share());
         drop(caches);
         if verdict == CacheVerdict::Cold {

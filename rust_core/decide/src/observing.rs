@@ -3,6 +3,7 @@
 use crate::weighed::Weighed;
 use crate::weighing::Weighing;
 use serde::Serialize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weighbridge_place::{MicroMu, Pool, Replica};
 
@@ -10,7 +11,7 @@ use weighbridge_place::{MicroMu, Pool, Replica};
 #[derive(Debug)]
 pub(crate) struct Observed {
     weighing: Weighing,
-    chain: Vec<u64>,
+    chain: Arc<[u64]>,
     /// Blocks of the chain that the replica decided on likely holds.
     cached_blocks: u32,
 }
@@ -19,7 +20,7 @@ impl Observed {
     pub(crate) fn new(weighed: &Weighed, cached_blocks: u32) -> Self {
         Self {
             weighing: weighed.weighing.clone(),
-            chain: weighed.chain.clone(),
+            chain: Arc::clone(&weighed.chain),
             cached_blocks,
         }
     }
@@ -45,9 +46,16 @@ impl Observing {
         self.would_refuse.fetch_add(1, Relaxed);
     }
 
-    /// `served` has begun to answer a request that would have gone to the one at `decided`; from
-    /// now on it is `served` that likely holds the prompt.
-    pub(crate) fn served(&self, observed: &Observed, decided: &str, served: &Replica, pool: &Pool) {
+    /// `served` has begun to answer a request that would have gone to the one at `decided`; if it does
+    /// so well, it is `served` that likely holds the prompt from now on.
+    pub(crate) fn served(
+        &self,
+        observed: &Observed,
+        status: u16,
+        decided: &str,
+        served: &Replica,
+        pool: &Pool,
+    ) {
         self.served.fetch_add(1, Relaxed);
         if served.spec.endpoint != decided {
             self.elsewhere.fetch_add(1, Relaxed);
@@ -60,7 +68,9 @@ impl Observing {
         self.served_micro_mu.fetch_add(micro(held), Relaxed);
         self.decided_micro_mu
             .fetch_add(micro(observed.cached_blocks), Relaxed);
-        served.cache.record(&observed.chain);
+        if status < 400 {
+            served.cache.record(&observed.chain);
+        }
     }
 
     /// As it is now.

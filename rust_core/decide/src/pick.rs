@@ -4,6 +4,7 @@
 use crate::core::Core;
 use crate::refusal::Refusal;
 use crate::responses::ASKED;
+use crate::shards::hash;
 use std::cmp::Ordering;
 use weighbridge_place::{Replica, State};
 
@@ -34,11 +35,15 @@ impl Core {
     }
 
     /// As [`Core::pick`], with more replicas to ask: the request names a response of which it is
-    /// not known who keeps it. `None` where no other may be named, or none is open.
+    /// not known who keeps it. `None` where no other may be named, none is open, or `tenant` has asked
+    /// for so many lately that this one is to be asked for like any other.
     #[must_use]
-    pub fn seek(&self, subset: Option<&[String]>) -> Option<String> {
+    pub fn seek(&self, tenant: &str, subset: Option<&[String]>, now_us: u64) -> Option<String> {
+        if self.fallback_count() == 0 || !self.seeking.may(hash(tenant), now_us) {
+            return None;
+        }
         let named = self.least_loaded(None, subset, ASKED);
-        (self.fallback_count() > 0 && !named.is_empty()).then(|| named.join(","))
+        (!named.is_empty()).then(|| named.join(","))
     }
 
     /// Those of `model` to ask after `chosen` who keeps a response.

@@ -49,9 +49,14 @@ impl Responses {
         }
     }
 
+    /// What the response that `tenant` calls `id` is known by.
+    pub(crate) fn known_by(tenant: &str, id: &str) -> u64 {
+        hash((tenant, response_key(id.as_bytes())))
+    }
+
     /// Where the response that `tenant` calls `id` is kept, if it is known.
     pub(crate) fn find(&self, tenant: &str, id: &str) -> Option<Kept> {
-        let id = hash((tenant, response_key(id.as_bytes())));
+        let id = Self::known_by(tenant, id);
         self.shards.of(id).kept.get(&id).copied()
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use weighbridge_place::{MicroMu, Reason};
+use weighbridge_place::{MicroMu, Pool, Reason};
 use weighbridge_weigh::CostVector;
 
 /// What one replica was given and what came of it, since start.
@@ -64,6 +64,15 @@ impl Tallies {
                 .unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(endpoint.to_owned()).or_default())
         })
+    }
+
+    /// Forgets replicas that have left.
+    pub(crate) fn follow(&self, pool: &Pool) {
+        let mut all = self
+            .replicas
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.retain(|endpoint, _| pool.endpoint(endpoint).is_some());
     }
 
     pub(crate) fn count_reason(&self, reason: Reason) {

@@ -1,10 +1,11 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
-use crate::life::Life;
+use crate::life::{Answer, Life};
 use crate::log::Endpoints;
 use crate::observing::Observed;
+use crate::signs::Signs;
 use std::sync::Arc;
-use weighbridge_place::{Key, Replica, ReplicaId};
+use weighbridge_place::{Key, Replica};
 
 /// Where a request came from, for what is learnt when it ends.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ pub struct Ticket {
     replica: Arc<Replica>,
     life: Arc<Life>,
     endpoints: Endpoints,
-    seeks: bool,
+    sought: Option<u64>,
     observed: Option<Box<Observed>>,
 }
 
@@ -44,21 +45,35 @@ impl Ticket {
             replica: Arc::clone(replica),
             life,
             endpoints,
-            seeks: false,
+            sought: None,
             observed: None,
         }
     }
 
-    /// Any of the endpoints may be the one that keeps the response that the request goes on from.
-    pub(crate) fn seek(&mut self, seeks: bool) {
-        self.seeks = seeks;
+    /// Any of the endpoints may be the one that keeps the response that the request goes on from,
+    /// known by this hash.
+    pub(crate) fn seek(&mut self, response: Option<u64>) {
+        self.sought = response;
+    }
+
+    /// The response that several replicas are asked for.
+    pub(crate) fn sought(&self) -> Option<u64> {
+        self.sought
+    }
+
+    /// What is put on the request, so that who observes its reply can name it; `None` where the
+    /// gateway is told nothing.
+    #[must_use]
+    pub fn join(&self) -> Option<u64> {
+        let facts = &self.life.facts;
+        facts.is_steered.then_some(facts.join)
     }
 
     /// Whether the next endpoint is to be asked when one answers that it does not know the response
     /// that the request goes on from.
     #[must_use]
     pub fn seeks(&self) -> bool {
-        self.seeks
+        self.sought.is_some()
     }
 
     /// The decision is not carried out.
@@ -95,14 +110,6 @@ impl Ticket {
         &self.replica.spec.endpoint
     }
 
-    pub(crate) fn replica_id(&self) -> ReplicaId {
-        self.replica.id
-    }
-
-    pub(crate) fn placed_us(&self) -> u64 {
-        self.origin.at_us
-    }
-
     pub(crate) fn model(&self) -> &str {
         &self.origin.model
     }
@@ -116,8 +123,14 @@ impl Ticket {
     }
 
     /// The reply's headers are there.
-    pub(crate) fn first_byte(&mut self, status: u16, now_us: u64) {
-        self.life.first_byte(status, &self.replica, now_us);
+    pub(crate) fn first_byte(&mut self, status: u16, signs: Option<Arc<Signs>>, now_us: u64) {
+        let answer = Answer {
+            status,
+            replica: &self.replica,
+            signs,
+            is_sought: self.seeks(),
+        };
+        self.life.first_byte(&answer, now_us);
     }
 
     /// Another replica serves it (a retry moved on): the charge goes there with the first byte.

@@ -4,6 +4,7 @@ use crate::core::{Core, Incoming};
 use crate::metering::Metering;
 use crate::models::{Adapter, Model};
 use crate::refusal::Refusal;
+use crate::responses::Responses;
 use crate::session::Session;
 use crate::weighing::Weighing;
 use std::sync::Arc;
@@ -31,12 +32,13 @@ pub struct Weighed {
     pub key: Key,
     /// The replica that keeps the response it goes on from, where that is known.
     pub(crate) keeper: Option<ReplicaId>,
-    /// It goes on from a response of which it is not known who keeps it.
-    pub(crate) seeks: bool,
+    /// The response that it goes on from, by the hash of tenant and id, where it is not known who
+    /// keeps it.
+    pub(crate) sought: Option<u64>,
     /// The session that the key was made of.
     pub session: Session,
     /// Chained hashes of its prefix blocks.
-    pub chain: Vec<u64>,
+    pub chain: Arc<[u64]>,
 }
 
 impl Weighed {
@@ -81,7 +83,8 @@ impl Core {
             (Session::PreviousResponse(_), Some(kept)) => kept.key,
             _ => Key::of(tenant, session.bytes().as_ref()),
         };
-        let seeks = previous.is_some() && kept.is_none();
+        let sought = previous.filter(|_| kept.is_none());
+        let sought = sought.map(|id| Responses::known_by(tenant, id));
         let factor = self.metering.factor(&model.name);
         let mut ask = predict::Ask::default();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -95,7 +98,7 @@ impl Core {
         Ok(Weighed {
             key,
             keeper: kept.map(|kept| kept.replica),
-            seeks,
+            sought,
             chain,
             is_whole: body.complete,
             is_counted,

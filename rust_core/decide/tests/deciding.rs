@@ -153,7 +153,8 @@ fn a_session_hotter_than_a_replica_is_given_more_replicas() {
 fn an_ended_request_leaves_nothing_on_the_ledger_but_its_prefix() {
     let core = core(1);
     let body = chat(&"a long prompt ".repeat(100));
-    let first = core.decide(&incoming(Some("s"), &body), 0).unwrap();
+    let mut first = core.decide(&incoming(Some("s"), &body), 0).unwrap();
+    core.first_byte(&mut first, 200, None, 900_000);
     core.end(first, 1_000_000);
     let status = &Status::of(&core).replicas[0];
     assert_eq!((status.requests, status.kv_tokens), (0, 0));
@@ -180,7 +181,7 @@ fn the_prompt_is_charged_until_output_is_seen_where_somebody_looks() {
 
     let watched = core(2);
     let mut ticket = begin(&watched);
-    let mut observer = watched.observe("r").unwrap();
+    let mut observer = watched.observe(None, Some("r")).unwrap();
     // Engines send a stream's headers before they compute its prompt.
     watched.first_byte(&mut ticket, 200, None, 1_000);
     observer.begin(Some("text/event-stream"), None);
@@ -195,7 +196,7 @@ fn the_prompt_is_charged_until_output_is_seen_where_somebody_looks() {
 
     let refused = core(2);
     let mut ticket = begin(&refused);
-    let observer = refused.observe("r").unwrap();
+    let observer = refused.observe(None, Some("r")).unwrap();
     refused.first_byte(&mut ticket, 503, None, 1_000);
     assert_eq!(prefill(&refused), 0.0);
     refused.observed(observer, 2_000);
@@ -350,23 +351,24 @@ fn whichever_way_a_request_ends_nothing_of_it_is_left_in_any_account() {
     let mut ticket = begin(&core, &body);
     let one = held();
     assert_eq!((one.charged, one.running, one.open), (1, 1, 1));
-    assert!(one.measured > 0.0 && one.charged_mu > 0.0 && one.running_mu > 0.0);
+    assert!(one.measured > 0 && one.charged_mu > 0.0 && one.running_mu > 0.0);
     core.first_byte(&mut ticket, 200, None, 1_000);
     drop(ticket);
     assert_eq!(held(), Accounts::default());
 
     // Its stream is gone without a word; the one that observes its reply goes later.
     let ticket = begin(&core, &body);
-    let observer = core.observe("r").unwrap();
+    let observer = core.observe(None, Some("r")).unwrap();
     drop(ticket);
     let left = held();
     assert_eq!((left.charged, left.open), (0, 0));
-    assert!(left.running_mu.abs() + left.measured < f64::EPSILON);
+    assert!(left.running_mu.abs() < f64::EPSILON);
+    assert_eq!(left.measured, 0);
     core.observed(observer, 2_000);
     assert_eq!(held(), Accounts::default());
 
     let ticket = begin(&core, &body);
-    let observer = core.observe("r").unwrap();
+    let observer = core.observe(None, Some("r")).unwrap();
     core.end(ticket, 3_000);
     drop(observer);
     assert_eq!(held(), Accounts::default());
@@ -380,14 +382,22 @@ fn whichever_way_a_request_ends_nothing_of_it_is_left_in_any_account() {
 }
 
 #[test]
-fn of_two_requests_with_one_id_the_end_of_the_first_leaves_the_second() {
+fn of_two_requests_with_one_id_each_is_known_by_its_own_number_and_neither_by_the_id() {
     let core = core(2);
     let body = chat("hello");
     let (first, second) = (begin(&core, &body), begin(&core, &body));
+    assert!(core.observe(None, Some("r")).is_none());
     core.end(first, 1_000);
-    let observer = core.observe("r").unwrap();
+    assert!(core.observe(None, Some("r")).is_none());
+    assert!(core.observe(Some(0), Some("r")).is_none());
+    let observer = core.observe(second.join(), Some("another")).unwrap();
     core.observed(observer, 2_000);
     core.end(second, 2_000);
+    assert_eq!(core.accounts(), Accounts::default());
+    // Where the number gets through, an id joins nothing.
+    let third = begin(&core, &body);
+    assert!(core.observe(None, Some("r")).is_none());
+    drop(third);
     assert_eq!(core.accounts(), Accounts::default());
 }
 

@@ -293,7 +293,7 @@ fn a_cache_that_holds_less_than_promised_is_counted_on_less() {
     let ask = |number: u64, cached_share: f64| {
         let now = number * SECOND;
         let mut ticket = place(&core, &prompt, now);
-        let mut observer = core.observe(&prompt).unwrap();
+        let mut observer = core.observe(None, Some(&prompt)).unwrap();
         observer.begin(Some("application/json"), None);
         let usage = json!({"choices": [{"message": {"content": "yes"}}], "usage": {
             "prompt_tokens": 2400, "completion_tokens": 1,

@@ -108,7 +108,12 @@ impl Process for Constant {
         let response = match request {
             In::RequestHeaders(_) => Out::RequestHeaders(unchanged),
             In::RequestBody(_) => {
-                return vec![weighbridge_stream::choice(ALWAYS, false, Out::RequestBody)];
+                return vec![weighbridge_stream::choice(
+                    ALWAYS,
+                    false,
+                    None,
+                    Out::RequestBody,
+                )];
             }
             In::RequestTrailers(_) => Out::RequestTrailers(TrailersAnswer {}),
             In::ResponseHeaders(_) => Out::ResponseHeaders(unchanged),

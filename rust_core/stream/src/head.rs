@@ -7,6 +7,9 @@ use weighbridge_weigh::Endpoint;
 
 /// The endpoint header of the endpoint picker protocol; we set it, clients may not.
 pub(crate) const DESTINATION: &str = "x-gateway-destination-endpoint";
+/// Names a request to the filter that observes its reply; 16 hex digits. One that a client sends is
+/// no request's.
+pub(crate) const JOIN: &str = "x-weighbridge-request";
 /// Namespace of the metadata that the gateway's load balancer reads.
 pub(crate) const LB_NAMESPACE: &str = "envoy.lb";
 const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";

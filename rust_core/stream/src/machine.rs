@@ -179,7 +179,7 @@ impl Stream {
         let mut head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
         head.parent = self.parent.or(head.parent);
         let Some(endpoint) = head.endpoint else {
-            return self.pass(&head, subset.as_deref(), replies);
+            return self.pass(&head, subset.as_deref(), now_us, replies);
         };
         let refusal = if headers.end_of_stream {
             Some(Refusal::empty_body())
@@ -228,6 +228,7 @@ impl Stream {
         &mut self,
         head: &Head,
         subset: Option<&[String]>,
+        now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
         let steers = !self.core.observes_only();
@@ -236,7 +237,9 @@ impl Stream {
         let keeper = keeper.and_then(|id| self.core.keeper(tenant, id, subset));
         let picks = steers && self.core.settings().unweighed == Unweighed::Pick;
         let is_lost = steers && head.response.is_some() && keeper.is_none();
-        let sought = is_lost.then(|| self.core.seek(subset)).flatten();
+        let sought = is_lost
+            .then(|| self.core.seek(tenant, subset, now_us))
+            .flatten();
         let seeks = sought.is_some();
         let chosen = keeper
             .or(sought)
@@ -244,7 +247,12 @@ impl Stream {
             .or_else(|| picks.then(|| self.core.pick(subset)));
         match chosen {
             Some(Ok(endpoints)) => {
-                replies.push(reply::choice(&endpoints, seeks, Response::RequestHeaders));
+                replies.push(reply::choice(
+                    &endpoints,
+                    seeks,
+                    None,
+                    Response::RequestHeaders,
+                ));
             }
             Some(Err(refusal)) if self.refuse(&refusal, replies) => return,
             Some(Err(_)) | None => {
@@ -409,12 +417,14 @@ impl Stream {
             replies.push(reply::choice(
                 ticket.endpoints(),
                 ticket.seeks(),
+                ticket.join(),
                 Response::RequestBody,
             ));
         } else {
             replies.push(reply::choice(
                 ticket.endpoints(),
                 ticket.seeks(),
+                ticket.join(),
                 Response::RequestHeaders,
             ));
             self.answer_held_body(body, gather.unanswered, ended, replies);

@@ -1,9 +1,10 @@
 //! What is observed of a request that another stream has routed: its reply, as it passes.
 
+use crate::head::JOIN;
 use crate::wire::{ProcessingRequest, Request};
 use weighbridge_decide::{Core, Observer};
 
-/// The header that both streams of a request have.
+/// The header that both streams of a request have, where the gateway takes [`JOIN`] off.
 const REQUEST_ID: &str = "x-request-id";
 
 /// One observed request.
@@ -19,8 +20,9 @@ impl Observation {
         let mut ended = false;
         match message.request {
             Some(Request::RequestHeaders(headers)) => {
-                let id = headers.headers.as_ref().and_then(|map| map.get(REQUEST_ID));
-                self.observer = id.and_then(|id| core.observe(id));
+                let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
+                let join = value(JOIN).map(|text| u64::from_str_radix(text, 16).unwrap_or(0));
+                self.observer = core.observe(join, value(REQUEST_ID));
                 // Of a request that is not weighed nothing is to be seen.
                 self.is_over = self.observer.is_none();
             }

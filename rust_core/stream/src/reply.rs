@@ -1,6 +1,6 @@
 //! The replies that the state machine gives, as wire messages.
 
-use crate::head::{DESTINATION, LB_NAMESPACE};
+use crate::head::{DESTINATION, JOIN, LB_NAMESPACE};
 use crate::wire::{
     BodyMutation, CommonAnswer, CommonResponse, FieldKind, FieldList, HeaderMutation,
     HeaderValueOption, HttpStatus, ImmediateResponse, ProcessingResponse, Response,
@@ -37,8 +37,9 @@ pub(crate) fn without_destination() -> CommonAnswer {
 }
 
 /// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`. One that `seeks` is to be
-/// repeated at each of them, until one knows what the request asks for.
-fn destination(endpoints: Bytes, seeks: bool) -> CommonAnswer {
+/// repeated at each of them, until one knows what the request asks for. `join` is put on the request,
+/// for the filter that observes its reply.
+fn destination(endpoints: Bytes, seeks: bool, join: Option<u64>) -> CommonAnswer {
     let repeats = endpoints.iter().filter(|byte| **byte == b',').count();
     let mut set_headers = vec![HeaderValueOption::set(DESTINATION, endpoints)];
     if seeks {
@@ -46,6 +47,9 @@ fn destination(endpoints: Bytes, seeks: bool) -> CommonAnswer {
             HeaderValueOption::set(REPEATED_STATUSES, Bytes::from_static(b"404")),
             HeaderValueOption::set(MOST_REPEATS, Bytes::from(repeats.to_string())),
         ]);
+    }
+    if let Some(join) = join {
+        set_headers.push(HeaderValueOption::set(JOIN, format!("{join:016x}").into()));
     }
     CommonAnswer {
         response: Some(CommonResponse {
@@ -64,11 +68,12 @@ fn destination(endpoints: Bytes, seeks: bool) -> CommonAnswer {
 pub fn choice(
     endpoints: &str,
     seeks: bool,
+    join: Option<u64>,
     make: fn(CommonAnswer) -> Response,
 ) -> ProcessingResponse {
     let endpoints = Bytes::copy_from_slice(endpoints.as_bytes());
     ProcessingResponse {
-        response: Some(make(destination(endpoints.clone(), seeks))),
+        response: Some(make(destination(endpoints.clone(), seeks, join))),
         dynamic_metadata: Some(destination_metadata(endpoints)),
         override_message_timeout: None,
     }

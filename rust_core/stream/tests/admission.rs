@@ -245,7 +245,7 @@ fn an_observed_reply_is_billed_by_its_usage_whoever_ends_first() {
         copy_reply_at(
             &mut copy,
             70_000,
-            r#"{"choices":[{"message":{"content":"hi"}}],"usage":{"prompt_tokens":210,
+            r#"{"choices":[{"message":{"content":"some forty tokens of text"}}],"usage":{"prompt_tokens":210,
                "completion_tokens":40,"prompt_tokens_details":{"cached_tokens":100}}}"#,
         );
         if observer_first {
@@ -292,7 +292,8 @@ fn a_reply_is_settled_at_its_last_byte_and_holds_nobody_up_until_then() {
     assert!(core.take_usage(1).is_empty());
     copy_reply(
         &mut copied,
-        r#"{"usage":{"prompt_tokens":210,"completion_tokens":40}}"#,
+        r#"{"choices":[{"message":{"content":"some forty tokens of text"}}],
+            "usage":{"prompt_tokens":210,"completion_tokens":40}}"#,
     );
     let last = HttpBody {
         body: Bytes::new(),
@@ -346,11 +347,13 @@ fn a_lie_beyond_reason_is_not_billed() {
     respond(&mut stream, "200", 0);
     copy_reply(
         &mut copy,
-        r#"{"usage":{"prompt_tokens":9000000,"completion_tokens":9000000}}"#,
+        r#"{"choices":[{"message":{"content":"hello"}}],
+            "usage":{"prompt_tokens":9000000,"completion_tokens":9000000}}"#,
     );
     copy.close(0);
     stream.close(0);
     let record = usage(&core);
     assert!(record.prompt_tokens < 400, "{record:?}");
-    assert_eq!(record.output_tokens, 100, "no more than the client allowed");
+    assert_eq!(record.output_tokens, 1, "no more than its five bytes bear");
+    assert_eq!(record.source, UsageSource::Observed);
 }

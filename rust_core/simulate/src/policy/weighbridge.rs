@@ -179,8 +179,10 @@ fn request_id(number: usize) -> String {
     number.to_string()
 }
 
-/// The end of a streamed reply, with what the engine says of it.
-fn last_events(usage: Usage) -> String {
+/// A streamed reply, with what the engine says of it at its end.
+fn reply_of(usage: Usage) -> String {
+    let most = usize::try_from(usage.output_tokens).unwrap_or(0).min(1 << 20);
+    let text = json!({"choices": [{"delta": {"content": "w".repeat(most)}}]});
     let usage = json!({
         "choices": [],
         "usage": {
@@ -190,7 +192,7 @@ fn last_events(usage: Usage) -> String {
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         },
     });
-    format!("data: {usage}\n\ndata: [DONE]\n\n")
+    format!("data: {text}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
 }
 
 impl Policy for Live {
@@ -236,9 +238,10 @@ impl Policy for Live {
 
     fn finished(&mut self, number: usize, usage: Usage, now_ms: f64) {
         let now_us = micros(now_ms);
-        if let Some(mut observer) = self.core.observe(&request_id(number)) {
+        let join = self.tickets.get(&number).and_then(Ticket::join);
+        if let Some(mut observer) = self.core.observe(join, None) {
             observer.begin(Some("text/event-stream"), None);
-            observer.body(last_events(usage).as_bytes(), now_us);
+            observer.body(reply_of(usage).as_bytes(), now_us);
             self.core.observed(observer, now_us);
         }
         self.end(number, now_us);
