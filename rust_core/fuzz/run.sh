@@ -25,7 +25,7 @@ fi
 
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-  targets=(reader media encodings machine protobuf)
+  targets=(reader media encodings machine replies protobuf)
 fi
 
 cargo "${toolchain[@]}" fuzz build --fuzz-dir . --sanitizer "$sanitizer"

@@ -27,7 +27,7 @@ pub static PROFILE_OF_TARGETS: LazyLock<Profile> =
 /// One core for all executions: what one leaves behind, the next one meets.
 pub static CORE: LazyLock<Arc<Core>> = LazyLock::new(|| {
     let settings = format!(
-        r#"{{"profiles": [{PROFILE}], "decision_log": 16, "max_expanded_bytes": 1048576}}"#
+        r#"{{"profiles": [{PROFILE}], "decision_log": 16, "usage_records": 16, "max_expanded_bytes": 1048576}}"#
     );
     let settings: Settings = serde_json::from_str(&settings).expect("settings");
     let core = Core::new(settings).expect("a core");
