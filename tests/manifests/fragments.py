@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from weighbridge.config import Config
+from weighbridge.envoy import names
 from weighbridge.envoy.bootstrap import render
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,8 @@ ISTIO_SIDECAR = "outbound|9002||weighbridge.inference.svc.cluster.local"
 ISTIO_REPLICAS = "outbound|8000||llama-3-1-8b.inference.svc.cluster.local"
 # Of a route: the sidecar is sent whole bodies up to it, and larger ones get 413.
 BODY_LIMIT = "request_body_buffer_limit"
+# Of a route: what replicas are not sent.
+REMOVED = "request_headers_to_remove"
 DNS_CLUSTER = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"
 
 PLAIN_HEAD = """\
@@ -96,6 +99,7 @@ def plain() -> str:
             {
                 "route": {key: route["route"][key] for key in ("timeout", "retry_policy")},
                 BODY_LIMIT: route[BODY_LIMIT],
+                REMOVED: route[REMOVED],
             },
         ),
         (
@@ -116,6 +120,7 @@ def plain_example() -> str:
     for route in manager(tree)["route_config"]["virtual_hosts"][0]["routes"]:
         route["route"] |= pieces["route"]
         route[BODY_LIMIT] = pieces[BODY_LIMIT]
+        route[REMOVED] = pieces[REMOVED]
     replicas = tree["static_resources"]["clusters"][0]
     del replicas["lb_policy"]
     replicas["load_balancing_policy"] = pieces["load_balancing_policy"]
@@ -155,7 +160,10 @@ def istio() -> str:
         {
             "applyTo": "HTTP_ROUTE",
             "match": {"context": "GATEWAY"},
-            "patch": {"operation": "MERGE", "value": {BODY_LIMIT: limit}},
+            "patch": {
+                "operation": "MERGE",
+                "value": {BODY_LIMIT: limit, REMOVED: [names.JOIN]},
+            },
         }
     )
     replicas, sidecar = cluster(tree, "replicas"), cluster(tree, "weighbridge")

@@ -1,6 +1,7 @@
 """Envoy's configuration: a real Envoy accepts it, and it says what the sidecar relies on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -60,6 +61,20 @@ def test_the_committed_files_are_what_the_renderer_writes(repository: Path) -> N
         "-o envoy/standalone/envoy.yaml"
     )
     binary.validate(binary.find(), folder / "envoy.yaml")
+
+
+def test_what_joins_a_reply_to_its_request_is_the_sidecar_s_and_ends_at_envoy() -> None:
+    manager_of = manager(parsed(config()))
+    strip, ext_proc = (one["typed_config"] for one in manager_of["http_filters"][:2])
+    header = "x-weighbridge-request"
+    removed = [rule["remove"] for rule in strip["mutations"]["request_mutations"]]
+    assert header in removed, "clients send none"
+    rules = ext_proc["mutation_rules"]
+    assert re.fullmatch(rules["allow_expression"]["regex"], header), "the sidecar may set it"
+    routes = manager_of["route_config"]["virtual_hosts"][0]["routes"]
+    to_replicas = [route for route in routes if "route" in route]
+    assert to_replicas
+    assert all(header in route["request_headers_to_remove"] for route in to_replicas)
 
 
 def test_clients_cannot_steer_and_a_dead_sidecar_is_no_error() -> None:

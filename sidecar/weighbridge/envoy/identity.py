@@ -25,7 +25,7 @@ PROVIDER = "tenant"
 
 def strip(config: Config) -> HeaderMutation:
     """Takes off a client's request what would steer it, or name a tenant where a claim does."""
-    taken = [names.DESTINATION, names.SUBSET, names.SERVED]
+    taken = [names.DESTINATION, names.SUBSET, names.SERVED, names.JOIN]
     if config.tenant_claim is not None and config.tenant_header is not None:
         taken.append(config.tenant_header)
     rules = [HeaderMutationRule(remove=name) for name in taken]

@@ -293,6 +293,7 @@ def long_bodies(settings: EnvoySettings, buffered: int) -> Route:
     return Route(
         match=RouteMatch(prefix="/v1/", headers=[longer], runtime_fraction=weighed(settings)),
         route=RouteAction(cluster=names.REPLICA_CLUSTER, timeout=seconds(0)),
+        request_headers_to_remove=[names.JOIN],
         typed_per_filter_config={EXT_PROC_FILTER: pack(ExtProcPerRoute(overrides=streamed))},
     )
 
@@ -314,6 +315,8 @@ def inference(
             retry_policy=retry_policy(settings.replica_silence_seconds),
         ),
         request_body_buffer_limit=buffered,
+        # Between the filters it names the request; replicas have no use for it.
+        request_headers_to_remove=[names.JOIN],
         typed_per_filter_config=per_filter,
     )
 

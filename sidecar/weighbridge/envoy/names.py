@@ -5,6 +5,8 @@ METADATA_NAMESPACE = "envoy.lb"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 DESTINATION = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
+# Names a request to the filter that copies its reply; the sidecar draws it for each request.
+JOIN = "x-weighbridge-request"
 SUBSET = "x-gateway-destination-endpoint-subset"
 
 # The service that gRPC health is asked for: serving while the sidecar is ready for requests.
