@@ -282,7 +282,7 @@ impl Core {
                     totals.prefill
                 };
                 let longest = Work {
-                    output_tokens: longest_answer(profile, &work, reading.max_output_tokens),
+                    output_tokens: longest_answer(profile, reading.max_output_tokens),
                     ..work
                 };
                 let owed = Owed {

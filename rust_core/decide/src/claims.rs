@@ -12,10 +12,9 @@ const UNSEEN: u64 = 16;
 const ALONE: f64 = 4.0;
 
 /// Tokens that one answer can have at most, where the client allows `max`.
-pub(crate) fn longest_answer(profile: &Profile, work: &Work, max: Option<u64>) -> u64 {
+pub(crate) fn longest_answer(profile: &Profile, max: Option<u64>) -> u64 {
     let longest = profile.longest_sequence();
-    let room = longest.saturating_sub(work.prompt_tokens.min(longest));
-    max.map_or(room, |max| max.min(room))
+    max.map_or(longest, |max| max.min(longest))
 }
 
 /// Tokens of one answer that are decoded with `decode_mu`, up to `most`.
@@ -60,7 +59,7 @@ pub(crate) fn output(
     run_us: u64,
 ) -> (u64, bool) {
     let choices = u64::from(expected.choices.max(1));
-    let most = longest_answer(profile, expected, max_output);
+    let most = longest_answer(profile, max_output);
     let guess = Reply {
         usage: weighbridge_learn::usage::Usage::default(),
         ..*reply

@@ -327,8 +327,8 @@ impl Open {
     /// Lets a request be found until it has ended.
     pub(crate) fn list(self: &Arc<Self>, mut life: Life) -> Arc<Life> {
         // With numbers on them, only requests that get none need their name.
-        let is_named = !life.facts.request_id.is_empty()
-            && !(life.facts.is_steered && self.is_joined.load(Relaxed));
+        let is_numbered = life.facts.is_steered && self.is_joined.load(Relaxed);
+        let is_named = !life.facts.request_id.is_empty() && !is_numbered;
         let held = life.held.get_mut();
         let held = held.unwrap_or_else(PoisonError::into_inner);
         (held.listed, held.is_named) = (Some(Arc::downgrade(self)), is_named);

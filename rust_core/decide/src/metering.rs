@@ -293,7 +293,7 @@ impl Metering {
             || claims::decoded_mu(&facts.profile, run_us) * f64::from(facts.work.choices.max(1)),
             |flight| flight.decoded_mu(ended_us),
         );
-        let most = claims::longest_answer(&facts.profile, &facts.work, facts.max_output);
+        let most = claims::longest_answer(&facts.profile, facts.max_output);
         claims::tokens_for(&facts.profile, &facts.work, decode_mu, most)
     }
 

@@ -181,7 +181,9 @@ fn request_id(number: usize) -> String {
 
 /// A streamed reply, with what the engine says of it at its end.
 fn reply_of(usage: Usage) -> String {
-    let most = usize::try_from(usage.output_tokens).unwrap_or(0).min(1 << 20);
+    let most = usize::try_from(usage.output_tokens)
+        .unwrap_or(0)
+        .min(1 << 20);
     let text = json!({"choices": [{"delta": {"content": "w".repeat(most)}}]});
     let usage = json!({
         "choices": [],
