@@ -63,5 +63,6 @@ pub use status::{ForeignStatus, ReplicaStatus, Status, TenantUsage};
 pub use tally::{Tallies, Tally, TenantTally};
 pub use ticket::Ticket;
 pub use usage_log::{UsageRecord, UsageSource};
+pub use weighbridge_place::canonical_endpoint;
 pub use weighed::Weighed;
 pub use weighing::Weighing;

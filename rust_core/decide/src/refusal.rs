@@ -57,6 +57,13 @@ impl Refusal {
         Self::bad_request("empty_body", "the request has no body", None)
     }
 
+    /// Two headers of this name that name two tenants.
+    #[must_use]
+    pub fn two_tenants(header: &str) -> Self {
+        let message = format!("the header {header} names more than one tenant");
+        Self::bad_request("ambiguous_tenant", message, None)
+    }
+
     /// A body that is not JSON by its own headers.
     #[must_use]
     pub fn content_type(found: &str) -> Self {

@@ -125,6 +125,7 @@ fuzz_target!(|life: Life| {
             metadata_context: None,
             observability_mode: life.observed,
             protocol_config: config.take(),
+            ..ProcessingRequest::default()
         };
         let replies = stream.on_message(message, at as u64 * 1000);
         assert!(!life.observed || replies.is_empty(), "observed streams are not answered");

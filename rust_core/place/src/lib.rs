@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub mod address;
 pub mod assigner;
 pub mod bounded_hash;
 pub mod choice;
@@ -21,6 +22,7 @@ pub mod slices;
 pub mod warm_up;
 pub mod warmth;
 
+pub use address::canonical_endpoint;
 pub use bounded_hash::choose_bounded_hash;
 pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Role, Verdict};
 pub use choose::{ChoiceSettings, choose};

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::address::canonical_endpoint;
 use crate::bounded_hash::Ring;
 use crate::ledger::Load;
 use crate::prefix::{PrefixIndex, ReplicaCache};
@@ -136,7 +137,8 @@ impl Registry {
         let held = specs
             .iter()
             .fold(0u64, |held, spec| held.saturating_add(spec.kv_tokens));
-        for spec in specs {
+        for mut spec in specs {
+            spec.endpoint = canonical_endpoint(&spec.endpoint).into_owned();
             let part = self.limits.part(spec.kv_tokens, held);
             let replica = known.remember(before.index(), spec, part);
             by_endpoint.insert(replica.spec.endpoint.clone(), Arc::new(replica));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::address::canonical_endpoint;
 use crate::bounded_hash::Ring;
 use crate::ledger::Load;
 use crate::mu::MicroMu;
@@ -216,10 +217,10 @@ impl Pool {
         self.models.values()
     }
 
-    /// The replica at `ip:port`.
+    /// The replica at `ip:port`, in any spelling.
     #[must_use]
     pub fn endpoint(&self, endpoint: &str) -> Option<&Arc<Replica>> {
-        self.by_endpoint.get(endpoint)
+        self.by_endpoint.get(canonical_endpoint(endpoint).as_ref())
     }
 
     /// The replica with this number.

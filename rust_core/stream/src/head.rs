@@ -1,8 +1,9 @@
 //! What Weighbridge needs of a request's headers and metadata, read in one pass.
 
-use crate::wire::{HeaderMap, Metadata};
-use prost_types::value::Kind;
-use weighbridge_decide::{Claim, Settings, TraceParent, Traced};
+use crate::wire::{HeaderMap, HeaderValue, Metadata};
+use prost_types::{Struct, value::Kind};
+use std::collections::HashMap;
+use weighbridge_decide::{Claim, Settings, TraceParent, Traced, canonical_endpoint};
 use weighbridge_weigh::Endpoint;
 
 /// The endpoint header of the endpoint picker protocol; we set it, clients may not.
@@ -15,6 +16,8 @@ pub(crate) const LB_NAMESPACE: &str = "envoy.lb";
 const SUBSET_NAMESPACE: &str = "envoy.lb.subset_hint";
 const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
 const SERVED_KEY: &str = "x-gateway-destination-endpoint-served";
+/// Envoy's attribute of who served.
+const UPSTREAM_ADDRESS: &str = "upstream.address";
 
 /// Longer names of tenants are nobody's: they cannot be listed either.
 const MOST_NAME_BYTES: usize = 1024;
@@ -30,6 +33,8 @@ pub(crate) struct Head {
     pub(crate) content_length: Option<u64>,
     pub(crate) session: Option<String>,
     pub(crate) tenant: Option<String>,
+    /// The header that named two tenants.
+    pub(crate) ambiguous: Option<String>,
     pub(crate) priority: Option<String>,
     pub(crate) names_destination: bool,
     /// The client's span, where decisions are traced.
@@ -57,12 +62,13 @@ impl Head {
             match header.key.as_ref() {
                 b":method" => post = header.text() == Some("POST"),
                 b":path" => {
-                    path = header.text().and_then(Endpoint::from_path);
-                    head.response = header.text().and_then(response_of);
+                    let text = header.name().unwrap_or_default();
+                    path = Endpoint::from_path(&text);
+                    head.response = response_of(&text);
                 }
-                b"x-request-id" => head.request_id = owned(header.text()).unwrap_or_default(),
-                b"content-type" => head.content_type = owned(header.text()),
-                b"content-encoding" => head.content_encoding = owned(header.text()),
+                b"x-request-id" => head.request_id = header.name().unwrap_or_default(),
+                b"content-type" => head.content_type = header.name(),
+                b"content-encoding" => head.content_encoding = header.name(),
                 b"content-length" => {
                     head.content_length = header.text().and_then(|text| text.parse().ok());
                 }
@@ -73,17 +79,19 @@ impl Head {
                     if name == DESTINATION.as_bytes() {
                         head.names_destination = true;
                     } else if tenant_header == Some(name) {
-                        head.tenant = owned(header.text());
+                        head.add_tenant(header);
                     } else if name == settings.priority_header.as_bytes() {
-                        head.priority = owned(header.text());
+                        head.priority = head.priority.take().or_else(|| header.name());
                     } else if let Some(rank) = settings
                         .session_headers
                         .iter()
                         .position(|session| session.as_bytes() == name)
                     {
-                        if rank < session_rank && !header.raw_value.is_empty() {
+                        if rank < session_rank
+                            && let Some(session) = header.name()
+                        {
                             session_rank = rank;
-                            head.session = owned(header.text());
+                            head.session = Some(session);
                         }
                     }
                 }
@@ -95,6 +103,19 @@ impl Head {
         head.tenant = head.tenant.filter(|name| name.len() <= MOST_NAME_BYTES);
         head.endpoint = path.filter(|_| post);
         head
+    }
+
+    /// Takes a header that names the tenant; an empty one names nobody.
+    fn add_tenant(&mut self, header: &HeaderValue) {
+        let Some(name) = header.name() else {
+            return;
+        };
+        match &self.tenant {
+            Some(known) if *known != name => {
+                self.ambiguous = Some(String::from_utf8_lossy(&header.key).into_owned());
+            }
+            _ => self.tenant = Some(name),
+        }
     }
 
     pub(crate) fn traced(&self, endpoint: Endpoint) -> Traced<'_> {
@@ -175,18 +196,28 @@ fn endpoints(text: &str) -> impl Iterator<Item = String> {
     text.split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
-        .map(str::to_owned)
+        .map(|part| canonical_endpoint(part).into_owned())
 }
 
-/// The endpoint that the gateway says it was served by.
-pub(crate) fn served(metadata: Option<&Metadata>) -> Option<&str> {
-    let value = metadata?
-        .filter_metadata
-        .get(LB_NAMESPACE)?
-        .fields
-        .get(SERVED_KEY)?;
-    match value.kind.as_ref() {
-        Some(Kind::StringValue(text)) => Some(text),
+/// The endpoint that the gateway says it was served by: in the protocol's metadata, or else in
+/// Envoy's own attribute.
+pub(crate) fn served<'a>(
+    metadata: Option<&'a Metadata>,
+    attributes: &'a HashMap<String, Struct>,
+) -> Option<&'a str> {
+    let told = metadata
+        .and_then(|metadata| metadata.filter_metadata.get(LB_NAMESPACE))
+        .and_then(|fields| text_of(fields, SERVED_KEY));
+    told.or_else(|| {
+        attributes
+            .values()
+            .find_map(|fields| text_of(fields, UPSTREAM_ADDRESS))
+    })
+}
+
+fn text_of<'a>(fields: &'a Struct, key: &str) -> Option<&'a str> {
+    match fields.fields.get(key)?.kind.as_ref() {
+        Some(Kind::StringValue(text)) if !text.is_empty() => Some(text),
         _ => None,
     }
 }

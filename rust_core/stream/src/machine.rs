@@ -143,7 +143,9 @@ impl Stream {
                 }
             }
             Some(Request::ResponseHeaders(headers)) => {
-                self.on_response_headers(&headers, message.metadata_context.as_ref(), now_us);
+                let metadata = message.metadata_context.as_ref();
+                let served = head::served(metadata, &message.attributes);
+                self.on_response_headers(&headers, served, now_us);
                 replies.push(Response::ResponseHeaders(reply::unchanged()).into());
             }
             Some(Request::ResponseBody(body)) => {
@@ -181,7 +183,9 @@ impl Stream {
         let Some(endpoint) = head.endpoint else {
             return self.pass(&head, subset.as_deref(), now_us, replies);
         };
-        let refusal = if headers.end_of_stream {
+        let refusal = if let Some(name) = &head.ambiguous {
+            Some(Refusal::two_tenants(name))
+        } else if headers.end_of_stream {
             Some(Refusal::empty_body())
         } else if head.may_be_json() {
             None
@@ -483,12 +487,7 @@ impl Stream {
         }
     }
 
-    fn on_response_headers(
-        &mut self,
-        headers: &HttpHeaders,
-        metadata: Option<&Metadata>,
-        now_us: u64,
-    ) {
+    fn on_response_headers(&mut self, headers: &HttpHeaders, served: Option<&str>, now_us: u64) {
         if let State::Placed(ticket) = &mut self.state {
             let status = headers
                 .headers
@@ -496,8 +495,7 @@ impl Stream {
                 .and_then(|map| map.get(":status"))
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(0);
-            self.core
-                .first_byte(ticket, status, head::served(metadata), now_us);
+            self.core.first_byte(ticket, status, served, now_us);
         }
     }
 

@@ -21,6 +21,9 @@ pub struct ProcessingRequest {
     /// Envoy sends copies only and waits for no reply.
     #[prost(bool, tag = "10")]
     pub observability_mode: bool,
+    /// What the filter was asked to tell of the request, by the name of the filter.
+    #[prost(map = "string, message", tag = "9")]
+    pub attributes: HashMap<String, Struct>,
     /// The filter's body modes; on the first message of a stream.
     #[prost(message, optional, tag = "11")]
     pub protocol_config: Option<ProtocolConfiguration>,
@@ -146,12 +149,29 @@ impl HeaderValue {
     /// The value, if it is UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
-        let raw = if self.raw_value.is_empty() {
+        std::str::from_utf8(self.bytes()).ok()
+    }
+
+    /// The value as a name, if it is not empty. HTTP took values for Latin-1 before it took them
+    /// for UTF-8: bytes that are no UTF-8 are read so, and thus every value is one name.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let bytes = self.bytes();
+        if bytes.is_empty() {
+            return None;
+        }
+        Some(match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => bytes.iter().copied().map(char::from).collect(),
+        })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.raw_value.is_empty() {
             &self.value
         } else {
             &self.raw_value
-        };
-        std::str::from_utf8(raw).ok()
+        }
     }
 }
 

@@ -80,6 +80,7 @@ impl Client {
             metadata_context: self.metadata.clone(),
             observability_mode: false,
             protocol_config: first.then_some(self.mode),
+            ..ProcessingRequest::default()
         };
         let now = self.core.now_us();
         self.stream.on_message(message, now)

@@ -105,6 +105,7 @@ fn request(
             metadata_context: (at == 2).then(|| metadata.clone()),
             observability_mode: false,
             protocol_config: (at == 0).then_some(config),
+            ..ProcessingRequest::default()
         };
         replies.extend(stream.on_message(message, core.now_us()));
     }
