@@ -532,6 +532,24 @@ class SidecarTls(Section):
         return self
 
 
+class Cors(Section):
+    """Whose pages in a browser may send requests."""
+
+    origins: tuple[Name, ...] = Field(
+        min_length=1,
+        max_length=1000,
+        description="Such as `https://chat.example`; `*` allows every site.",
+    )
+    headers: tuple[Name, ...] = Field(
+        ("authorization", "content-type"),
+        description="Headers that they may set. The official clients also set `x-stainless-*`, "
+        "each of which has to be named.",
+    )
+    max_age_seconds: int = Field(
+        600, ge=0, le=86_400, description="How long a browser may remember the answer, s."
+    )
+
+
 class EnvoySettings(Section):
     """What `weighbridge envoy render` writes, beyond what the other sections say."""
 
@@ -568,6 +586,19 @@ class EnvoySettings(Section):
         "retry. At least 2 MiB less than `listen.max_message_bytes`; left out: less where that "
         "is less.",
     )
+    max_heap_bytes: int = Field(
+        2 << 30,
+        ge=64 << 20,
+        description="Envoy's memory, bytes: near it the requests that hold the most of it are "
+        "ended, then new ones refused. Below what the container may have.",
+    )
+    max_connections: int = Field(
+        1 << 16,
+        ge=1,
+        le=1 << 20,
+        description="Connections of clients at once; a further one is closed.",
+    )
+    cors: Cors | None = Field(None, description="Left out: no other site's pages may ask.")
     sidecar_tls: SidecarTls | None = Field(
         None, description="Needed where `listen.tls` is set, and only there."
     )
@@ -613,7 +644,7 @@ class Config(Section):
     )
     placing: Placing = Placing()
     session_headers: tuple[HeaderName, ...] = Field(
-        ("x-session-id", "x-conversation-id"),
+        ("x-session-id", "x-conversation-id", "session_id", "conversation_id"),
         description="Request headers that may carry the session; the first found wins.",
     )
     tenant_header: HeaderName | None = Field(

@@ -8,6 +8,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+# HTTP's own, which end at Envoy or which it calls by another name.
+UNSEEN_HEADERS = frozenset(
+    {
+        "connection",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -37,6 +50,8 @@ def _header(text: str) -> str:
         raise ValueError(f"'{text}' is no header name")
     if lowered in SECRET_HEADERS:
         raise ValueError(f"'{text}' carries a secret, and what it names is shown to operators")
+    if lowered in UNSEEN_HEADERS:
+        raise ValueError(f"'{text}' never reaches the sidecar")
     return lowered
 
 

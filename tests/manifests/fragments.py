@@ -12,7 +12,6 @@ from typing import Any
 import yaml
 
 from weighbridge.config import Config
-from weighbridge.envoy import names
 from weighbridge.envoy.bootstrap import render
 
 ROOT = Path(__file__).parents[2]
@@ -22,16 +21,26 @@ ISTIO_SIDECAR = "outbound|9002||weighbridge.inference.svc.cluster.local"
 ISTIO_REPLICAS = "outbound|8000||llama-3-1-8b.inference.svc.cluster.local"
 # Of a route: the sidecar is sent whole bodies up to it, and larger ones get 413.
 BODY_LIMIT = "request_body_buffer_limit"
-# Of a route: what replicas are not sent.
 REMOVED = "request_headers_to_remove"
+MANAGER = "envoy.filters.network.http_connection_manager"
+HTTP_MANAGER = (
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
+    "HttpConnectionManager"
+)
 DNS_CLUSTER = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"
+
+# What goes where: keys of the connection manager, of the route and of the cluster of the replicas.
+BOUNDS = "overload_manager"
+OF_MANAGER = ("local_reply_config", "request_timeout", "http2_protocol_options")
+OF_ROUTE = (BODY_LIMIT, REMOVED, "typed_per_filter_config")
+OF_CLUSTER = ("load_balancing_policy", "circuit_breakers", "typed_extension_protocol_options")
 
 PLAIN_HEAD = """\
 # What an Envoy configuration of your own needs, to be copied to where each key belongs. The cluster
 # of your replicas keeps its name, discovery and health checks; docs/mesh/plain-envoy.md explains.
 """
 EXAMPLE_HEAD = """\
-# before.yaml with the four pieces of fragment.yaml in it; docs/getting-started.md runs it.
+# before.yaml with the pieces of fragment.yaml in it; docs/getting-started.md runs it.
 """
 ISTIO_HEAD = """\
 # Istio without InferencePool: filters before the router of one gateway, and the policy that takes
@@ -95,17 +104,21 @@ def plain() -> str:
             {"http_filters": manager(tree)["http_filters"][:-1]},
         ),
         (
-            "In the route to the replicas.",
+            "In the HTTP connection manager: errors as JSON, and an end to unfinished bodies.",
+            {key: manager(tree)[key] for key in OF_MANAGER},
+        ),
+        (
+            "In the route to the replicas; the filters are off in all others.",
             {
                 "route": {key: route["route"][key] for key in ("timeout", "retry_policy")},
-                BODY_LIMIT: route[BODY_LIMIT],
-                REMOVED: route[REMOVED],
+                **{key: route[key] for key in OF_ROUTE},
             },
         ),
         (
             "In the cluster of the replicas, in place of its lb_policy.",
-            {"load_balancing_policy": replicas["load_balancing_policy"]},
+            {key: replicas[key] for key in OF_CLUSTER},
         ),
+        ("Beside the listeners and clusters: bounds of Envoy's own.", {BOUNDS: tree[BOUNDS]}),
         ("Beside your other clusters: the sidecar.", {"clusters": [cluster(tree, "weighbridge")]}),
     )
     return PLAIN_HEAD + "".join(f"\n# {says}\n{dump(piece)}" for says, piece in pieces)
@@ -119,11 +132,12 @@ def plain_example() -> str:
     manager(tree)["http_filters"] = [*pieces["http_filters"], *filters]
     for route in manager(tree)["route_config"]["virtual_hosts"][0]["routes"]:
         route["route"] |= pieces["route"]
-        route[BODY_LIMIT] = pieces[BODY_LIMIT]
-        route[REMOVED] = pieces[REMOVED]
+        route |= {key: pieces[key] for key in OF_ROUTE}
+    manager(tree).update({key: pieces[key] for key in OF_MANAGER})
+    tree[BOUNDS] = pieces[BOUNDS]
     replicas = tree["static_resources"]["clusters"][0]
     del replicas["lb_policy"]
-    replicas["load_balancing_policy"] = pieces["load_balancing_policy"]
+    replicas |= {key: pieces[key] for key in OF_CLUSTER}
     tree["static_resources"]["clusters"] += pieces["clusters"]
     return EXAMPLE_HEAD + dump(tree)
 
@@ -140,7 +154,7 @@ def istio() -> str:
         "listener": {
             "filterChain": {
                 "filter": {
-                    "name": "envoy.filters.network.http_connection_manager",
+                    "name": MANAGER,
                     "subFilter": {"name": "envoy.filters.http.router"},
                 }
             }
@@ -155,15 +169,24 @@ def istio() -> str:
         for one in filters
     ]
     routes = manager(tree)["route_config"]["virtual_hosts"][0]["routes"]
-    limit = next(one[BODY_LIMIT] for one in routes if BODY_LIMIT in one)
+    route = next(one for one in routes if BODY_LIMIT in one)
     patches.append(
         {
             "applyTo": "HTTP_ROUTE",
             "match": {"context": "GATEWAY"},
-            "patch": {
-                "operation": "MERGE",
-                "value": {BODY_LIMIT: limit, REMOVED: [names.JOIN]},
-            },
+            "patch": {"operation": "MERGE", "value": {key: route[key] for key in OF_ROUTE}},
+        }
+    )
+    whole_manager = {
+        "context": "GATEWAY",
+        "listener": {"filterChain": {"filter": {"name": MANAGER}}},
+    }
+    own = {"@type": HTTP_MANAGER, **{key: manager(tree)[key] for key in OF_MANAGER}}
+    patches.append(
+        {
+            "applyTo": "NETWORK_FILTER",
+            "match": whole_manager,
+            "patch": {"operation": "MERGE", "value": {"name": MANAGER, "typed_config": own}},
         }
     )
     replicas, sidecar = cluster(tree, "replicas"), cluster(tree, "weighbridge")

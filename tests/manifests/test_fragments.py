@@ -1,5 +1,6 @@
 """Mesh fragments: every object fits its published schema, every filter is accepted by Envoy."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,12 @@ def test_envoy_of_somebody_takes_the_plain_fragment() -> None:
         "name": "replicas",
         "type": "STRICT_DNS",
         "load_assignment": cluster(own, "replicas")["load_assignment"],
-        "load_balancing_policy": fragment["load_balancing_policy"],
+        **{key: fragment[key] for key in fragments.OF_CLUSTER},
     }
     route = {
         "match": {"prefix": "/"},
         "route": {"cluster": "replicas", **fragment["route"]},
-        fragments.BODY_LIMIT: fragment[fragments.BODY_LIMIT],
+        **{key: fragment[key] for key in fragments.OF_ROUTE},
     }
     host = {"name": "own", "domains": ["*"], "routes": [route]}
     own["static_resources"]["clusters"] = [replicas, *fragment["clusters"]]
@@ -82,6 +83,8 @@ def test_envoy_takes_what_istio_makes_of_the_patches() -> None:
             filters.append(value)
         elif patch["applyTo"] == "HTTP_ROUTE":
             route.update(value)
+        elif patch["applyTo"] == "NETWORK_FILTER":
+            manager(tree).update(value["typed_config"])
         else:
             clusters[patch["match"]["cluster"]["name"]].update(value)
     tree["static_resources"]["clusters"] = [{**one, "name": name} for name, one in clusters.items()]
@@ -91,8 +94,15 @@ def test_envoy_takes_what_istio_makes_of_the_patches() -> None:
     binary.validate_text(binary.find(), yaml.safe_dump(tree), ".yaml")
 
 
-def test_envoy_takes_the_configuration_of_compose() -> None:
-    binary.validate(binary.find(), ENVOY / "compose" / "envoy.yaml")
+# Older ones are named in ENVOYS, as many as are wanted, with colons between their paths.
+BINARIES = [binary.find(), *(Path(one) for one in os.environ.get("ENVOYS", "").split(":") if one)]
+WHOLE = ("compose/envoy.yaml", "plain/example.yaml", "standalone/envoy.yaml")
+
+
+@pytest.mark.parametrize("envoy", BINARIES, ids=str)
+@pytest.mark.parametrize("file", WHOLE)
+def test_envoy_takes_every_whole_file(file: str, envoy: Path) -> None:
+    binary.validate(envoy, ENVOY / file)
 
 
 def test_no_fragment_lets_a_client_name_its_replica() -> None:

@@ -29,10 +29,18 @@ def refusal(directory: Path, content: object) -> str:
     return text.removeprefix(str(path))
 
 
+@pytest.mark.parametrize("name", ["Host", "connection", "te"])
+def test_a_header_that_can_never_arrive_names_nobody(tmp_path: Path, name: str) -> None:
+    for setting in (f"tenant_header: {name}", f"session_headers: [{name}]"):
+        with pytest.raises(ConfigError, match="never reaches the sidecar"):
+            load(write(tmp_path, setting))
+
+
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     config = load(write(tmp_path, ""))
     assert config == Config()
-    assert config.session_headers == ("x-session-id", "x-conversation-id")
+    agents = ("session_id", "conversation_id")
+    assert config.session_headers == ("x-session-id", "x-conversation-id", *agents)
     assert config.listen.transport == "native"
 
 

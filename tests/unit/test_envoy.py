@@ -11,6 +11,7 @@ import yaml
 from weighbridge.config import BodyMode, Config, load
 from weighbridge.envoy import binary
 from weighbridge.envoy.bootstrap import render
+from weighbridge.envoy.repeats import repeats_for
 from weighbridge.errors import RefusedError
 
 REPLICAS = [{"endpoint": f"10.0.0.{n}:8000", "profile": "p"} for n in range(1, 4)]
@@ -141,7 +142,7 @@ def test_bodies_that_say_they_are_too_long_to_be_buffered_are_streamed() -> None
     [header] = long["match"]["headers"]
     assert header["name"] == "content-length"
     assert header["range_match"]["start"] == str((1 << 20) + 1)
-    [override] = long["typed_per_filter_config"].values()
+    override = long["typed_per_filter_config"]["envoy.filters.http.ext_proc"]
     mode = override["overrides"]["processing_mode"]
     assert mode["request_body_mode"] == "FULL_DUPLEX_STREAMED"
     assert mode["request_trailer_mode"] == "SEND"
@@ -159,7 +160,12 @@ def test_only_inference_routes_reach_the_replicas() -> None:
     }
     assert weighed["match"] == {"prefix": "/v1/", "runtime_fraction": fraction}
     assert rest["match"] == {"prefix": "/v1/"}
-    assert len(rest["typed_per_filter_config"]) == 2, "the sidecar is not asked"
+    # What Envoy answers before it knows a route, and these routes, pass no filter of the sidecar.
+    filters = manager(parsed(config()))["http_filters"]
+    off = {one["name"] for one in filters if one.get("disabled")}
+    assert set(weighed["typed_per_filter_config"]) == off
+    assert len(off) == 2
+    assert "typed_per_filter_config" not in rest, "the sidecar is not asked"
     # No answer is cut off after Envoy's 15 s.
     assert weighed["route"]["timeout"] == rest["route"]["timeout"] == "0s"
 
@@ -190,3 +196,39 @@ def test_a_config_that_envoy_refuses_is_one_line(tmp_path: Path) -> None:
 def test_a_missing_envoy_is_said(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="there is no file"):
         binary.find(tmp_path / "envoy")
+
+
+@pytest.mark.parametrize(("replicas", "repeats"), [(0, 3), (1, 1), (2, 1), (3, 2), (4, 3), (40, 3)])
+def test_no_replica_of_a_known_fleet_is_asked_twice(replicas: int, repeats: int) -> None:
+    assert repeats_for(replicas) == repeats
+
+
+def test_repeats_have_a_budget_and_connections_and_memory_a_bound() -> None:
+    content = parsed(config(max_connections=100, max_heap_bytes=1 << 30))
+    thresholds = cluster(content, "replicas")["circuit_breakers"]["thresholds"][0]
+    assert thresholds["retry_budget"]["min_retry_concurrency"] < 100
+    monitors = {
+        one["name"]: one["typed_config"] for one in content["overload_manager"]["resource_monitors"]
+    }
+    heap = monitors["envoy.resource_monitors.fixed_heap"]
+    connections = monitors["envoy.resource_monitors.global_downstream_max_connections"]
+    assert heap["max_heap_size_bytes"] == str(1 << 30)
+    assert connections["max_active_downstream_connections"] == "100"
+    actions = {one["name"] for one in content["overload_manager"]["actions"]}
+    assert "envoy.overload_actions.reset_high_memory_stream" in actions
+    # An unfinished body ends, though its client may be silent for long while it is answered.
+    assert manager(content)["request_timeout"] == "300s"
+
+
+def test_nothing_is_rendered_that_an_older_envoy_does_not_know() -> None:
+    text = render(config())
+    # From 1.38 on alone.
+    assert "selected_host_key" not in text
+    # Up to 1.38 a regex may compile to 100 instructions; RE2 takes about one a character.
+    regex = manager(yaml.safe_load(text))["http_filters"][1]["typed_config"]["mutation_rules"]
+    assert len(regex["allow_expression"]["regex"]) < 90
+
+
+def test_envoy_accepts_cors() -> None:
+    cors = {"origins": ["https://chat.example", "*"]}
+    binary.validate_text(binary.find(), render(config(cors=cors)), ".yaml")

@@ -346,7 +346,14 @@ impl Placing {
 }
 
 fn default_session_headers() -> Vec<String> {
-    vec!["x-session-id".to_owned(), "x-conversation-id".to_owned()]
+    [
+        "x-session-id",
+        "x-conversation-id",
+        "session_id",
+        "conversation_id",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 #[allow(clippy::unnecessary_wraps)] // serde wants the field's type

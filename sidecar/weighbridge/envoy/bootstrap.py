@@ -34,6 +34,7 @@ from weighbridge.envoy.clusters import (
     sidecar_cluster,
 )
 from weighbridge.envoy.listener import listener
+from weighbridge.envoy.overload import overload_manager
 from weighbridge.envoy.pack import address
 from weighbridge.errors import ConfigError
 
@@ -64,6 +65,7 @@ def bootstrap(config: Config) -> Bootstrap:
             ],
         ),
         dynamic_resources=None if ads is None else dynamic_resources(),
+        overload_manager=overload_manager(config.envoy),
         # Lets /runtime_modify of the admin port change runtime keys.
         layered_runtime=LayeredRuntime(
             layers=[RuntimeLayer(name="admin", admin_layer=RuntimeLayerAdminLayer())]

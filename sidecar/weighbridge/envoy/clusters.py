@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
-    CircuitBreakers,
-    CircuitBreakersThresholds,
     Cluster,
     ClusterCommonLbConfig,
     ClusterDiscoveryType,
@@ -54,20 +52,15 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptionsExplicitHttpConfig,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.envoy.type.metadata.v3 import MetadataKey, MetadataKeyPathSegment
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 
 from weighbridge.address import HostPort, UnixPath
 from weighbridge.config import SidecarTls
-from weighbridge.envoy import names
+from weighbridge.envoy import names, repeats
 from weighbridge.envoy.pack import address, extension, pack, seconds
 
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-# Every LLM request holds a connection and an ext_proc stream for as long as it runs; Envoy's own
-# limit of 1,024, and of 3 retries at once, would refuse work that the replicas could queue.
-CONCURRENCY = 1 << 16
-RETRIES = 1 << 12
 
 
 def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
@@ -78,7 +71,7 @@ def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
         connect_timeout=seconds(1),
         load_balancing_policy=override_host_policy(),
         load_assignment=assignment(names.REPLICA_CLUSTER, replicas),
-        circuit_breakers=limits(),
+        circuit_breakers=repeats.limits(),
         health_checks=[
             HealthCheck(
                 timeout=seconds(1),
@@ -98,6 +91,7 @@ def replica_cluster(replicas: Sequence[HostPort], health_path: str) -> Cluster:
                     explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                         http_protocol_options=Http1ProtocolOptions()
                     ),
+                    http_filters=repeats.attempt_filters(),
                 )
             )
         },
@@ -155,7 +149,7 @@ def sidecar_cluster(sidecar: HostPort | UnixPath, tls: SidecarTls | None = None)
         type=discovery(sidecar),
         connect_timeout=seconds(0.25),
         load_assignment=assignment(names.SIDECAR_CLUSTER, [sidecar]),
-        circuit_breakers=limits(),
+        circuit_breakers=repeats.limits(),
         health_checks=[
             HealthCheck(
                 timeout=seconds(1),
@@ -222,7 +216,6 @@ def override_host_policy() -> LoadBalancingPolicy:
         "envoy.load_balancing_policies.override_host",
         OverrideHost(
             override_host_sources=[OverrideHostOverrideHostSource(header=names.DESTINATION)],
-            selected_host_key=metadata_key(names.SERVED),
             fallback_policy=policy(
                 "envoy.load_balancing_policies.least_request", LeastRequest(choice_count=2)
             ),
@@ -237,11 +230,6 @@ def policy(name: str, message: OverrideHost | LeastRequest) -> LoadBalancingPoli
     )
 
 
-def metadata_key(path: str) -> MetadataKey:
-    """A key in the namespace of the endpoint picker protocol."""
-    return MetadataKey(key=names.METADATA_NAMESPACE, path=[MetadataKeyPathSegment(key=path)])
-
-
 def assignment(name: str, hosts: Sequence[HostPort | UnixPath]) -> ClusterLoadAssignment:
     """The members of a cluster."""
     return ClusterLoadAssignment(
@@ -253,20 +241,6 @@ def assignment(name: str, hosts: Sequence[HostPort | UnixPath]) -> ClusterLoadAs
                 ]
             )
         ],
-    )
-
-
-def limits() -> CircuitBreakers:
-    """Circuit breakers wide enough to leave queueing to the replicas and to admission."""
-    return CircuitBreakers(
-        thresholds=[
-            CircuitBreakersThresholds(
-                max_connections=CONCURRENCY,
-                max_pending_requests=CONCURRENCY,
-                max_requests=CONCURRENCY,
-                max_retries=RETRIES,
-            )
-        ]
     )
 
 

@@ -8,8 +8,8 @@ from envoy_data_plane.envoy.config.core.v3 import (
     GrpcServiceEnvoyGrpc,
     HeaderValue,
     HeaderValueOption,
+    Http2ProtocolOptions,
     HttpProtocolOptions,
-    HttpProtocolOptionsHeadersWithUnderscoresAction,
     RuntimeFractionalPercent,
     SubstitutionFormatString,
 )
@@ -18,8 +18,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
     RetryPolicy,
-    RetryPolicyRetryBackOff,
-    RetryPolicyRetryHostPredicate,
     Route,
     RouteAction,
     RouteConfiguration,
@@ -48,9 +46,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerTracing,
     HttpFilter,
 )
-from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
-    PreviousHostsPredicate,
-)
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent, Int64Range, Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
@@ -58,26 +53,26 @@ from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
 from weighbridge.config import BodyMode, Config, EnvoySettings, TenantClaim, Tracing
-from weighbridge.envoy import failures, identity, names
+from weighbridge.envoy import cors, failures, identity, names, repeats
 from weighbridge.envoy.pack import address, pack, seconds
 
 EXT_PROC_FILTER = "envoy.filters.http.ext_proc"
 METERING_FILTER = "envoy.filters.http.ext_proc/metering"
-# A reset before the response has begun is safe to repeat: the replica has answered nothing. Nor has
-# one that says 503: it is starting, stopping, or its engine is gone.
-RETRY_ON = "connect-failure,refused-stream,reset,reset-before-request,retriable-status-codes"
-RETRIED_STATUS = 503
 # What the sidecar may set: on a request its choice, and that a 404 be asked of the next replica
 # when nobody knows who keeps a response; on an answer of its own what says why.
-SIDECAR_HEADERS = (
-    # Envoy refuses a regex that compiles to more than 100 instructions.
-    r"x-(gateway|ratelimit|weighbridge)-.*|x-envoy-(max-retries|retriable-.*)"
-    r"|content-type|retry-after"
-)
+# Up to 1.38 Envoy refuses a regex that compiles to more than 100 instructions.
+SIDECAR_HEADERS = "x-(gateway|ratelimit|weighbridge|envoy-(max|retri)).*|content-type|retry-after"
 # The longest that the sidecar may ask for when it holds a request back, s.
 MAX_MESSAGE_TIMEOUT = 120
 # Until a request's headers are all there, s: a client that trickles them holds nothing for long.
 HEADERS_TIMEOUT = 30
+# Until a request is all there and has been admitted, s: an unfinished body holds memory.
+REQUEST_TIMEOUT = MAX_MESSAGE_TIMEOUT + 180
+# Streams of one HTTP/2 connection, and what Envoy takes of bodies before it has passed them on,
+# bytes: of one stream, and of all streams of a connection.
+STREAMS = 1024
+STREAM_WINDOW = 1 << 20
+CONNECTION_WINDOW = 16 << 20
 # Silence on a request, s: a queued prompt may stay silent for long before its first token.
 IDLE_TIMEOUT = 1800
 
@@ -120,11 +115,14 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         ),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(3600),
-            headers_with_underscores_action=(
-                HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST
-            ),
+        ),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=STREAMS,
+            initial_stream_window_size=STREAM_WINDOW,
+            initial_connection_window_size=CONNECTION_WINDOW,
         ),
         stream_idle_timeout=seconds(IDLE_TIMEOUT),
+        request_timeout=seconds(REQUEST_TIMEOUT),
         request_headers_timeout=seconds(HEADERS_TIMEOUT),
         # Lets a client's log and the sidecar's decisions be joined.
         always_set_request_id_in_response=True,
@@ -133,15 +131,15 @@ def connection_manager(config: Config) -> HttpConnectionManager:
         local_reply_config=failures.replies(),
         route_config=RouteConfiguration(
             name="routes",
-            virtual_hosts=[virtual_host(settings, config.largest_buffered_body)],
+            virtual_hosts=[virtual_host(config)],
             # The replicas' cluster comes later where it comes over ADS.
             validate_clusters=None if config.discovery.ads.address is None else False,
         ),
         http_filters=[
+            *cors.filters(settings.cors),
             http_filter("envoy.filters.http.header_mutation", identity.strip(config)),
             *verifications(config.tenant_claim),
-            http_filter(EXT_PROC_FILTER, ext_proc(settings, config.tenant_claim)),
-            *([http_filter(METERING_FILTER, metering())] if settings.metering else []),
+            *sidecar_filters(settings, config.tenant_claim),
             http_filter("envoy.filters.http.router", Router()),
         ],
     )
@@ -196,6 +194,8 @@ def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> Exter
         message_timeout=seconds(settings.message_timeout_seconds),
         max_message_timeout=seconds(MAX_MESSAGE_TIMEOUT),
         processing_mode=processing_mode(settings.body_mode),
+        # Who served: the choice may have been a list, and a retry takes the next of it.
+        response_attributes=[names.UPSTREAM_ADDRESS],
         mutation_rules=HeaderMutationRules(
             disallow_all=True, allow_expression=RegexMatcher(regex=SIDECAR_HEADERS)
         ),
@@ -225,9 +225,30 @@ def processing_mode(body_mode: BodyMode) -> ProcessingMode:
     )
 
 
-def sidecar_filters(settings: EnvoySettings) -> list[str]:
-    """The filters that talk to the sidecar."""
-    return [EXT_PROC_FILTER, *([METERING_FILTER] if settings.metering else [])]
+def sidecar_filters(settings: EnvoySettings, claim: TenantClaim | None) -> list[HttpFilter]:
+    """The filters that talk to the sidecar, for the routes that ask for them alone.
+
+    What Envoy refuses before it knows a route passes none of them: a filter that waits for the
+    sidecar would lose the answer, since Envoy closes the connection right after it.
+    """
+    filters = {EXT_PROC_FILTER: ext_proc(settings, claim)}
+    if settings.metering:
+        filters[METERING_FILTER] = metering()
+    return [
+        HttpFilter(name=name, typed_config=pack(message), disabled=True)
+        for name, message in filters.items()
+    ]
+
+
+def with_sidecar(
+    settings: EnvoySettings, asked: ExtProcOverrides | None = None
+) -> dict[str, PackedMessage]:
+    """Switches on, for a route, what talks to the sidecar; `asked` in another mode."""
+    names_of_all = [EXT_PROC_FILTER, *([METERING_FILTER] if settings.metering else [])]
+    on = dict.fromkeys(names_of_all, pack(ExtProcPerRoute(overrides=ExtProcOverrides())))
+    if asked is not None:
+        on[EXT_PROC_FILTER] = pack(ExtProcPerRoute(overrides=asked))
+    return on
 
 
 def metering() -> ExternalProcessor:
@@ -257,25 +278,32 @@ def namespaces(*untyped: str) -> MetadataOptionsMetadataNamespaces:
     return MetadataOptionsMetadataNamespaces(untyped=list(untyped))
 
 
-def virtual_host(settings: EnvoySettings, buffered: int) -> VirtualHost:
+def virtual_host(config: Config) -> VirtualHost:
     """Only inference reaches the replicas: their routes for operators stay behind the gateway."""
+    settings, buffered = config.envoy, config.largest_buffered_body
+    policy = repeats.retry_policy(
+        settings.replica_silence_seconds, repeats.repeats_for(len(config.replicas))
+    )
     return VirtualHost(
         name="inference",
         domains=["*"],
         routes=[
-            answer(settings, RouteMatch(path="/health"), 200, ""),
-            answer(settings, RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
+            answer(RouteMatch(path="/health"), 200, ""),
+            answer(RouteMatch(path="/v1/kv_cache_hints"), 404, NOT_FOUND),
+            # The filter answers none on a route that Envoy answers itself.
+            *([] if settings.cors else [answer(cors.preflight(), 405, cors.REFUSED)]),
             *([] if settings.body_mode == "none" else [long_bodies(settings, buffered)]),
             inference(
-                settings,
-                buffered,
                 RouteMatch(prefix="/v1/", runtime_fraction=weighed(settings)),
-                {},
+                buffered,
+                policy,
+                with_sidecar(settings),
             ),
             # What the fraction leaves over goes by Envoy's own policy.
-            inference(settings, buffered, RouteMatch(prefix="/v1/"), without_sidecar(settings)),
-            answer(settings, RouteMatch(prefix="/"), 404, NOT_FOUND),
+            inference(RouteMatch(prefix="/v1/"), buffered, policy, {}),
+            answer(RouteMatch(prefix="/"), 404, NOT_FOUND),
         ],
+        typed_per_filter_config=cors.policy(settings.cors),
     )
 
 
@@ -294,14 +322,14 @@ def long_bodies(settings: EnvoySettings, buffered: int) -> Route:
         match=RouteMatch(prefix="/v1/", headers=[longer], runtime_fraction=weighed(settings)),
         route=RouteAction(cluster=names.REPLICA_CLUSTER, timeout=seconds(0)),
         request_headers_to_remove=[names.JOIN],
-        typed_per_filter_config={EXT_PROC_FILTER: pack(ExtProcPerRoute(overrides=streamed))},
+        typed_per_filter_config=with_sidecar(settings, streamed),
     )
 
 
 def inference(
-    settings: EnvoySettings,
-    buffered: int,
     match: RouteMatch,
+    buffered: int,
+    policy: RetryPolicy,
     per_filter: dict[str, PackedMessage],
 ) -> Route:
     """A route to the replicas; bodies of more than `buffered` bytes get 413 where they must be
@@ -312,7 +340,7 @@ def inference(
             cluster=names.REPLICA_CLUSTER,
             # An answer may take as long as it takes; silence is limited above.
             timeout=seconds(0),
-            retry_policy=retry_policy(settings.replica_silence_seconds),
+            retry_policy=policy,
         ),
         request_body_buffer_limit=buffered,
         # Between the filters it names the request; replicas have no use for it.
@@ -329,19 +357,13 @@ def weighed(settings: EnvoySettings) -> RuntimeFractionalPercent:
     )
 
 
-def without_sidecar(settings: EnvoySettings) -> dict[str, PackedMessage]:
-    """Switches off, for a route, what talks to the sidecar."""
-    off = pack(ExtProcPerRoute(disabled=True))
-    return dict.fromkeys(sidecar_filters(settings), off)
-
-
 NOT_FOUND = (
     '{"error":{"message":"no such route","type":"invalid_request_error",'
     '"param":null,"code":"route_not_found"}}'
 )
 
 
-def answer(settings: EnvoySettings, match: RouteMatch, status: int, body: str) -> Route:
+def answer(match: RouteMatch, status: int, body: str) -> Route:
     """A route that Envoy answers itself, without asking the sidecar."""
     return Route(
         match=match,
@@ -353,27 +375,6 @@ def answer(settings: EnvoySettings, match: RouteMatch, status: int, body: str) -
         ]
         if body
         else [],
-        typed_per_filter_config=without_sidecar(settings),
-    )
-
-
-def retry_policy(silence_seconds: float) -> RetryPolicy:
-    """Repeats on another replica what one failed to begin: first those that the sidecar named."""
-    return RetryPolicy(
-        retry_on=RETRY_ON,
-        retriable_status_codes=[RETRIED_STATUS],
-        num_retries=3,
-        per_try_idle_timeout=seconds(silence_seconds),
-        retry_host_predicate=[
-            RetryPolicyRetryHostPredicate(
-                name="envoy.retry_host_predicates.previous_hosts",
-                typed_config=pack(PreviousHostsPredicate()),
-            )
-        ],
-        host_selection_retry_max_attempts=8,
-        retry_back_off=RetryPolicyRetryBackOff(
-            base_interval=seconds(0.01), max_interval=seconds(0.1)
-        ),
     )
 
 

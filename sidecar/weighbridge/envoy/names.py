@@ -1,6 +1,7 @@
 """Names that Envoy's configuration and the sidecar must agree on."""
 
-# Endpoint picker protocol: the header and the metadata key of the choice, and of who served.
+# Endpoint picker protocol: the header and the metadata key of the choice, and the key under which
+# some gateways say who served.
 METADATA_NAMESPACE = "envoy.lb"
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 DESTINATION = "x-gateway-destination-endpoint"
@@ -8,6 +9,9 @@ SERVED = "x-gateway-destination-endpoint-served"
 # Names a request to the filter that copies its reply; the sidecar draws it for each request.
 JOIN = "x-weighbridge-request"
 SUBSET = "x-gateway-destination-endpoint-subset"
+
+# The attribute by which Envoy tells the sidecar who served.
+UPSTREAM_ADDRESS = "upstream.address"
 
 # The service that gRPC health is asked for: serving while the sidecar is ready for requests.
 EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
