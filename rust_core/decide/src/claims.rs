@@ -48,6 +48,29 @@ pub(crate) fn decoded_mu(profile: &Profile, run_us: u64) -> f64 {
     run_us as f64 / 1000.0 * mu_per_ms / profile.reference_batch.max(1.0)
 }
 
+/// Tokens that one sequence among `sequences` decodes in `run_ms` by the hardware's own step times,
+/// where the profile has them.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
+pub(crate) fn tokens_in(
+    profile: &Profile,
+    sequences: f64,
+    context: u64,
+    run_ms: f64,
+) -> Option<u64> {
+    let latency = profile.latency.as_ref()?;
+    let sequences = sequences.clamp(1.0, f64::from(profile.max_batch_size.max(1)));
+    let touched = 1.0 - (1.0 - latency.decode_experts_per_seq.clamp(0.0, 1.0)).powf(sequences);
+    let step_ms = latency.decode_base_ms
+        + latency.decode_per_seq_ms * sequences
+        + latency.decode_per_ktok_ctx_ms * sequences * context as f64 / 1000.0
+        + latency.decode_experts_ms * touched;
+    (step_ms > 0.0).then(|| (run_ms.max(0.0) / step_ms) as u64)
+}
+
 /// Output tokens of a reply, all choices together, and whether they are as it claims: at most what the
 /// client allows, and what the text and the events that were seen, or else the time that it ran, can
 /// bear. A claim beyond that is none.

@@ -294,7 +294,16 @@ impl Metering {
             |flight| flight.decoded_mu(ended_us),
         );
         let most = claims::longest_answer(&facts.profile, facts.max_output);
-        claims::tokens_for(&facts.profile, &facts.work, decode_mu, most)
+        let owed = claims::tokens_for(&facts.profile, &facts.work, decode_mu, most);
+        // With few beside it, it was decoded faster than its part of a full replica.
+        let others = state.replica.load.totals().requests.max(0);
+        #[allow(clippy::cast_precision_loss)]
+        let (sequences, run_ms) = (
+            others as f64 + f64::from(facts.work.choices.max(1)),
+            ms(run_us),
+        );
+        let alone = claims::tokens_in(&facts.profile, sequences, facts.work.prompt_tokens, run_ms);
+        alone.map_or(owed, |alone| alone.max(owed).min(most))
     }
 
     /// Learns from a reply that carried its usage.
