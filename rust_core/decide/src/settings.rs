@@ -378,7 +378,7 @@ fn default_decision_log() -> usize {
 }
 
 fn default_expanded_bytes() -> usize {
-    64 << 20
+    16 << 20
 }
 
 fn default_tokenizer_bytes() -> usize {

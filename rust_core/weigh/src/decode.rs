@@ -1,7 +1,8 @@
 //! Undoes a body's content-encoding, within bounds, as far as the bytes go.
 //!
-//! A body that is cut off yields what its beginning expands to. Memory is bounded by the caller's
-//! limit on the expanded body and by the formats' own windows: 32 KiB for gzip and deflate, 8 MiB
+//! A body that is cut off yields what its beginning expands to. Work is bounded by what was sent: a
+//! body may expand to [`FREE_BYTES`] and [`MOST_RATIO`] times its length, and to the caller's limit.
+//! Memory is bounded by the same, and by the formats' own windows: 32 KiB for gzip and deflate, 8 MiB
 //! for zstd (larger windows are refused), 16 MiB for brotli.
 
 use std::borrow::Cow;
@@ -11,8 +12,11 @@ use thiserror::Error;
 
 use crate::reading::Body;
 
-/// Codings that may be stacked, as in `content-encoding: gzip, br`.
-const MAX_CODINGS: usize = 3;
+/// Bytes that any body may expand to, however short it is.
+pub const FREE_BYTES: usize = 256 * 1024;
+
+/// How many times its length a body may expand to beside that. Chats as JSON reach 3 to 30.
+pub const MOST_RATIO: usize = 100;
 
 /// Largest zstd window, as a power of two: 8 MiB, what `zstd --ultra` needs and browsers accept.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -29,13 +33,13 @@ pub enum DecodeError {
         /// The coding, cut to 32 characters.
         coding: String,
     },
-    /// More codings on top of each other than any real request has.
-    #[error("The request body has more than {MAX_CODINGS} content-encodings.")]
+    /// A coding on top of another.
+    #[error("The request body has more than one content-encoding.")]
     TooManyCodings,
     /// The body expands to more than is allowed.
-    #[error("The request body expands to more than {limit} bytes.")]
+    #[error("The request body expands to more than the {limit} bytes that its length allows.")]
     TooLarge {
-        /// Bytes allowed.
+        /// Bytes allowed to a body of this length.
         limit: usize,
     },
     /// The bytes are not what the coding says.
@@ -53,9 +57,9 @@ impl DecodeError {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
-            Self::Unsupported { .. } => 415,
+            Self::Unsupported { .. } | Self::TooManyCodings => 415,
             Self::TooLarge { .. } => 413,
-            Self::TooManyCodings | Self::Corrupt { .. } => 400,
+            Self::Corrupt { .. } => 400,
         }
     }
 
@@ -158,8 +162,9 @@ impl Coding {
     }
 }
 
-/// Whether a deflate stream is wrapped as zlib, as the standard wants and some clients forget.
-fn is_zlib(bytes: &[u8]) -> bool {
+/// Whether a deflate stream that begins so is wrapped as zlib, as the standard wants and some forget.
+#[must_use]
+pub fn is_zlib(bytes: &[u8]) -> bool {
     match bytes {
         [first, second, ..] => first & 0x0F == 8 && u16::from_be_bytes([*first, *second]) % 31 == 0,
         _ => true,
@@ -206,46 +211,42 @@ fn drain(mut decoder: impl Read, limit: usize) -> (Vec<u8>, Result<(), Fault>) {
 /// Undoes `content_encoding` (the header's value) of a body, whole or cut off.
 ///
 /// # Errors
-/// When a coding is unknown or there are too many, when the body expands to more than `max_bytes`,
-/// or when a whole body is not what its coding says. The beginning of a body is never faulted for
-/// ending early.
+/// When a coding is unknown or there are two, when the body expands to more than `max_bytes` or than
+/// its length allows, or when a whole body is not what its coding says. The beginning of a body is
+/// never faulted for ending early.
 pub fn decode<'a>(
     content_encoding: &str,
     body: Body<'a>,
     max_bytes: usize,
 ) -> Result<Decoded<'a>, DecodeError> {
-    let mut codings = Vec::new();
+    let mut coding = None;
     for name in content_encoding.split(',') {
-        if let Some(coding) = Coding::named(name.trim())? {
-            if codings.len() == MAX_CODINGS {
+        if let Some(next) = Coding::named(name.trim())? {
+            if coding.replace(next).is_some() {
                 return Err(DecodeError::TooManyCodings);
             }
-            codings.push(coding);
         }
     }
-    let mut decoded = Decoded {
-        bytes: Cow::Borrowed(body.bytes),
-        complete: body.complete,
-        total_bytes: body.total_bytes,
-    };
-    for coding in codings.into_iter().rev() {
-        decoded = undo(coding, &decoded, max_bytes)?;
+    match coding {
+        Some(coding) => undo(coding, body, max_bytes),
+        None => Ok(Decoded {
+            bytes: Cow::Borrowed(body.bytes),
+            complete: body.complete,
+            total_bytes: body.total_bytes,
+        }),
     }
-    Ok(decoded)
 }
 
-fn undo(
-    coding: Coding,
-    body: &Decoded<'_>,
-    max_bytes: usize,
-) -> Result<Decoded<'static>, DecodeError> {
-    let (bytes, end) = coding.expand(&body.bytes, max_bytes);
+fn undo(coding: Coding, body: Body<'_>, max_bytes: usize) -> Result<Decoded<'static>, DecodeError> {
+    let allowed = body.bytes.len().saturating_mul(MOST_RATIO);
+    let limit = max_bytes.min(allowed.saturating_add(FREE_BYTES));
+    let (bytes, end) = coding.expand(body.bytes, limit);
     let corrupt = |reason: String| DecodeError::Corrupt {
         coding: coding.name(),
         reason,
     };
     match end {
-        Err(Fault::TooLarge) => return Err(DecodeError::TooLarge { limit: max_bytes }),
+        Err(Fault::TooLarge) => return Err(DecodeError::TooLarge { limit }),
         Err(Fault::Corrupt(reason)) => return Err(corrupt(reason)),
         Err(Fault::Cut) if body.complete => {
             return Err(corrupt("it ends too early".to_owned()));
@@ -319,13 +320,9 @@ mod tests {
             assert_eq!(decoded.total_bytes, Some(text.len() as u64));
             assert!(decoded.complete);
         }
-        let twice = encode("br", &encode("gzip", &text));
-        assert_eq!(
-            decode("GZIP, br", Body::whole(&twice), LIMIT)
-                .unwrap()
-                .bytes,
-            text
-        );
+        let named_twice = encode("gzip", &text);
+        let decoded = decode("identity, GZIP", Body::whole(&named_twice), LIMIT).unwrap();
+        assert_eq!(decoded.bytes, text);
         let members = [encode("gzip", &text), encode("gzip", &text)].concat();
         assert_eq!(
             decode("gzip", Body::whole(&members), LIMIT).unwrap().bytes,
@@ -356,23 +353,43 @@ mod tests {
     }
 
     #[test]
-    fn expansion_is_bounded() {
+    fn expansion_is_bounded_by_what_was_sent() {
         let zeros = vec![0u8; 4 << 20];
         for coding in ["gzip", "deflate", "zstd", "br"] {
             let bomb = encode(coding, &zeros);
-            let error = decode(coding, Body::whole(&bomb), LIMIT).unwrap_err();
-            assert_eq!(error, DecodeError::TooLarge { limit: LIMIT });
-            assert_eq!(error.status(), 413);
+            for complete in [true, false] {
+                let body = Body {
+                    bytes: &bomb,
+                    complete,
+                    total_bytes: None,
+                };
+                let error = decode(coding, body, 64 << 20).unwrap_err();
+                let limit = FREE_BYTES + bomb.len() * MOST_RATIO;
+                assert_eq!(error, DecodeError::TooLarge { limit }, "{coding}");
+                assert_eq!(error.status(), 413);
+            }
+            let small = encode(coding, &zeros[..FREE_BYTES]);
+            assert!(decode(coding, Body::whole(&small), LIMIT).is_ok());
         }
         let exactly = encode("gzip", &zeros[..5000]);
         assert!(decode("gzip", Body::whole(&exactly), 5000).is_ok());
         assert!(decode("gzip", Body::whole(&exactly), 4999).is_err());
-        let body = Body::whole(b"");
         assert_eq!(
-            decode("gzip,gzip,gzip,gzip", body, 9),
-            Err(DecodeError::TooManyCodings)
+            decode("compress", Body::whole(b""), 9)
+                .unwrap_err()
+                .status(),
+            415
         );
-        assert_eq!(decode("compress", body, 9).unwrap_err().status(), 415);
+    }
+
+    #[test]
+    fn a_second_coding_is_refused() {
+        let twice = encode("br", &encode("gzip", &text()));
+        for header in ["gzip, br", "gzip,gzip", "br , x-gzip"] {
+            let error = decode(header, Body::whole(&twice), LIMIT).unwrap_err();
+            assert_eq!(error, DecodeError::TooManyCodings, "{header}");
+            assert_eq!(error.status(), 415);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use weighbridge_weigh::decode::is_zlib;
 
 use super::Reply;
 use super::parser::Parser;
@@ -26,7 +27,7 @@ pub struct ReplyReader {
 enum Coding {
     Plain(Box<Sink>),
     Gzip(Box<MultiGzDecoder<Sink>>),
-    /// Whether it is wrapped as zlib is seen in its first byte.
+    /// Whether it is wrapped as zlib is seen in its first bytes.
     DeflateUnseen(Box<Sink>),
     Zlib(Box<ZlibDecoder<Sink>>),
     Deflate(Box<DeflateDecoder<Sink>>),
@@ -138,9 +139,7 @@ impl ReplyReader {
             return;
         };
         if let Coding::DeflateUnseen(sink) = std::mem::replace(&mut self.coding, Coding::Gone) {
-            // The standard means zlib by `deflate`; some servers send it bare.
-            let wrapped = bytes.first().is_some_and(|first| first & 0x0f == 8);
-            self.coding = if wrapped {
+            self.coding = if is_zlib(bytes) {
                 Coding::Zlib(Box::new(ZlibDecoder::new(*sink)))
             } else {
                 Coding::Deflate(Box::new(DeflateDecoder::new(*sink)))
