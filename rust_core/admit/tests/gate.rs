@@ -42,6 +42,7 @@ fn cost() -> impl Strategy<Value = Amount> {
             prefill: MicroMu::from_mu(prefill),
             decode: MicroMu::from_mu(decode),
             kv_tokens,
+            ..Amount::default()
         },
     )
 }

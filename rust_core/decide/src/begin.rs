@@ -130,6 +130,7 @@ impl Core {
             prefill: MicroMu::from_mu(cost.before_first_token()),
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
+            kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
         };
         let tenant = incoming.tenant.unwrap_or_default();
         match admission::enter(door, tenant, incoming.priority, amount, now_us) {
@@ -258,6 +259,7 @@ impl Core {
             prefill: decision.prefill,
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
+            kv_reserved: weighed.weighing.kv_reserved(decision.cached_blocks),
         });
         let steered = !self.observes_only();
         let reading = weighed.weighing.reading();

@@ -47,6 +47,12 @@ impl Weighed {
     pub fn model(&self) -> &str {
         &self.model.name
     }
+
+    /// The adapter that it asks for beside its model, which any replica can load.
+    fn lora(&self) -> Option<&str> {
+        let lora = self.weighing.reading().lora.as_ref()?;
+        lora.name.as_deref()
+    }
 }
 
 impl Core {
@@ -164,14 +170,16 @@ impl Core {
             (given, listing) => given.or(listing),
         };
         let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
+        let kv = |blocks: u32| weighed.weighing.kv_reserved(blocks);
         let ask = Ask {
             model: &weighed.model.name,
-            adapter,
+            adapter: adapter.or_else(|| weighed.lora()),
             key: weighed.key,
             chain: &weighed.chain,
             prefill: &prefill,
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
-            kv_tokens: weighed.weighing.kv_tokens(),
+            kv: &kv,
+            hold_ms: weighed.weighing.hold_ms(),
             subset: subset.as_deref(),
             keeper: weighed.keeper,
             now_ms: now_us / 1000,

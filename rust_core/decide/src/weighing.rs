@@ -15,7 +15,7 @@ pub struct Weighing {
 
 impl Weighing {
     /// Weighs a reading by `profile`; `output_tokens` of an answer are predicted from the reading
-    /// and the prompt's tokens, and `factor` corrects the estimate of the latter (1: not at all).
+    /// and the tokens of a prompt, and `factor` corrects the estimate of the latter (1: not at all).
     #[must_use]
     pub fn new(
         profile: &Arc<Profile>,
@@ -24,10 +24,13 @@ impl Weighing {
         output_tokens: impl FnOnce(&Reading, u64) -> u64,
     ) -> Self {
         let tokens = profile.tokens(&reading, factor);
-        let output_tokens = output_tokens(&reading, tokens.total());
+        let prompts = reading.prompts.max(1);
+        let output_tokens = output_tokens(&reading, tokens.total().div_ceil(u64::from(prompts)));
         Self {
             cold: Work {
                 prompt_tokens: tokens.total(),
+                prompts,
+                squared_shares: reading.squared_shares,
                 cached_tokens: 0,
                 output_tokens,
                 choices: reading.choices,
@@ -90,9 +93,18 @@ impl Weighing {
         self.cost(0).decode_mu
     }
 
-    /// KV tokens held until the end.
+    /// KV tokens that the engine sets aside, given so many cached blocks.
     #[must_use]
-    pub fn kv_tokens(&self) -> u64 {
-        self.cost(0).kv_tokens
+    pub fn kv_reserved(&self, blocks: u32) -> u64 {
+        let most = self.reading.max_output_tokens;
+        self.profile.kv_reserved(&self.work(blocks), most)
+    }
+
+    /// Milliseconds for which a reference replica holds them: until the answer is written, in steps
+    /// of the reference batch.
+    #[must_use]
+    pub fn hold_ms(&self) -> f64 {
+        let answers = f64::from(self.cold.choices.max(1));
+        self.decode_mu() / answers * self.profile.reference_batch
     }
 }

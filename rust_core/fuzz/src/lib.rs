@@ -75,6 +75,8 @@ pub fn check_reading(reading: &Reading, bytes: usize) {
             choices: reading.choices,
             image_tiles: tokens.image_tiles,
             audio_seconds: reading.audio_seconds,
+            prompts: reading.prompts,
+            squared_shares: reading.squared_shares,
         });
         assert!(cost.total().is_finite() && cost.total() >= 0.0, "{cost:?}");
     }

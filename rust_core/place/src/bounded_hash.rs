@@ -176,7 +176,7 @@ impl<'a> Walk<'a> {
         let score = replica.ms_for(work + own);
         let mean = (self.carried + own).as_mu() / self.mu_per_ms.max(1e-6);
         let verdict = verdict_of(replica, self.ask).unwrap_or_else(|| {
-            if replica.kv_share(self.ask.kv_tokens) > self.bound.kv_share {
+            if replica.kv_share((self.ask.kv)(cached_blocks)) > self.bound.kv_share {
                 Verdict::KvFull
             } else if self.over(replica, work, own, mean) {
                 Verdict::Loaded

@@ -26,8 +26,11 @@ pub struct Ask<'a> {
     pub prefill: &'a dyn Fn(u32) -> MicroMu,
     /// The predicted decode MU.
     pub decode: MicroMu,
-    /// KV tokens it will hold.
-    pub kv_tokens: u64,
+    /// The KV tokens that the engine sets aside for it on a replica that has so many blocks of the
+    /// chain cached. Must not grow with more blocks.
+    pub kv: &'a dyn Fn(u32) -> u64,
+    /// Milliseconds for which a reference replica holds them.
+    pub hold_ms: f64,
     /// Endpoints the gateway allows; `None` allows all.
     pub subset: Option<&'a [&'a str]>,
     /// Milliseconds on the caller's monotonic clock.

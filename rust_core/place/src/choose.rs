@@ -6,6 +6,9 @@
 //! score = (wait + prefill_weight · prefill + room_weight · short · lost + late_weight · late
 //!          + level_ms · busy² + adapter) · health
 //! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
+//!           + memory
+//! memory  = the time for which a request holds its KV tokens · (KV tokens set aside, its own with
+//!           them ÷ what there is − 1)⁺: what does not fit, the engine lets wait
 //! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
 //! lost    = the prefill that the longest match of all would save and its own does not, ms
 //! short   = min(1, reuse_ms ÷ the time in which its cache is filled anew)²; 0 while it is not full
@@ -63,7 +66,8 @@ pub struct ChoiceSettings {
     pub samples: usize,
     /// Replicas with the longest cached prefix that are looked at.
     pub cached: usize,
-    /// Highest share of a replica's KV memory, 0 to 1, this request counted.
+    /// Highest share of a replica's KV memory, 0 to 1, that may be set aside, this request counted;
+    /// beyond it requests come only where no replica has room.
     pub kv_share: f64,
     /// How much of the decode work on a replica's ledger counts as wait, 0 to 1: batching lets a
     /// prompt start before the replies ahead of it have ended.
@@ -139,11 +143,11 @@ pub fn choose(
         allowed: allowed.as_deref(),
         matches: &matches,
         candidates: Vec::with_capacity(MOST_LOOKED_AT),
-        whole: (ask.prefill)(0),
+        whole: Own::of(ask, 0),
         partly: None,
         least_prefill: 0.0,
     };
-    look.least_prefill = look.prefill(matches.deepest()).as_mu();
+    look.least_prefill = look.own(matches.deepest()).prefill.as_mu();
     look.at_slice(slices);
     ask.keeper.iter().for_each(|id| look.add(*id, Role::Keeper));
     look.at_cached();
@@ -164,6 +168,25 @@ fn resolve(pool: &Pool, members: &ModelPool, subset: &[&str]) -> Vec<ReplicaId> 
     ids
 }
 
+/// What a request takes of a replica that has some of its blocks cached.
+#[derive(Clone, Copy)]
+struct Own {
+    blocks: u32,
+    prefill: MicroMu,
+    /// KV tokens set aside.
+    kv: u64,
+}
+
+impl Own {
+    fn of(ask: &Ask<'_>, blocks: u32) -> Self {
+        Self {
+            blocks,
+            prefill: (ask.prefill)(blocks),
+            kv: (ask.kv)(blocks),
+        }
+    }
+}
+
 /// What is looked at for one request.
 struct Look<'a> {
     pool: &'a Pool,
@@ -173,10 +196,10 @@ struct Look<'a> {
     allowed: Option<&'a [ReplicaId]>,
     matches: &'a Matches,
     candidates: Vec<Candidate>,
-    /// Prefill with nothing cached…
-    whole: MicroMu,
+    /// With nothing cached…
+    whole: Own,
     /// …and with as many blocks as were asked about last: candidates often hold as many.
-    partly: Option<(u32, MicroMu)>,
+    partly: Option<Own>,
     /// Prefill MU where most of the prompt is cached.
     least_prefill: f64,
 }
@@ -274,18 +297,14 @@ impl Look<'_> {
         }
     }
 
-    /// Prefill on a replica that has so many blocks cached.
-    fn prefill(&mut self, cached_blocks: u32) -> MicroMu {
+    /// What it takes of a replica that has so many blocks cached.
+    fn own(&mut self, cached_blocks: u32) -> Own {
         if cached_blocks == 0 {
             return self.whole;
         }
         match self.partly {
-            Some((blocks, prefill)) if blocks == cached_blocks => prefill,
-            _ => {
-                let prefill = (self.ask.prefill)(cached_blocks);
-                self.partly = Some((cached_blocks, prefill));
-                prefill
-            }
+            Some(own) if own.blocks == cached_blocks => own,
+            _ => *self.partly.insert(Own::of(self.ask, cached_blocks)),
         }
     }
 
@@ -294,8 +313,19 @@ impl Look<'_> {
         let totals = replica.load.totals();
         let cached_blocks = replica.cache.believed(self.matches.blocks(replica.id));
         let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
-        let wait_ms = ahead.max(0.0) / replica.mu_per_ms();
-        let prefill = self.prefill(cached_blocks).as_mu().max(0.0);
+        let own = self.own(cached_blocks);
+        let kv_share = replica.kv_share_of(totals.kv_reserved, own.kv);
+        // An engine that runs nothing takes what fills it.
+        let is_idle = totals.kv_reserved <= 0;
+        let has_room = kv_share <= settings.kv_share || (is_idle && kv_share <= 1.0);
+        // What does not fit waits in the engine until others have ended.
+        let memory_ms = if has_room {
+            0.0
+        } else {
+            (kv_share - 1.0).max(0.0) * self.ask.hold_ms.max(0.0)
+        };
+        let wait_ms = ahead.max(0.0) / replica.mu_per_ms() + memory_ms / replica.full_mu_per_ms();
+        let prefill = own.prefill.as_mu().max(0.0);
         let prefill_ms = prefill / replica.full_mu_per_ms();
         let lost_ms = (prefill - self.least_prefill).max(0.0) / replica.full_mu_per_ms();
         let filled_anew =
@@ -310,7 +340,6 @@ impl Look<'_> {
             State::Degraded => settings.degraded_factor.max(1.0),
             _ => 1.0,
         };
-        let kv_share = replica.kv_share_of(totals.kv_tokens, self.ask.kv_tokens);
         let verdict = match replica.spec.state {
             _ if self
                 .allowed
@@ -321,10 +350,10 @@ impl Look<'_> {
             State::Ejected | State::Draining => Verdict::Unhealthy,
             // One request at a time shows whether it is well again.
             State::Probing if replica.load.own().requests > 0 => Verdict::Unhealthy,
-            _ if kv_share > settings.kv_share => Verdict::KvFull,
+            _ if !has_room => Verdict::KvFull,
             _ => Verdict::Fit,
         };
-        let whole_ms = self.whole.as_mu().max(0.0) / replica.full_mu_per_ms();
+        let whole_ms = self.whole.prefill.as_mu().max(0.0) / replica.full_mu_per_ms();
         let allowed_ms = settings.objective_ms + settings.objective_share * whole_ms;
         let late_ms = (wait_ms + prefill_ms - allowed_ms).max(0.0);
         let level_ms = if self.ask.chain.len() < SHORT {
@@ -366,14 +395,14 @@ impl Look<'_> {
                 Some(_) => NoReplica::EmptySubset,
                 None => NoReplica::NoneReady,
             })?;
-        let prefill = self.prefill(chosen.cached_blocks);
+        let prefill = self.own(chosen.cached_blocks).prefill;
         Ok(Decision {
             chosen: chosen.replica,
             fallbacks: self.fallbacks(&chosen),
             reason: self.reason(&chosen, has_one),
             cached_blocks: chosen.cached_blocks,
             prefill,
-            saved: self.whole - prefill,
+            saved: self.whole.prefill - prefill,
             pool: self.pool.number,
             candidates: self.candidates,
         })

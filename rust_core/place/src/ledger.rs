@@ -12,8 +12,10 @@ pub struct Amount {
     pub prefill: MicroMu,
     /// Decode work: gone when the reply ends.
     pub decode: MicroMu,
-    /// KV tokens held until the reply ends (prompt and predicted output).
+    /// KV tokens held when the reply ends (prompt and predicted output).
     pub kv_tokens: u64,
+    /// KV tokens that the engine sets aside until then, for all that the reply may become.
+    pub kv_reserved: u64,
 }
 
 /// The sums of a [`Load`] at one moment.
@@ -25,6 +27,8 @@ pub struct Totals {
     pub decode: MicroMu,
     /// KV tokens held by requests in flight.
     pub kv_tokens: i64,
+    /// KV tokens set aside for them; what came past this sidecar counts as it is held.
+    pub kv_reserved: i64,
     /// Requests in flight.
     pub requests: i64,
 }
@@ -37,9 +41,9 @@ impl Totals {
     }
 }
 
-/// The ledger of one replica: four sums that any thread may change without a lock.
+/// The ledger of one replica: five sums that any thread may change without a lock.
 ///
-/// Each sum is exact: a [`Charge`] gives back precisely what it took. The four are read one after
+/// Each sum is exact: a [`Charge`] gives back precisely what it took. They are read one after
 /// another, so a reader may see a request counted in one and not yet in another.
 #[derive(Debug, Default)]
 #[repr(align(128))] // a replica's counters share no cache line with another's
@@ -47,6 +51,7 @@ pub struct Load {
     prefill: AtomicI64,
     decode: AtomicI64,
     kv_tokens: AtomicI64,
+    kv_reserved: AtomicI64,
     requests: AtomicI64,
     recent: AtomicI64,
     foreign_work: AtomicI64,
@@ -86,10 +91,12 @@ impl Load {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let own = self.own();
+        let foreign_kv_tokens = self.foreign_kv_tokens.load(Relaxed);
         Totals {
             prefill: own.prefill,
             decode: own.decode + MicroMu::from_micro(self.foreign_work.load(Relaxed)),
-            kv_tokens: own.kv_tokens + self.foreign_kv_tokens.load(Relaxed),
+            kv_tokens: own.kv_tokens + foreign_kv_tokens,
+            kv_reserved: own.kv_reserved + foreign_kv_tokens,
             requests: own.requests + self.foreign_requests.load(Relaxed),
         }
     }
@@ -101,6 +108,7 @@ impl Load {
             prefill: MicroMu::from_micro(self.prefill.load(Relaxed)),
             decode: MicroMu::from_micro(self.decode.load(Relaxed)),
             kv_tokens: self.kv_tokens.load(Relaxed),
+            kv_reserved: self.kv_reserved.load(Relaxed),
             requests: self.requests.load(Relaxed),
         }
     }
@@ -117,12 +125,16 @@ impl Load {
         self.prefill.fetch_add(amount.prefill.micro(), Relaxed);
         self.decode.fetch_add(amount.decode.micro(), Relaxed);
         self.kv_tokens.fetch_add(signed(amount.kv_tokens), Relaxed);
+        self.kv_reserved
+            .fetch_add(signed(amount.kv_reserved), Relaxed);
     }
 
     fn take(&self, amount: Amount) {
         self.prefill.fetch_sub(amount.prefill.micro(), Relaxed);
         self.decode.fetch_sub(amount.decode.micro(), Relaxed);
         self.kv_tokens.fetch_sub(signed(amount.kv_tokens), Relaxed);
+        self.kv_reserved
+            .fetch_sub(signed(amount.kv_reserved), Relaxed);
     }
 }
 

@@ -132,10 +132,10 @@ impl Replica {
         work.as_mu().max(0.0) / self.mu_per_ms()
     }
 
-    /// Share of its KV memory that would be held with `more` tokens on top.
+    /// Share of its KV memory that would be set aside with `more` tokens on top.
     #[must_use]
     pub fn kv_share(&self, more: u64) -> f64 {
-        self.kv_share_of(self.load.totals().kv_tokens, more)
+        self.kv_share_of(self.load.totals().kv_reserved, more)
     }
 
     #[allow(clippy::cast_precision_loss)]

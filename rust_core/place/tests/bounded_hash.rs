@@ -31,7 +31,8 @@ fn ask<'a>(session: u32, prefill: &'a dyn Fn(u32) -> MicroMu) -> Ask<'a> {
         chain: &[],
         prefill,
         decode: MicroMu::from_mu(100.0),
-        kv_tokens: 1_000,
+        kv: &|_| 1_000,
+        hold_ms: 0.0,
         subset: None,
         keeper: None,
         now_ms: 0,
@@ -51,7 +52,8 @@ fn charge(pool: &Pool, decision: &Decision, ask: &Ask<'_>) -> Charge {
     pool.replica(decision.chosen).unwrap().load.charge(Amount {
         prefill: decision.prefill,
         decode: ask.decode,
-        kv_tokens: ask.kv_tokens,
+        kv_tokens: (ask.kv)(0),
+        kv_reserved: (ask.kv)(0),
     })
 }
 

@@ -116,7 +116,8 @@ fn ask() -> Ask<'static> {
         chain: &CHAIN,
         prefill: &prefill,
         decode: MicroMu::from_mu(100.0),
-        kv_tokens: 1_000,
+        kv: &|_| 1_000,
+        hold_ms: 0.0,
         subset: None,
         keeper: None,
         now_ms: 0,
@@ -615,6 +616,68 @@ fn serves(pool: &Pool, id: ReplicaId) -> bool {
         .is_some_and(|replica| replica.spec.state != State::Ejected)
 }
 
+/// Sends requests of one session, each of which sets aside `kv` tokens, and counts them by replica.
+fn spread(count: usize, requests: usize, kv_capacity: u64, kv: &dyn Fn(u32) -> u64) -> Vec<usize> {
+    let mut fleet = Fleet::new(count, &[0]);
+    for spec in &mut fleet.specs {
+        spec.kv_tokens = kv_capacity;
+    }
+    fleet.registry.replace(fleet.specs.clone());
+    let asked = Ask {
+        kv,
+        hold_ms: 2_000.0,
+        ..ask()
+    };
+    let mut counts = vec![0; count];
+    for _ in 0..requests {
+        let pool = fleet.registry.pool_full();
+        let decision = choose(
+            &pool,
+            Some(&fleet.slices),
+            &asked,
+            &ChoiceSettings::default(),
+        )
+        .unwrap();
+        let replica = pool.replica(decision.chosen).unwrap();
+        replica.cache.record(&CHAIN);
+        let at = (0..count)
+            .find(|at| endpoint(*at) == replica.spec.endpoint)
+            .unwrap();
+        counts[at] += 1;
+        fleet.charges.push(replica.load.charge(Amount {
+            kv_tokens: 1_000,
+            kv_reserved: kv(decision.cached_blocks),
+            ..Amount::default()
+        }));
+    }
+    counts
+}
+
+#[test]
+fn what_the_engine_sets_aside_decides_where_there_is_room() {
+    // An engine of this size runs 7 of them at once.
+    let unbounded = |blocks: u32| 131_072 - u64::from(blocks);
+    assert_eq!(spread(2, 7, 993_196, &unbounded), [7, 0]);
+    assert_eq!(spread(2, 12, 993_196, &unbounded), [7, 5]);
+    // More than all engines run at once: none of them waits much longer than another.
+    let counts = spread(3, 60, 993_196, &unbounded);
+    assert!(counts.iter().all(|of| (18..=22).contains(of)), "{counts:?}");
+}
+
+#[test]
+fn a_request_that_fills_an_idle_replica_fits_it() {
+    let counts = spread(2, 2, 100_000, &|_| 100_000);
+    assert_eq!(counts, [1, 1]);
+}
+
+#[test]
+fn a_prefix_that_is_there_counts_once() {
+    // 25 agents with one prompt of 10,000 tokens, and answers of 500: 22,500 tokens in all.
+    let shared = |blocks: u32| 10_500 - 1_000 * u64::from(blocks);
+    assert_eq!(spread(2, 25, 50_000, &shared), [25, 0]);
+    assert!(spread(2, 25, 50_000, &|_| 10_500)[1] > 0);
+}
+
 proptest! {
     #[test]
     fn whoever_lives_is_found_and_the_answer_is_sound(
@@ -645,7 +708,7 @@ proptest! {
         let names: Option<Vec<&str>> =
             names.as_ref().map(|names| names.iter().map(String::as_str).collect());
         let ask =
-            Ask { key: Key::from_bits(key), seed, kv_tokens, subset: names.as_deref(), ..ask() };
+            Ask { key: Key::from_bits(key), seed, kv: &|_| kv_tokens, subset: names.as_deref(), ..ask() };
         let pool = fleet.registry.pool_full();
         let allowed = |id: ReplicaId| {
             let endpoint = &pool.replica(id).unwrap().spec.endpoint;

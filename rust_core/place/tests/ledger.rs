@@ -27,6 +27,7 @@ fn amount() -> impl Strategy<Value = Amount> {
         prefill: MicroMu::from_mu(prefill),
         decode: MicroMu::from_mu(decode),
         kv_tokens,
+        kv_reserved: kv_tokens * 3,
     })
 }
 
@@ -107,6 +108,7 @@ fn sum(charges: &[Charge], load: &Arc<Load>) -> Totals {
             prefill: sum.prefill + charge.amount().prefill,
             decode: sum.decode + charge.amount().decode,
             kv_tokens: sum.kv_tokens + i64::try_from(charge.amount().kv_tokens).unwrap(),
+            kv_reserved: sum.kv_reserved + i64::try_from(charge.amount().kv_reserved).unwrap(),
             requests: sum.requests + 1,
         })
 }
@@ -202,6 +204,7 @@ fn the_prefill_part_is_given_back_once() {
         prefill: MicroMu::from_mu(7.0),
         decode: MicroMu::from_mu(3.0),
         kv_tokens: 10,
+        kv_reserved: 90,
     };
     let mut charge = load.charge(amount);
     assert_eq!(load.totals().work(), MicroMu::from_mu(10.0));

@@ -47,27 +47,34 @@ impl CostCoefficients {
 
     /// The cost of some work.
     ///
-    /// Each answer reads the prompt's context by itself; all of them share the prompt's computation
-    /// and its KV tokens.
+    /// Each answer reads its prompt's context by itself; all of them share the prompt's computation
+    /// and its KV tokens. Prompts of a batch are computed each by itself.
     #[must_use]
     pub fn vector(&self, work: &Work) -> CostVector {
         let cached_tokens = work.cached_tokens.min(work.prompt_tokens);
         let (p, c) = (work.prompt_tokens as f64, cached_tokens as f64);
+        let prompts = f64::from(work.prompts.max(1));
+        // Of a batch, what is cached is some of the prompts, as long as the others.
+        let (p2, c2) = match work.prompts {
+            0 | 1 => (p * p, c * c),
+            _ => (p * p * work.squares(), c * p * work.squares()),
+        };
         let o = work.output_tokens as f64;
         let choices = work.choices.max(1);
         let output_tokens = work.output_tokens.saturating_mul(u64::from(choices));
-        let per_token = self.decode_per_tok + self.decode_per_ktok_ctx * 1e-3 * (p + o / 2.0);
+        let per_token =
+            self.decode_per_tok + self.decode_per_ktok_ctx * 1e-3 * (p / prompts + o / 2.0);
         CostVector {
             prefill_mu: self.prefill_per_tok * (p - c)
-                + self.prefill_per_tok2_e6 * 1e-6 * (p * p - c * c),
+                + self.prefill_per_tok2_e6 * 1e-6 * (p2 - c2),
             decode_mu: f64::from(choices) * o * per_token,
             image_mu: self.image_per_tile * work.image_tiles as f64,
             audio_mu: self.audio_per_second * work.audio_seconds.max(0.0),
-            overhead_mu: self.overhead,
+            overhead_mu: prompts * self.overhead,
             prompt_tokens: work.prompt_tokens,
             cached_tokens,
             output_tokens,
-            kv_tokens: work.prompt_tokens.saturating_add(output_tokens),
+            kv_tokens: (work.prompt_tokens - cached_tokens).saturating_add(output_tokens),
         }
     }
 }
@@ -75,18 +82,31 @@ impl CostCoefficients {
 /// The work of one request on a replica that holds a part of its prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
-    /// Tokens of the prompt, images included.
+    /// Tokens of the prompt, images included, or of all prompts of a batch.
     pub prompt_tokens: u64,
-    /// Of these, how many the replica holds in its cache.
+    /// Prompts, each computed by itself; 0 counts as 1.
+    pub prompts: u32,
+    /// Sum of the squares of the prompts' shares in the tokens: 1 where one has all of them, 1 ÷ n for
+    /// n alike; 0 counts as that.
+    pub squared_shares: f64,
+    /// Of the tokens, how many the replica holds in its cache.
     pub cached_tokens: u64,
     /// Tokens of one answer.
     pub output_tokens: u64,
-    /// Answers generated from the prompt; 0 counts as 1.
+    /// Answers generated from all prompts; 0 counts as 1.
     pub choices: u32,
     /// Image tiles to be encoded.
     pub image_tiles: u64,
     /// Seconds of audio to be encoded.
     pub audio_seconds: f64,
+}
+
+impl Work {
+    /// [`Work::squared_shares`] within what a number of prompts can have.
+    fn squares(&self) -> f64 {
+        let least = 1.0 / f64::from(self.prompts.max(1));
+        self.squared_shares.clamp(least, 1.0)
+    }
 }
 
 /// A request's cost in model units (MU), term by term, and its KV tokens.
@@ -108,7 +128,7 @@ pub struct CostVector {
     pub cached_tokens: u64,
     /// Tokens of all answers.
     pub output_tokens: u64,
-    /// Tokens held in the KV cache at the request's end.
+    /// Tokens held in the KV cache at the request's end, beside those that were cached before.
     pub kv_tokens: u64,
 }
 

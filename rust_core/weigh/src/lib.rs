@@ -39,5 +39,5 @@ pub use profile::{
     Defaults, EngineSettings, Hardware, Latency, Profile, ProfileError, Source, TokenRules,
 };
 pub use read::{read, read_exact};
-pub use reading::{Body, Part, Reading, SessionHints, Texts};
+pub use reading::{Body, Lora, Part, Reading, SessionHints, Texts};
 pub use tokens::{Family, PromptTokens};

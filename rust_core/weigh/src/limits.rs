@@ -11,6 +11,13 @@ pub struct Limits {
     pub max_choices: u32,
     /// Most images kept one by one; later ones are weighed like the last one kept.
     pub max_images: usize,
+    /// Most messages, their keys and parts, prompts, tools and top-level keys together; more are an
+    /// error.
+    pub max_pieces: u32,
+    /// Most tokens of prompts given as token ids; more are an error.
+    pub max_token_ids: u64,
+    /// Most frames of a video that a client may ask for; more count as that.
+    pub max_video_frames: u32,
     /// Most blocks in a prefix chain; text beyond them is weighed, but is not part of the chain.
     pub max_blocks: usize,
 }
@@ -22,6 +29,9 @@ impl Default for Limits {
             max_hint_bytes: 256,
             max_choices: 128,
             max_images: 1024,
+            max_pieces: 1 << 18,
+            max_token_ids: 1 << 22,
+            max_video_frames: 4096,
             max_blocks: 1 << 16,
         }
     }

@@ -86,7 +86,7 @@ impl ImageRules {
         let mut sum = (0.0, 0u64);
         let mut last = (0.0, 0u64);
         for image in &reading.images {
-            last = self.one(image);
+            last = self.one(image, reading.video_frames);
             sum = (sum.0 + last.0, sum.1.saturating_add(last.1));
         }
         let tokens = last.0 * reading.more_images as f64;
@@ -97,7 +97,7 @@ impl ImageRules {
         )
     }
 
-    fn one(&self, image: &Image) -> (f64, u64) {
+    fn one(&self, image: &Image, frames: u32) -> (f64, u64) {
         let default = (self.default_width, self.default_height);
         let times = match image.media {
             Media::Image => {
@@ -105,7 +105,7 @@ impl ImageRules {
                     .tokens
                     .weigh(image.size.unwrap_or(default), image.detail);
             }
-            Media::Video => self.video_frames,
+            Media::Video => self.video_frames.max(frames),
             Media::Document => self.document_pages,
         };
         let (tokens, tiles) = self.tokens.weigh(default, image.detail);
@@ -246,9 +246,9 @@ mod tests {
     fn tiles_follow_the_published_examples() {
         // The examples of OpenAI's vision guide.
         let rules = ImageRules::default();
-        assert_eq!(rules.one(&image(1024, 1024, Detail::High)), (765.0, 4));
-        assert_eq!(rules.one(&image(2048, 4096, Detail::High)), (1105.0, 6));
-        assert_eq!(rules.one(&image(4096, 8192, Detail::Low)), (85.0, 1));
+        assert_eq!(rules.one(&image(1024, 1024, Detail::High), 0), (765.0, 4));
+        assert_eq!(rules.one(&image(2048, 4096, Detail::High), 0), (1105.0, 6));
+        assert_eq!(rules.one(&image(4096, 8192, Detail::Low), 0), (85.0, 1));
     }
 
     #[test]
@@ -263,10 +263,10 @@ mod tests {
             tokens,
             ..ImageRules::default()
         };
-        assert_eq!(rules.one(&image(280, 560, Detail::Auto)), (200.0, 1));
-        assert_eq!(rules.one(&image(1, 1, Detail::Auto)), (4.0, 1));
-        assert_eq!(rules.one(&image(9000, 9000, Detail::Auto)), (1280.0, 5));
-        assert_eq!(rules.one(&image(9000, 9000, Detail::Low)), (4.0, 1));
+        assert_eq!(rules.one(&image(280, 560, Detail::Auto), 0), (200.0, 1));
+        assert_eq!(rules.one(&image(1, 1, Detail::Auto), 0), (4.0, 1));
+        assert_eq!(rules.one(&image(9000, 9000, Detail::Auto), 0), (1280.0, 5));
+        assert_eq!(rules.one(&image(9000, 9000, Detail::Low), 0), (4.0, 1));
     }
 
     #[test]

@@ -314,6 +314,29 @@ impl Profile {
         cached / block * block
     }
 
+    /// KV tokens that the engine sets aside for some work until it ends, so that nothing that runs has
+    /// to give way: in whole blocks, for each prompt what is not cached of it, and for each answer
+    /// `max_output_tokens`, or what `max_seq_len` leaves beside the prompt. An answer without any limit
+    /// counts as it is expected. Answers share the whole blocks of their prompt.
+    #[must_use]
+    pub fn kv_reserved(&self, work: &Work, max_output_tokens: Option<u64>) -> u64 {
+        let block = u64::from(self.block_tokens.max(1));
+        let prompts = u64::from(work.prompts.max(1));
+        let prompt = work.prompt_tokens.div_ceil(prompts);
+        let answers = u64::from(work.choices.max(1)).div_ceil(prompts);
+        let left = self.longest_sequence().saturating_sub(prompt);
+        let most = match (max_output_tokens, self.max_seq_len) {
+            (Some(most), _) => most,
+            (None, Some(_)) => left,
+            (None, None) => work.output_tokens,
+        };
+        let shared = prompt / block * block;
+        let own = (prompt - shared + most.min(left)).div_ceil(block) * block;
+        let sequences = answers.saturating_mul(own).saturating_add(shared);
+        let cached = work.cached_tokens.min(work.prompt_tokens) / block * block;
+        prompts.saturating_mul(sequences).saturating_sub(cached)
+    }
+
     /// The cost of some work, in MU of the model's reference replica.
     #[must_use]
     pub fn cost(&self, work: &Work) -> CostVector {

@@ -14,6 +14,7 @@
 mod canonical;
 mod content;
 mod conversation;
+mod extra;
 mod fault;
 mod medium;
 mod message;
@@ -28,15 +29,17 @@ use std::mem;
 use std::sync::Arc;
 
 use serde::de::DeserializeSeed;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::chain::{self, Section};
 use crate::endpoint::Endpoint;
 use crate::error::ReadError;
-use crate::exact::TokenCounter;
+use crate::exact::{ExactTokens, TokenCounter};
 use crate::features::Features;
 use crate::limits::Limits;
-use crate::reading::{Body, Part, Reading};
-use conversation::Conversation;
+use crate::reading::{Body, Lora, Part, Reading, Texts};
+use conversation::{Conversation, OPENING_BLOCKS};
+use extra::{Binding, Rendered};
 
 /// Reads a body of `endpoint`, whole or cut off.
 ///
@@ -89,6 +92,10 @@ fn read_with(
         if let Some(fault) = scan.fault.take() {
             return Err(fault);
         }
+        if let Some(reason) = scan.conversation.excess.take() {
+            let param = scan.param;
+            return Err(ReadError::InvalidValue { param, reason });
+        }
         if body.complete || !truncated::is_cut(&error, &text) {
             return Err(fault::from_json(&error, scan.entered, scan.param));
         }
@@ -99,6 +106,15 @@ fn read_with(
     reading.seen_bytes = seen;
     if !body.complete {
         reading.missing_bytes = body.total_bytes.unwrap_or(seen).saturating_sub(seen);
+        if reading.prompts > 1 {
+            // The rest of the list is as long as its beginning.
+            let times = 1.0 + reading.missing_bytes as f64 / seen.max(1) as f64;
+            let most = f64::from(limits.max_pieces);
+            let answers = reading.choices / reading.prompts;
+            reading.prompts = (f64::from(reading.prompts) * times).min(most) as u32;
+            reading.choices = reading.prompts.saturating_mul(answers);
+            reading.squared_shares /= times;
+        }
         reading.cut_in_media &= reading.missing_bytes > 0 && truncated::in_media(bytes);
         if let Some(bytes_per_second) = audio_rate.filter(|_| reading.cut_in_media) {
             reading.audio_seconds += reading.missing_bytes as f64 * 0.75 / bytes_per_second;
@@ -128,7 +144,6 @@ struct Scan {
     metadata_user: Option<String>,
     cache_salt: Option<String>,
     prompt_seen: bool,
-    prompts: u32,
     tools: Section,
     instructions: Section,
     instructions_text: Features,
@@ -137,6 +152,14 @@ struct Scan {
     suffix_exact: u64,
     tools_exact: u64,
     conversation: Conversation,
+    /// Token ids that stand for the messages.
+    ids: Option<Box<Conversation>>,
+    documents: Rendered,
+    template: Rendered,
+    template_arguments: Rendered,
+    /// Hash of the reasoning effort, which templates write into the prompt.
+    effort: Option<u64>,
+    video_frames: u64,
     /// Canonical JSON of the value being walked.
     scratch: Vec<u8>,
 }
@@ -164,7 +187,6 @@ impl Scan {
             metadata_user: None,
             cache_salt: None,
             prompt_seen: false,
-            prompts: 0,
             tools: Section::new(limits.max_blocks),
             instructions: Section::new(limits.max_blocks),
             instructions_text: Features::default(),
@@ -173,6 +195,12 @@ impl Scan {
             suffix_exact: 0,
             tools_exact: 0,
             conversation: Conversation::new(&limits, counter),
+            ids: None,
+            documents: Rendered::default(),
+            template: Rendered::default(),
+            template_arguments: Rendered::default(),
+            effort: None,
+            video_frames: 0,
             scratch: Vec::new(),
         }
     }
@@ -193,38 +221,77 @@ impl Scan {
         reading.session.opening = conversation.opening(&self.instructions);
         let tools = reading.text.tools;
         reading.text = conversation.text;
+        let mut exact_tokens = conversation.exact;
+        for rendered in [self.documents, self.template, self.template_arguments] {
+            *reading.text.get_mut(Part::System) += rendered.text;
+            exact_tokens.add(Part::System, rendered.exact);
+        }
         *reading.text.get_mut(Part::System) += self.instructions_text;
         *reading.text.get_mut(Part::Prompt) += self.suffix_text;
         *reading.text.get_mut(Part::Tools) = tools;
-        if exact {
-            let mut exact = conversation.exact;
-            exact.add(Part::System, self.instructions_exact);
-            exact.add(Part::Prompt, self.suffix_exact);
-            exact.add(Part::Tools, self.tools_exact);
-            reading.exact = Some(exact);
-        }
+        exact_tokens.add(Part::System, self.instructions_exact);
+        exact_tokens.add(Part::Prompt, self.suffix_exact);
+        exact_tokens.add(Part::Tools, self.tools_exact);
         reading.images = mem::take(&mut conversation.images);
         reading.more_images = conversation.more_images;
         reading.audio_seconds = conversation.audio_seconds;
         reading.media_bytes = conversation.media_bytes;
         reading.cut_in_media = !self.complete && conversation.latest_is_media;
-        reading.templated = !matches!(self.endpoint, Endpoint::Completions | Endpoint::Embeddings);
+        let takes_prompts = matches!(self.endpoint, Endpoint::Completions | Endpoint::Embeddings);
+        reading.templated = !takes_prompts;
         reading.explicit_tokens = conversation.explicit_tokens;
         reading.messages = conversation.messages;
         reading.max_output_tokens = self.max_completion_tokens.or(self.max_tokens);
         let choices = self.n.unwrap_or(1).max(self.best_of.unwrap_or(1));
-        reading.choices = choices.saturating_mul(self.prompts.max(1));
+        reading.prompts = if takes_prompts {
+            conversation.messages.max(1)
+        } else {
+            1
+        };
+        reading.choices = choices.saturating_mul(reading.prompts);
+        let (sum, squares) = conversation.prompt_sizes;
+        reading.squared_shares = match reading.prompts {
+            1 => 1.0,
+            _ if sum > 0.0 => squares / (sum * sum),
+            _ => 0.0,
+        };
+        if self.endpoint == Endpoint::Embeddings {
+            reading.max_output_tokens = Some(0);
+            reading.ignore_eos = true;
+        }
+        let frames = self
+            .video_frames
+            .min(u64::from(self.limits.max_video_frames));
+        reading.video_frames = frames as u32;
         reading.has_tools = reading.tools > 0;
         if reading.session.user.is_none() {
             reading.session.user = self.metadata_user.take();
         }
         self.instructions.append(&mut conversation.lead);
-        let salt = self.cache_salt.as_deref().unwrap_or_default();
+        if let Some(hash) = self.documents.hash {
+            self.instructions.feed(&hash.to_le_bytes());
+        }
+        if let Some(ids) = &mut self.ids {
+            // The engine takes them for the prompt as it stands, and renders nothing.
+            reading.text = Texts::default();
+            exact_tokens = ExactTokens::default();
+            reading.explicit_tokens = ids.explicit_tokens;
+            reading.templated = false;
+            self.tools.clear();
+            self.instructions.clear();
+            mem::swap(&mut conversation.rest, &mut ids.rest);
+            if reading.messages == 0 {
+                reading.session.opening = conversation.rest.head_digest(OPENING_BLOCKS);
+                reading.messages = 1;
+            }
+        }
+        reading.exact = exact.then_some(exact_tokens);
+        let salt = self.salt(reading.lora.as_ref());
         reading.prefix = chain::fold(
             &mut self.tools,
             &mut self.instructions,
-            &mut conversation.rest,
-            salt.as_bytes(),
+            &mut self.conversation.rest,
+            &salt,
             self.limits.max_blocks,
         );
         if !reading.model.is_empty() {
@@ -233,12 +300,33 @@ impl Scan {
         Ok(reading)
     }
 
+    /// What the chain is bound to, beside the model: what keeps blocks apart in the engine's cache,
+    /// and what changes how all of the prompt is rendered.
+    fn salt(&self, lora: Option<&Lora>) -> Vec<u8> {
+        // Engines know an adapter by its number alone.
+        let adapter = lora.map(|lora| match lora.id {
+            Some(id) => xxh3_64(&id.to_le_bytes()),
+            None => xxh3_64(lora.name.as_deref().unwrap_or_default().as_bytes()),
+        });
+        let cache_salt = self.cache_salt.as_deref();
+        Binding::default()
+            .to(1, cache_salt.map(|salt| xxh3_64(salt.as_bytes())))
+            .to(2, adapter)
+            .to(3, self.template.hash)
+            .to(4, self.template_arguments.hash)
+            .to(5, self.effort)
+            .salt()
+    }
+
     fn check_required(&self) -> Result<(), ReadError> {
         if self.reading.model.is_empty() {
             return Err(ReadError::Missing { param: "model" });
         }
         let continues = self.endpoint == Endpoint::Responses
             && self.reading.session.previous_response_id.is_some();
+        if self.ids.is_some() {
+            return Ok(());
+        }
         if !self.prompt_seen && !continues {
             return Err(ReadError::Missing {
                 param: self.endpoint.prompt_key(),

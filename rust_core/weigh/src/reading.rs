@@ -132,23 +132,39 @@ pub struct SessionHints {
     pub opening: u64,
 }
 
+/// The adapter that a request asks for beside its model (`lora_request`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lora {
+    /// `lora_name`.
+    pub name: Option<String>,
+    /// `lora_int_id`, by which engines know the adapter.
+    pub id: Option<u64>,
+}
+
 /// What weighing needs of a request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
     /// The model asked for; empty where a truncated body was cut before it.
     pub model: String,
+    /// The adapter asked for beside it.
+    pub lora: Option<Lora>,
     /// Whether the answer is to be streamed.
     pub stream: bool,
     /// Whether a stream is to end with its usage (`stream_options.include_usage`).
     pub include_usage: bool,
-    /// Most tokens that the answer may have, where the client says so.
+    /// Most tokens that an answer may have, where the client says so; 0 for embeddings, which have
+    /// none.
     pub max_output_tokens: Option<u64>,
     /// Fewest tokens that the answer must have (`min_tokens`).
     pub min_output_tokens: u64,
-    /// Whether the answer runs to its limit whatever the model says (`ignore_eos`).
+    /// Whether the answer runs to its limit whatever the model says (`ignore_eos`, embeddings).
     pub ignore_eos: bool,
     /// Answers generated: the larger of `n` and `best_of`, times the number of prompts.
     pub choices: u32,
+    /// Prompts, each computed by itself: more than 1 for a list of them.
+    pub prompts: u32,
+    /// Sum of the squares of the prompts' shares in the whole: 1 where one is all of it.
+    pub squared_shares: f64,
     /// Whether tools are defined.
     pub has_tools: bool,
     /// Number of tools defined.
@@ -161,6 +177,8 @@ pub struct Reading {
     pub exact: Option<ExactTokens>,
     /// Images, videos and documents.
     pub images: Vec<Image>,
+    /// Frames of each video, where the client says so (`media_io_kwargs`, `mm_processor_kwargs`).
+    pub video_frames: u32,
     /// Images beyond [`crate::Limits::max_images`], not kept one by one.
     pub more_images: u64,
     /// Seconds of audio.

@@ -41,6 +41,7 @@ fn the_cost_vector_is_the_formula() {
         choices: 2,
         image_tiles: 4,
         audio_seconds: 10.0,
+        ..Work::default()
     };
     let cost = profile(json!({})).cost(&work);
     assert!(close(cost.prefill_mu, 0.01 * 2000.0 + 0.5e-6 * (9e6 - 1e6)));
@@ -54,14 +55,14 @@ fn the_cost_vector_is_the_formula() {
         cost.total(),
         cost.before_first_token() + cost.decode_mu
     ));
-    assert_eq!((cost.kv_tokens, cost.output_tokens), (3000 + 800, 800));
+    assert_eq!((cost.kv_tokens, cost.output_tokens), (2000 + 800, 800));
     // More cached than there is, and no choices, mean all cached and one.
     let cost = profile(json!({})).cost(&Work {
         cached_tokens: 9000,
         choices: 0,
         ..work
     });
-    assert_eq!((cost.cached_tokens, cost.kv_tokens), (3000, 3400));
+    assert_eq!((cost.cached_tokens, cost.kv_tokens), (3000, 400));
     assert!(close(cost.prefill_mu, 0.0));
 }
 
@@ -163,7 +164,7 @@ proptest! {
         let profile = profile(json!({}));
         let work = Work {
             prompt_tokens: p, cached_tokens: c.min(p), output_tokens: o, choices: n,
-            image_tiles: 0, audio_seconds: 0.0,
+            ..Work::default()
         };
         let cost = profile.cost(&work);
         prop_assert!(cost.total().is_finite() && cost.total() >= 0.7);

@@ -67,6 +67,7 @@ impl<'de> Visitor<'de> for ContentSeed<'_, 'de> {
             if seq.next_element_seed(part)?.is_none() {
                 return Ok(());
             }
+            conversation.step()?;
         }
     }
 }
@@ -105,7 +106,7 @@ fn key(name: &[u8]) -> Key {
         b"text" | b"refusal" => Key::Text,
         b"thinking" => Key::Reasoning,
         b"content" => Key::Content,
-        b"image_url" | b"image" => Key::Medium(Media::Image),
+        b"image_url" | b"image" | b"image_embeds" => Key::Medium(Media::Image),
         b"video_url" | b"video" => Key::Medium(Media::Video),
         b"file_data" | b"file_url" | b"file" => Key::Medium(Media::Document),
         b"source" => Key::Source,
@@ -160,6 +161,7 @@ fn entries<'de, A: MapAccess<'de>>(
     detail: &mut Detail,
 ) -> Result<(), A::Error> {
     while let Some(key) = map.next_key_seed(KeySeed(key))? {
+        conversation.step()?;
         match key {
             Key::Text => {
                 map.next_value_seed(string(|text| turn.text(conversation, kind, text)))?;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::de::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::visit::Str;
@@ -14,7 +15,7 @@ use crate::limits::Limits;
 use crate::reading::{Part, Texts};
 
 /// Blocks of a prompt without messages that are taken for its opening.
-const OPENING_BLOCKS: usize = 4;
+pub(super) const OPENING_BLOCKS: usize = 4;
 
 /// Byte that starts a message in the canonical prompt; it cannot occur in UTF-8.
 const MESSAGE: u8 = 0xFE;
@@ -39,6 +40,14 @@ pub(super) struct Conversation {
     pub(super) latest_is_media: bool,
     pub(super) explicit_tokens: u64,
     pub(super) messages: u32,
+    /// Sums of the sizes of prompts, bytes or token ids, and of their squares.
+    pub(super) prompt_sizes: (f64, f64),
+    /// Messages, parts and prompts so far, those that were taken back included…
+    pieces: u32,
+    max_pieces: u32,
+    max_token_ids: u64,
+    /// …and what there are too many of.
+    pub(super) excess: Option<String>,
     /// System messages before all others.
     pub(super) lead: Section,
     /// Everything after them.
@@ -65,6 +74,11 @@ impl Conversation {
             latest_is_media: false,
             explicit_tokens: 0,
             messages: 0,
+            prompt_sizes: (0.0, 0.0),
+            pieces: 0,
+            max_pieces: limits.max_pieces,
+            max_token_ids: limits.max_token_ids,
+            excess: None,
             lead: Section::new(limits.max_blocks),
             rest: Section::new(limits.max_blocks),
             scratch: Vec::new(),
@@ -86,6 +100,7 @@ impl Conversation {
         self.latest_is_media = false;
         self.explicit_tokens = 0;
         self.messages = 0;
+        self.prompt_sizes = (0.0, 0.0);
         self.lead.clear();
         self.rest.clear();
         self.opened = false;
@@ -105,6 +120,33 @@ impl Conversation {
         exact::count(self.counter.as_deref(), text)
     }
 
+    /// Counts one more message, part or prompt.
+    pub(super) fn step<E: Error>(&mut self) -> Result<(), E> {
+        self.pieces += 1;
+        if self.pieces <= self.max_pieces {
+            return Ok(());
+        }
+        let most = self.max_pieces;
+        Err(self.fail(format!(
+            "expected at most {most} messages, prompts and parts of them"
+        )))
+    }
+
+    fn fail<E: Error>(&mut self, reason: String) -> E {
+        E::custom(self.excess.insert(reason))
+    }
+
+    /// One prompt of this size is over.
+    pub(super) fn prompt_ends(&mut self, size: u64) {
+        self.prompt_sizes.0 += size as f64;
+        self.prompt_sizes.1 += (size as f64) * (size as f64);
+    }
+
+    /// Another prompt begins after one of token ids.
+    pub(super) fn next_prompt(&mut self) {
+        self.rest.feed(&[PIECE, Kind::Text as u8]);
+    }
+
     /// Adds text of a prompt.
     pub(super) fn prompt_text(&mut self, bytes: &[u8]) {
         self.text.prompt += Features::of(bytes);
@@ -114,10 +156,15 @@ impl Conversation {
     }
 
     /// Adds one token id of a prompt.
-    pub(super) fn prompt_token(&mut self, id: u64) {
+    pub(super) fn prompt_token<E: Error>(&mut self, id: u64) -> Result<(), E> {
         self.explicit_tokens += 1;
+        if self.explicit_tokens > self.max_token_ids {
+            let most = self.max_token_ids;
+            return Err(self.fail(format!("expected at most {most} token ids")));
+        }
         // Ids have at most 32 bits; a wrong one only has to hash differently.
         self.rest.feed(&((id ^ (id >> 32)) as u32).to_le_bytes());
+        Ok(())
     }
 
     fn keep_image(&mut self, image: Image) {

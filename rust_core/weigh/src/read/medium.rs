@@ -53,7 +53,7 @@ enum MediaKey {
 
 fn media_key(name: &[u8]) -> MediaKey {
     match name {
-        b"url" | b"file_data" | b"file_url" => MediaKey::Url,
+        b"url" | b"file_data" | b"file_url" | b"data" => MediaKey::Url,
         b"detail" => MediaKey::Detail,
         _ => MediaKey::Other,
     }
@@ -92,6 +92,7 @@ impl<'de> Visitor<'de> for MediaSeed<'_, 'de> {
             if seq.next_element_seed(one)?.is_none() {
                 return Ok(());
             }
+            conversation.step()?;
         }
     }
 

@@ -66,7 +66,9 @@ impl<'de> Visitor<'de> for MessagesSeed<'_> {
         while seq
             .next_element_seed(MessageSeed(&mut *self.conversation))?
             .is_some()
-        {}
+        {
+            self.conversation.step()?;
+        }
         Ok(true)
     }
 }
@@ -84,7 +86,8 @@ enum Key {
     Output,
     Summary,
     Reasoning,
-    Refusal,
+    Text,
+    Tools,
     Other,
 }
 
@@ -100,7 +103,8 @@ fn key(name: &[u8]) -> Key {
         b"output" => Key::Output,
         b"summary" => Key::Summary,
         b"reasoning" | b"reasoning_content" => Key::Reasoning,
-        b"refusal" => Key::Refusal,
+        b"refusal" | b"text" => Key::Text,
+        b"tools" => Key::Tools,
         _ => Key::Other,
     }
 }
@@ -148,6 +152,7 @@ fn entries<'de, A: MapAccess<'de>>(
 ) -> Result<(), A::Error> {
     let mut had_content = false;
     while let Some(key) = map.next_key_seed(KeySeed(key))? {
+        conversation.step()?;
         match key {
             Key::Role => {
                 if let Some(role) = map.next_value_seed(string(|name| Role::named(name.bytes())))? {
@@ -171,7 +176,7 @@ fn entries<'de, A: MapAccess<'de>>(
                 map.next_value_seed(content)?;
                 turn.end_content();
             }
-            Key::Output => {
+            Key::Output | Key::Text => {
                 map.next_value_seed(ContentSeed {
                     conversation,
                     turn,
@@ -185,17 +190,12 @@ fn entries<'de, A: MapAccess<'de>>(
                     kind: Kind::Reasoning,
                 })?;
             }
-            Key::Refusal => {
-                map.next_value_seed(ContentSeed {
-                    conversation,
-                    turn,
-                    kind: Kind::Text,
-                })?;
-            }
             Key::Name => {
                 map.next_value_seed(string(|name| turn.text(conversation, Kind::Name, name)))?;
             }
-            Key::Arguments => map.next_value_seed(ArgumentsSeed { conversation, turn })?,
+            Key::Arguments | Key::Tools => {
+                map.next_value_seed(ArgumentsSeed { conversation, turn })?
+            }
             Key::ToolCalls => map.next_value_seed(CallsSeed { conversation, turn })?,
             Key::FunctionCall => map.next_value_seed(CallSeed { conversation, turn })?,
             Key::Other => skip(map)?,
@@ -319,6 +319,7 @@ impl<'de> Visitor<'de> for CallsSeed<'_, 'de> {
             if seq.next_element_seed(call)?.is_none() {
                 return Ok(());
             }
+            conversation.step()?;
         }
     }
 }
@@ -368,6 +369,7 @@ impl<'de> Visitor<'de> for CallSeed<'_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Self { conversation, turn } = self;
         while let Some(key) = map.next_key_seed(KeySeed(call_key))? {
+            conversation.step()?;
             match key {
                 CallKey::Function => {
                     let call = CallSeed {

@@ -35,22 +35,23 @@ impl<'de> Visitor<'de> for PromptSeed<'_> {
 
     fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<Self::Value, E> {
         self.0.prompt_text(text);
+        self.0.prompt_ends(text.len() as u64);
         self.0.messages = 1;
         Ok(Some(1))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut prompts = 0u32;
-        let mut ids = false;
-        loop {
-            let Some(element) = seq.next_element_seed(ElementSeed(&mut *self.0))? else {
-                break;
-            };
+        let mut ids = 0u64;
+        while let Some(element) = seq.next_element_seed(ElementSeed(&mut *self.0))? {
             match element {
-                Element::Id => ids = true,
+                Element::Id => ids += 1,
                 Element::Prompt => prompts = prompts.saturating_add(1),
             }
-            self.0.messages = prompts.saturating_add(u32::from(ids));
+            self.0.messages = prompts.saturating_add(u32::from(ids > 0));
+        }
+        if ids > 0 {
+            self.0.prompt_ends(ids);
         }
         Ok(Some(self.0.messages))
     }
@@ -82,19 +83,36 @@ impl<'de> Visitor<'de> for ElementSeed<'_> {
     }
 
     fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
-        self.0.prompt_token(id);
+        self.0.prompt_token(id)?;
         Ok(Element::Id)
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
+        self.0.step()?;
         self.0.prompt_text(text.as_bytes());
+        self.0.prompt_ends(text.len() as u64);
         Ok(Element::Prompt)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
-        while let Some(id) = seq.next_element()? {
-            self.0.prompt_token(id);
+        self.0.step()?;
+        let before = self.0.explicit_tokens;
+        if before > 0 {
+            self.0.next_prompt();
         }
-        Ok(Element::Prompt)
+        let outcome = ids(&mut seq, self.0);
+        self.0.prompt_ends(self.0.explicit_tokens - before);
+        outcome.map(|()| Element::Prompt)
     }
+}
+
+/// The token ids of one prompt.
+fn ids<'de, A: SeqAccess<'de>>(
+    seq: &mut A,
+    conversation: &mut Conversation,
+) -> Result<(), A::Error> {
+    while let Some(id) = seq.next_element()? {
+        conversation.prompt_token(id)?;
+    }
+    Ok(())
 }

@@ -160,7 +160,7 @@ impl HintSeed<'_> {
 }
 
 /// A hint's text, or its hash where it is long or no UTF-8; empty is no hint.
-fn hint(bytes: &[u8], max_bytes: usize) -> Option<String> {
+pub(super) fn hint(bytes: &[u8], max_bytes: usize) -> Option<String> {
     if bytes.is_empty() {
         return None;
     }

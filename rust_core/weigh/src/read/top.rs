@@ -6,7 +6,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::Scan;
 use super::canonical::CanonicalSeed;
-use super::conversation::Role;
+use super::conversation::{Conversation, Role};
+use super::extra::{FramesSeed, IdsSeed, LoraSeed, Rendered};
 use super::message::MessagesSeed;
 use super::prompt::PromptSeed;
 use super::scalar::{Count, CountSeed, FlagSeed, HintSeed, StreamOptionsSeed};
@@ -34,6 +35,7 @@ pub(super) enum Key {
     StreamOptions,
     MaxTokens,
     MaxCompletionTokens,
+    MaxOutputTokens,
     MinTokens,
     IgnoreEos,
     N,
@@ -51,6 +53,14 @@ pub(super) enum Key {
     User,
     Metadata,
     CacheSalt,
+    PromptTokenIds,
+    Documents,
+    ChatTemplate,
+    ChatTemplateArguments,
+    Effort,
+    Lora,
+    ConversationParams,
+    MediaArguments,
     Other,
 }
 
@@ -60,7 +70,8 @@ fn key(name: &[u8]) -> Key {
         b"stream" => Key::Stream,
         b"stream_options" => Key::StreamOptions,
         b"max_tokens" => Key::MaxTokens,
-        b"max_completion_tokens" | b"max_output_tokens" => Key::MaxCompletionTokens,
+        b"max_completion_tokens" => Key::MaxCompletionTokens,
+        b"max_output_tokens" => Key::MaxOutputTokens,
         b"min_tokens" => Key::MinTokens,
         b"ignore_eos" => Key::IgnoreEos,
         b"n" => Key::N,
@@ -78,14 +89,40 @@ fn key(name: &[u8]) -> Key {
         b"user" => Key::User,
         b"metadata" => Key::Metadata,
         b"cache_salt" => Key::CacheSalt,
+        b"prompt_token_ids" | b"prompt_token_ids_b64" => Key::PromptTokenIds,
+        b"documents" => Key::Documents,
+        b"chat_template" => Key::ChatTemplate,
+        b"chat_template_kwargs" => Key::ChatTemplateArguments,
+        b"reasoning_effort" | b"reasoning" => Key::Effort,
+        b"lora_request" => Key::Lora,
+        b"conversation_params" => Key::ConversationParams,
+        b"media_io_kwargs" | b"mm_processor_kwargs" => Key::MediaArguments,
         _ => Key::Other,
     }
 }
 
 impl Key {
-    /// Whether `endpoint` has this key; a key of another endpoint is skipped like an unknown one.
+    /// Whether `endpoint` has this key; a key of another endpoint is skipped like an unknown one, as
+    /// engines skip it: a limit that they do not read must not be believed.
     fn belongs_to(self, endpoint: Endpoint) -> bool {
         match self {
+            Self::MaxTokens => !matches!(endpoint, Endpoint::Responses | Endpoint::Embeddings),
+            Self::MaxOutputTokens => endpoint == Endpoint::Responses,
+            Self::MinTokens
+            | Self::IgnoreEos
+            | Self::N
+            | Self::BestOf
+            | Self::Lora
+            | Self::ConversationParams => {
+                matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
+            }
+            Self::MaxCompletionTokens
+            | Self::PromptTokenIds
+            | Self::Documents
+            | Self::ChatTemplate
+            | Self::ChatTemplateArguments
+            | Self::MediaArguments => endpoint == Endpoint::ChatCompletions,
+            Self::Effort => matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses),
             Self::Messages => matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages),
             Self::Prompt | Self::Suffix => endpoint == Endpoint::Completions,
             Self::Input => matches!(endpoint, Endpoint::Responses | Endpoint::Embeddings),
@@ -103,6 +140,7 @@ impl Key {
             Self::StreamOptions => "stream_options",
             Self::MaxTokens => "max_tokens",
             Self::MaxCompletionTokens => "max_completion_tokens",
+            Self::MaxOutputTokens => "max_output_tokens",
             Self::MinTokens => "min_tokens",
             Self::IgnoreEos => "ignore_eos",
             Self::N => "n",
@@ -120,6 +158,14 @@ impl Key {
             Self::User => "user",
             Self::Metadata => "metadata",
             Self::CacheSalt => "cache_salt",
+            Self::PromptTokenIds => "prompt_token_ids",
+            Self::Documents => "documents",
+            Self::ChatTemplate => "chat_template",
+            Self::ChatTemplateArguments => "chat_template_kwargs",
+            Self::Effort => "reasoning_effort",
+            Self::Lora => "lora_request",
+            Self::ConversationParams => "conversation_params",
+            Self::MediaArguments => "media_io_kwargs",
             Self::Other => "body",
         }
     }
@@ -150,6 +196,7 @@ impl<'de> Visitor<'de> for TopSeed<'_> {
                 Key::Other
             };
             scan.param = scan.last.name();
+            scan.conversation.step()?;
             if let Err(error) = scan.value(scan.last, &mut map) {
                 scan.forget_last();
                 return Err(error);
@@ -168,7 +215,9 @@ impl Scan {
                 self.reading.include_usage = map.next_value_seed(StreamOptionsSeed)?;
             }
             Key::MaxTokens => self.max_tokens = self.count(map)?,
-            Key::MaxCompletionTokens => self.max_completion_tokens = self.count(map)?,
+            Key::MaxCompletionTokens | Key::MaxOutputTokens => {
+                self.max_completion_tokens = self.count(map)?;
+            }
             Key::MinTokens => self.reading.min_output_tokens = self.count(map)?.unwrap_or(0),
             Key::IgnoreEos => self.reading.ignore_eos = map.next_value_seed(FlagSeed)?,
             Key::N => self.n = self.choices(map)?,
@@ -179,7 +228,6 @@ impl Scan {
                 self.prompt_seen = true;
                 let prompts = map.next_value_seed(PromptSeed(&mut self.conversation))?;
                 self.prompt_seen = prompts.is_some();
-                self.prompts = prompts.unwrap_or(0);
             }
             Key::Suffix => {
                 let conversation = &self.conversation;
@@ -244,9 +292,50 @@ impl Scan {
                     max_bytes,
                 })?;
             }
+            Key::PromptTokenIds => {
+                let ids = self
+                    .ids
+                    .get_or_insert_with(|| Box::new(Conversation::new(&self.limits, None)));
+                let given = map.next_value_seed(IdsSeed(ids));
+                if let Some(excess) = ids.excess.take() {
+                    self.conversation.excess = Some(excess);
+                }
+                if !given? {
+                    self.ids = None;
+                }
+            }
+            Key::Documents => self.documents = self.rendered(map)?,
+            Key::ChatTemplate => self.template = self.rendered(map)?,
+            Key::ChatTemplateArguments => self.template_arguments = self.rendered(map)?,
+            Key::Effort => self.effort = self.rendered(map)?.hash,
+            Key::Lora => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let lora = &mut self.reading.lora;
+                map.next_value_seed(LoraSeed { lora, max_bytes })?;
+            }
+            Key::ConversationParams => {
+                let max_bytes = self.limits.max_hint_bytes;
+                let hint = &mut self.reading.session.conversation;
+                map.next_value_seed(HintSeed {
+                    key: |key| key == b"conversation_id",
+                    hint,
+                    max_bytes,
+                })?;
+            }
+            Key::MediaArguments => map.next_value_seed(FramesSeed(&mut self.video_frames))?,
             Key::Other => skip(map)?,
         }
         Ok(())
+    }
+
+    /// A value that a template renders, as canonical JSON.
+    fn rendered<'de, A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<Rendered, A::Error> {
+        self.scratch.clear();
+        map.next_value_seed(CanonicalSeed(&mut self.scratch))?;
+        Ok(match self.scratch.as_slice() {
+            b"null" => Rendered::default(),
+            text => Rendered::of(text, &self.conversation),
+        })
     }
 
     /// Takes back a value that the cut may have shortened; text and media stay.
@@ -259,7 +348,7 @@ impl Scan {
             Key::Stream => self.reading.stream = false,
             Key::StreamOptions => self.reading.include_usage = false,
             Key::MaxTokens => self.max_tokens = None,
-            Key::MaxCompletionTokens => self.max_completion_tokens = None,
+            Key::MaxCompletionTokens | Key::MaxOutputTokens => self.max_completion_tokens = None,
             Key::MinTokens => self.reading.min_output_tokens = 0,
             Key::IgnoreEos => self.reading.ignore_eos = false,
             Key::N => self.n = None,
@@ -270,7 +359,15 @@ impl Scan {
             Key::User => self.reading.session.user = None,
             Key::Metadata => self.metadata_user = None,
             Key::CacheSalt => self.cache_salt = None,
-            Key::Messages
+            Key::Lora => self.reading.lora = None,
+            Key::ConversationParams => self.reading.session.conversation = None,
+            Key::PromptTokenIds
+            | Key::Documents
+            | Key::ChatTemplate
+            | Key::ChatTemplateArguments
+            | Key::Effort
+            | Key::MediaArguments
+            | Key::Messages
             | Key::Prompt
             | Key::Suffix
             | Key::Input
@@ -440,7 +537,9 @@ impl<'de> Visitor<'de> for InstructionsSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(SystemBlockSeed(&mut self))?.is_some() {}
+        while seq.next_element_seed(SystemBlockSeed(&mut self))?.is_some() {
+            self.0.conversation.step()?;
+        }
         Ok(())
     }
 }
@@ -501,6 +600,7 @@ impl<'de> Visitor<'de> for ToolsSeed<'_> {
             if element?.is_none() {
                 return Ok(());
             }
+            scan.conversation.step()?;
         }
     }
 }
