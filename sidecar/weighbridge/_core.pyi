@@ -83,7 +83,8 @@ class Core:
         "admission": {model: {"running", "running_mu", "promised_mu",
         "open", "waiting": {priority: {"requests", "mu"}}, "tenants": [{…}, …]}},
         "tenants": [{"tenant", "model", "requests", "mu", "prompt_tokens", "cached_tokens",
-        "output_tokens"}, …], "usage_records_lost": int, "spans_lost": int}
+        "output_tokens"}, …], "usage_records_lost": int, "spans_lost": int,
+        "reaped": int}
         """
     def slices(self) -> str:
         """{"number": int, "models": {model: {"total": int, "slices": [{"start", "homes"}, …]}},

@@ -69,6 +69,11 @@ DECISION_DURATION = Spec(
     "histogram",
     "Time to read, weigh and place a request, without its wait for admission",
 )
+REQUESTS_REAPED = Spec(
+    "weighbridge_requests_reaped",
+    "counter",
+    "Requests ended because they had been under way for hours: their connection is dead",
+)
 USAGE_RECORDS_LOST = Spec(
     "weighbridge_usage_records_lost",
     "counter",

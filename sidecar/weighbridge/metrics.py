@@ -52,6 +52,8 @@ def process_families(status: Status) -> list[Family]:
     decision.add_histogram([], status["decision"])
     lost = Family(cat.USAGE_RECORDS_LOST)
     lost.add([], status["usage_records_lost"])
+    reaped = Family(cat.REQUESTS_REAPED)
+    reaped.add([], status["reaped"])
     spans = status.get("spans", {}) | {"lost": status["spans_lost"]}
     return [
         build,
@@ -59,6 +61,7 @@ def process_families(status: Status) -> list[Family]:
         pool,
         counted(cat.DECISIONS, status["reasons"]),
         counted(cat.REFUSALS, status["errors"]),
+        reaped,
         decision,
         lost,
         counted(cat.SPANS, spans),

@@ -75,6 +75,7 @@ STATUS: dict[str, Any] = {
         "decided_mu": 60.0,
     },
     "usage_records_lost": 2,
+    "reaped": 3,
     "spans_lost": 4,
     "spans": {"sent": 6, "failed": 5},
     "now_us": 9_000_000,
@@ -174,6 +175,7 @@ def test_every_figure_of_the_status_arrives() -> None:
     cached = (("model", "m"), ("tenant", "acme"), ("token_type", "cached"))
     assert found["weighbridge_tenant_tokens_total", cached] == 60
     assert found["weighbridge_usage_records_lost_total", ()] == 2
+    assert found["weighbridge_requests_reaped_total", ()] == 3
     assert found["weighbridge_spans_total", (("outcome", "sent"),)] == 6
     assert found["weighbridge_spans_total", (("outcome", "failed"),)] == 5
     assert found["weighbridge_spans_total", (("outcome", "lost"),)] == 4

@@ -9,6 +9,7 @@ use crate::book::{Book, Priority, Terms};
 use crate::bucket::Bucket;
 use crate::class::{Class, Flow, Virtual};
 use crate::promises::Standing;
+use crate::waiters::List;
 
 /// The account of requests that name no tenant.
 const NAMELESS: u32 = 0;
@@ -71,6 +72,25 @@ impl Account {
         }
     }
 
+    /// What it has waiting in a class.
+    pub(crate) fn waiting_in(&self, priority: Priority) -> List {
+        let [critical, standard, batch, sheddable] = &self.flows;
+        match priority {
+            Priority::Critical => critical.list,
+            Priority::Standard => standard.list,
+            Priority::Batch => batch.list,
+            Priority::Sheddable => sheddable.list,
+        }
+    }
+
+    /// MU that it has waiting within its promise.
+    pub(crate) fn waiting_on_promise(&self) -> MicroMu {
+        match self.promise {
+            Standing::Ready(_) => self.flows.iter().map(|flow| flow.list.work).sum(),
+            Standing::Out | Standing::Later(_) => MicroMu::ZERO,
+        }
+    }
+
     /// The highest class in which it has something waiting.
     pub(crate) fn first_waiting(&self) -> Option<Priority> {
         Priority::ALL
@@ -102,6 +122,8 @@ pub(crate) struct Accounts {
     slots: Vec<Account>,
     /// Slots of unknown names, in the order in which they may be forgotten.
     unknown: Vec<u32>,
+    /// Slots that no name has at present.
+    spare: Vec<u32>,
     hand: usize,
     most_unknown: usize,
     /// Unknown names with something running or waiting.
@@ -119,6 +141,7 @@ impl Accounts {
             by_name: HashMap::new(),
             slots,
             unknown: Vec::new(),
+            spare: Vec::new(),
             hand: 0,
             most_unknown,
             busy_unknown: 0,
@@ -147,6 +170,9 @@ impl Accounts {
             self.unknown.push(at);
             return at;
         }
+        if self.unknown.len() > self.most_unknown {
+            return OVERFLOW;
+        }
         let Some(at) = self.forgettable(classes) else {
             return OVERFLOW;
         };
@@ -158,7 +184,34 @@ impl Accounts {
         at
     }
 
+    /// Keeps so many unknown names apart from now on. Those too many are forgotten once they are
+    /// idle.
+    pub(crate) fn set_most_unknown(&mut self, most: usize) {
+        self.most_unknown = most;
+        let mut excess = self.unknown.len().saturating_sub(most);
+        let slots = &mut self.slots;
+        let (by_name, spare) = (&mut self.by_name, &mut self.spare);
+        self.unknown.retain(|at| {
+            let slot = slots.get_mut(*at as usize);
+            let Some(account) = slot.filter(|account| excess > 0 && account.is_idle()) else {
+                return true;
+            };
+            excess -= 1;
+            by_name.remove(&account.name);
+            *account = Account::new("", &Arc::clone(&account.terms), true);
+            spare.push(*at);
+            false
+        });
+    }
+
     fn insert(&mut self, account: Account) -> u32 {
+        if let Some(at) = self.spare.pop() {
+            if let Some(place) = self.slots.get_mut(at as usize) {
+                self.by_name.insert(account.name.clone(), at);
+                *place = account;
+                return at;
+            }
+        }
         let at = u32::try_from(self.slots.len()).unwrap_or(OVERFLOW);
         self.by_name.insert(account.name.clone(), at);
         self.slots.push(account);
@@ -244,7 +297,7 @@ impl Accounts {
             account.terms = Arc::clone(named.unwrap_or_else(|| book.default_terms()));
             if account.unknown {
                 account.bucket.set(&Terms::default(), now_us);
-                if at != OVERFLOW {
+                if at != OVERFLOW && !self.spare.contains(&at) {
                     self.unknown.push(at);
                 }
                 self.busy_unknown += u32::from(!account.is_idle());

@@ -124,6 +124,15 @@ impl Door {
 
     /// Does something inside, and then wakes those whose wait it ended.
     fn with<T>(&self, now_us: u64, act: impl FnOnce(&mut Inside, &mut Vec<Event>) -> T) -> T {
+        self.inside(now_us, act).0
+    }
+
+    /// Does something inside, and gives back those whose wait it ended.
+    fn inside<T>(
+        &self,
+        now_us: u64,
+        act: impl FnOnce(&mut Inside, &mut Vec<Event>) -> T,
+    ) -> (T, Woken) {
         let mut guard = self.lock();
         let inside = &mut *guard;
         inside.now_us = inside.now_us.max(now_us);
@@ -143,10 +152,7 @@ impl Door {
         }
         inside.events = events;
         drop(guard);
-        for waker in wakers {
-            waker.wake();
-        }
-        result
+        (result, Woken(wakers))
     }
 
     /// The latest time it was told.
@@ -171,6 +177,17 @@ impl Place {
     }
 }
 
+/// Tasks whose wait has ended: they are woken when this is dropped. A caller with a lock drops that
+/// first, since what wakes them may want locks of its own.
+#[derive(Debug, Default)]
+pub struct Woken(Vec<Waker>);
+
+impl Drop for Woken {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Waker::wake);
+    }
+}
+
 /// A running request's hold on a door. Dropped, it ends as if its estimate had been right.
 #[derive(Debug)]
 pub struct Pass {
@@ -180,12 +197,14 @@ pub struct Pass {
 
 impl Pass {
     /// Its prefill is done.
-    pub fn prefill_done(&mut self, now_us: u64) {
-        if let Some(grant) = &mut self.grant {
-            self.door.with(now_us, |inside, events| {
-                inside.gate.prefill_done(grant, now_us, events);
-            });
-        }
+    pub fn prefill_done(&mut self, now_us: u64) -> Woken {
+        let Some(grant) = &mut self.grant else {
+            return Woken::default();
+        };
+        let done = self.door.inside(now_us, |inside, events| {
+            inside.gate.prefill_done(grant, now_us, events);
+        });
+        done.1
     }
 
     /// A part of its decode is done.
@@ -198,19 +217,25 @@ impl Pass {
     }
 
     /// It is over, but what it took is not known yet: it makes room for others.
-    pub fn over(&mut self, now_us: u64) {
-        if let Some(grant) = &mut self.grant {
-            self.door.with(now_us, |inside, events| {
-                inside.gate.over(grant, now_us, events);
-            });
-        }
+    pub fn over(&mut self, now_us: u64) -> Woken {
+        let Some(grant) = &mut self.grant else {
+            return Woken::default();
+        };
+        let over = self.door.inside(now_us, |inside, events| {
+            inside.gate.over(grant, now_us, events);
+        });
+        over.1
     }
 
     /// It has ended and took `actual` MU.
-    pub fn finish(mut self, actual: MicroMu, now_us: u64) {
-        if let Some(grant) = self.grant.take() {
-            self.door.release(grant, actual, now_us);
-        }
+    pub fn finish(mut self, actual: MicroMu, now_us: u64) -> Woken {
+        let Some(grant) = self.grant.take() else {
+            return Woken::default();
+        };
+        let finished = self.door.inside(now_us, |inside, events| {
+            inside.gate.release(grant, actual, now_us, events);
+        });
+        finished.1
     }
 
     /// What the gate holds for it.

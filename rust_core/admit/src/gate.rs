@@ -178,6 +178,9 @@ impl Gate {
     /// Takes a new capacity, of a new pool.
     pub fn set_capacity(&mut self, capacity: Capacity, now_us: u64, events: &mut Vec<Event>) {
         self.settle(now_us, events);
+        if self.capacity == capacity {
+            return;
+        }
         self.capacity = capacity;
         self.measure();
         self.dispatch(events);
@@ -197,8 +200,18 @@ impl Gate {
     /// Takes new settings; they hold for what comes.
     pub fn set_settings(&mut self, settings: Settings, now_us: u64, events: &mut Vec<Event>) {
         self.settings = settings;
-        let capacity = self.capacity;
-        self.set_capacity(capacity, now_us, events);
+        self.accounts.set_most_unknown(settings.unknown_tenants);
+        self.settle(now_us, events);
+        self.measure();
+        self.dispatch(events);
+    }
+
+    /// Refuses all that wait: no replica will take them.
+    pub fn shed_all(&mut self, now_us: u64, events: &mut Vec<Event>) {
+        self.settle(now_us, events);
+        while let Some(id) = self.waiters.overdue(u64::MAX) {
+            self.shed_waiting(id, ShedReason::NoReplica, events);
+        }
     }
 
     /// Takes a new book of tenants; what runs, waits and is owed stays.

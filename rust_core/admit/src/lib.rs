@@ -39,7 +39,7 @@ mod settings;
 mod waiters;
 
 pub use book::{Book, BookError, MOST_TENANTS, Priority, Terms};
-pub use door::{Door, Entry, Pass, Turn};
+pub use door::{Door, Entry, Pass, Turn, Woken};
 pub use gate::Gate;
 pub use outcome::{Event, Grant, Offer, Outcome, Shed, ShedReason, Standing};
 pub use running::Capacity;

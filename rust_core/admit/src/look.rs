@@ -53,6 +53,22 @@ impl Gate {
         }
     }
 
+    /// Up to `most` tenants' standings as [`Gate::standings`] gives them, from the `first` on.
+    pub fn some_standings(
+        &self,
+        first: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (&str, Standing)> {
+        let accounts = self.accounts.iter().skip(first).take(most);
+        accounts.map(|account| (&*account.name, self.standing_of(account)))
+    }
+
+    /// Work in flight that counts as full, ms of the replicas' capacity.
+    #[must_use]
+    pub fn window_ms(&self) -> f64 {
+        self.settings.window_ms
+    }
+
     /// Longest that a request may wait, ms.
     #[must_use]
     pub fn longest_wait_ms(&self) -> u64 {
@@ -100,12 +116,28 @@ impl Gate {
     /// When a request of this account and class would likely run, ms from now.
     pub(crate) fn retry_after_ms(&self, at: u32, priority: Priority) -> u64 {
         let drained = self.drained_in_ms(priority);
-        let refilled = self
+        let promised = self
             .accounts
             .get(at)
-            .filter(|account| account.bucket.promises())
-            .map(|account| account.bucket.ready_at_us().saturating_sub(self.now_us) / 1000);
-        refilled.map_or(drained, |ms| ms.min(drained)).max(1)
+            .filter(|account| account.bucket.promises());
+        let soonest = match promised {
+            // Its turn comes once less is in flight on promises: before all classes.
+            Some(account) if account.bucket.is_ready(self.now_us) => {
+                self.promises_drained_in_ms().min(drained)
+            }
+            Some(account) => {
+                let refilled = account.bucket.ready_at_us().saturating_sub(self.now_us) / 1000;
+                refilled.min(drained)
+            }
+            None => drained,
+        };
+        soonest.max(1)
+    }
+
+    /// What is in flight on promises above what counts as full, and what waits within them.
+    fn promises_drained_in_ms(&self) -> u64 {
+        let waiting: MicroMu = self.accounts.iter().map(Account::waiting_on_promise).sum();
+        self.in_ms(waiting + self.full.excess_alone(&self.promised))
     }
 
     /// What waits in this class and before it, and what is in flight too much, by the drain rate.
@@ -116,9 +148,13 @@ impl Gate {
             .take(priority.slot() + 1)
             .map(|class| class.work)
             .sum();
-        let ahead = (waiting + self.full.excess(&self.running, &self.promised)).as_mu();
+        self.in_ms(waiting + self.full.excess(&self.running, &self.promised))
+    }
+
+    /// Time in which so much is done, by the drain rate.
+    fn in_ms(&self, ahead: MicroMu) -> u64 {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let ms = (ahead / self.drain_mu_per_ms()).ceil() as u64;
+        let ms = (ahead.as_mu() / self.drain_mu_per_ms()).ceil() as u64;
         ms.min(3_600_000)
     }
 }

@@ -95,6 +95,8 @@ pub enum ShedReason {
     Deadline,
     /// It is larger than its tenant may ask for.
     TooLarge,
+    /// No replica takes anything new.
+    NoReplica,
 }
 
 impl ShedReason {
@@ -107,6 +109,7 @@ impl ShedReason {
             Self::Displaced => "displaced",
             Self::Deadline => "queue_deadline",
             Self::TooLarge => "request_too_large",
+            Self::NoReplica => "no_replica",
         }
     }
 }

@@ -3,18 +3,64 @@
 use weighbridge_place::MicroMu;
 
 use crate::book::Priority;
-use crate::class::{Class, normalised};
+use crate::class::{Class, Virtual, normalised};
 use crate::gate::Gate;
 use crate::outcome::{Event, ShedReason};
 use crate::promises::Standing;
-use crate::waiters::WaitId;
+use crate::waiters::{WaitId, Waiter};
 
 /// Waiting requests that one newcomer may displace.
 const MOST_DISPLACED: usize = 16;
 
+/// Waiting requests that would have to go, and how the queue would be without them.
+#[derive(Debug, Default)]
+struct Gone {
+    ids: Vec<WaitId>,
+    /// Requests and MU, by class.
+    classes: [(u32, MicroMu); Priority::ALL.len()],
+    /// MU by account and class, and the last of its list that went.
+    flows: Vec<(u32, Priority, MicroMu, WaitId)>,
+}
+
+impl Gone {
+    fn class(&self, priority: Priority) -> (u32, MicroMu) {
+        let sums = self.classes.get(priority.slot());
+        sums.copied().unwrap_or_default()
+    }
+
+    fn work(&self) -> MicroMu {
+        self.classes.iter().map(|(_, work)| *work).sum()
+    }
+
+    fn flow(&self, account: u32, priority: Priority) -> Option<(MicroMu, WaitId)> {
+        let mut flows = self.flows.iter();
+        let found = flows.find(|flow| (flow.0, flow.1) == (account, priority));
+        found.map(|flow| (flow.2, flow.3))
+    }
+
+    fn add(&mut self, id: WaitId, waiter: &Waiter) {
+        self.ids.push(id);
+        if let Some((count, work)) = self.classes.get_mut(waiter.priority.slot()) {
+            *count += 1;
+            *work += waiter.work();
+        }
+        let mut flows = self.flows.iter_mut();
+        match flows.find(|flow| (flow.0, flow.1) == (waiter.account, waiter.priority)) {
+            Some((_, _, work, last)) => {
+                *work += waiter.work();
+                *last = id;
+            }
+            None => {
+                let flow = (waiter.account, waiter.priority, waiter.work(), id);
+                self.flows.push(flow);
+            }
+        }
+    }
+}
+
 impl Gate {
-    /// Displaces others as far as `work` of this account and class comes before them. False when
-    /// there is no room for it.
+    /// Displaces others where `work` of this account and class comes before them. False, and nobody
+    /// has to go, where that would not make room for it.
     pub(crate) fn make_room(
         &mut self,
         account: u32,
@@ -23,75 +69,119 @@ impl Gate {
         within_promise: bool,
         events: &mut Vec<Event>,
     ) -> bool {
-        for _ in 0..MOST_DISPLACED {
-            if !self.is_queue_full() {
-                return true;
+        let mut gone = Gone::default();
+        while self.is_queue_full(&gone) {
+            if gone.ids.len() == MOST_DISPLACED {
+                return false;
             }
-            let Some(victim) = self.victim(account, priority, work, within_promise) else {
+            let victim = self.victim(account, priority, work, within_promise, &gone);
+            let Some((id, waiter)) = victim else {
                 return false;
             };
-            self.shed_waiting(victim, ShedReason::Displaced, events);
+            gone.add(id, &waiter);
         }
-        !self.is_queue_full()
+        for id in gone.ids {
+            self.shed_waiting(id, ShedReason::Displaced, events);
+        }
+        true
     }
 
-    fn is_queue_full(&self) -> bool {
+    fn is_queue_full(&self, gone: &Gone) -> bool {
         let work: MicroMu = self.classes.iter().map(|class| class.work).sum();
-        let waiting = self.waiters.len();
+        let waiting = self.waiters.len().saturating_sub(gone.ids.len());
         waiting >= self.settings.queue_requests as usize
-            || (waiting >= self.full.places && work >= self.full.queue)
+            || (waiting >= self.full.places && work - gone.work() >= self.full.queue)
     }
 
-    /// Who has to make room: of the lowest class that must, the newest of who has most waiting.
+    /// The next that has to make room: of the lowest class that must, the newest of the account that
+    /// has most waiting.
     fn victim(
-        &mut self,
+        &self,
         newcomer: u32,
         priority: Priority,
         work: MicroMu,
         within_promise: bool,
-    ) -> Option<WaitId> {
+        gone: &Gone,
+    ) -> Option<(WaitId, Waiter)> {
         let own = self.classes.get(priority.slot())?;
-        let entitled = within_promise || !self.exceeds_its_places(own, priority, 1);
-        let weight = self
-            .accounts
-            .get(newcomer)
-            .map_or(1.0, |account| self.accounts.weight(account));
-        let waiting = self.accounts.get_mut(newcomer)?.flow(priority).list.work;
-        let own_backlog = normalised(waiting + work, weight);
+        let entitled = within_promise || !self.exceeds_its_places(own, priority, 1, gone);
+        let own_backlog = {
+            let account = self.accounts.get(newcomer)?;
+            let waiting = account.waiting_in(priority).work + work;
+            normalised(waiting, self.accounts.weight(account))
+        };
         for (lower, class) in Priority::ALL.into_iter().zip(&self.classes).rev() {
-            if class.is_empty() || !self.exceeds_its_places(class, lower, 0) {
+            if class.count == gone.class(lower).0 || !self.exceeds_its_places(class, lower, 0, gone)
+            {
                 continue;
             }
             let yields = entitled || lower > priority;
             if !yields && lower < priority {
                 return None;
             }
-            for (backlog, account) in class.longest() {
-                // Of its own class it displaces only who has more waiting for its weight.
-                if !yields && (account == newcomer || backlog <= own_backlog) {
-                    break;
-                }
-                let Some(holder) = self.accounts.get_mut(account) else {
-                    continue;
-                };
-                if matches!(holder.promise, Standing::Ready(_)) {
-                    continue; // within its promise
-                }
-                let list = holder.flow(lower).list;
-                return self.waiters.last(&list).map(|(id, _)| id);
+            let Some((backlog, account, waiter)) = self.longest(class, lower, gone) else {
+                continue;
+            };
+            // Of its own class it displaces only an account that has more waiting for its weight.
+            if yields || (account != newcomer && backlog > own_backlog) {
+                return Some(waiter);
             }
         }
         None
     }
 
+    /// The account of a class that has most waiting for its weight, and is not within its promise;
+    /// how much that is, and the newest of it.
+    fn longest(
+        &self,
+        class: &Class,
+        priority: Priority,
+        gone: &Gone,
+    ) -> Option<(Virtual, u32, (WaitId, Waiter))> {
+        let mut longest: Option<(Virtual, u32, (WaitId, Waiter))> = None;
+        for (backlog, at) in class.longest() {
+            // Without what is gone a backlog is only less.
+            if longest.as_ref().is_some_and(|(most, ..)| *most >= backlog) {
+                break;
+            }
+            let Some(account) = self.accounts.get(at) else {
+                continue;
+            };
+            if matches!(account.promise, Standing::Ready(_)) {
+                continue; // within its promise
+            }
+            let flow = gone.flow(at, priority);
+            let newest = match flow {
+                Some((_, last)) => self.waiters.before(last),
+                None => self.waiters.last(&account.waiting_in(priority)),
+            };
+            let Some((id, waiter)) = newest else {
+                continue;
+            };
+            let less = flow.map_or(MicroMu::ZERO, |(work, _)| work);
+            let backlog = backlog - normalised(less, self.accounts.weight(account));
+            if longest.as_ref().is_none_or(|(most, ..)| backlog > *most) {
+                longest = Some((backlog, at, (id, *waiter)));
+            }
+        }
+        longest
+    }
+
     /// Whether a class has more in the queue, with `more` requests, than is kept free for it.
-    fn exceeds_its_places(&self, class: &Class, priority: Priority, more: u32) -> bool {
+    fn exceeds_its_places(
+        &self,
+        class: &Class,
+        priority: Priority,
+        more: u32,
+        gone: &Gone,
+    ) -> bool {
         if priority == Priority::Sheddable {
             return true;
         }
+        let (count, work) = gone.class(priority);
         let share = self.settings.min_share;
         let places = f64::from(self.settings.queue_requests) * share;
-        f64::from(class.count + more) > places
-            || class.work.as_mu() > self.full.queue.as_mu() * share
+        f64::from(class.count.saturating_sub(count) + more) > places
+            || (class.work - work).as_mu() > self.full.queue.as_mu() * share
     }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Full {
     /// Of it, one replica's part.
     replica_prefill: MicroMu,
     kv_tokens: i64,
+    /// KV tokens of one replica, at most.
+    replica_kv_tokens: u64,
     /// MU that may wait…
     pub(crate) queue: MicroMu,
     /// …where more than so many requests do.
@@ -66,6 +68,9 @@ impl Full {
                 settings.prefill_window_ms / f64::from(capacity.replicas.max(1)),
             ),
             kv_tokens,
+            replica_kv_tokens: capacity
+                .kv_tokens
+                .div_ceil(u64::from(capacity.replicas.max(1))),
             queue: window(settings.queue_window_ms),
             places: capacity.replicas as usize,
             foreign,
@@ -73,10 +78,11 @@ impl Full {
     }
 
     /// What of a request counts as in flight: a prompt that is longer than a replica's part of the
-    /// window fills that replica and no other.
+    /// window, or a context longer than its memory, fills that replica and no other.
     pub(crate) fn counted(&self, cost: Amount) -> Amount {
         Amount {
             prefill: cost.prefill.min(self.replica_prefill),
+            kv_tokens: cost.kv_tokens.min(self.replica_kv_tokens),
             ..cost
         }
     }
@@ -104,6 +110,11 @@ impl Full {
     pub(crate) fn excess(&self, running: &Running, promised: &Running) -> MicroMu {
         let excess = self.taken(running, promised).work - self.work;
         excess.max(MicroMu::ZERO)
+    }
+
+    /// In-flight work of `promised` above what counts as full.
+    pub(crate) fn excess_alone(&self, promised: &Running) -> MicroMu {
+        (promised.work - self.work).max(MicroMu::ZERO)
     }
 
     /// What is in flight, and what promises have not used of what is kept for them.

@@ -136,6 +136,12 @@ impl Waiters {
         self.named(list.tail)
     }
 
+    /// The one that came before in the same list.
+    pub(crate) fn before(&self, id: WaitId) -> Option<(WaitId, &Waiter)> {
+        let slot = self.slots.get(id.slot as usize)?;
+        self.named(slot.before)
+    }
+
     /// The earliest deadline.
     pub(crate) fn next_due_us(&self) -> Option<u64> {
         self.due.first().map(|(deadline, _)| *deadline)

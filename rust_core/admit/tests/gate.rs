@@ -530,3 +530,153 @@ fn a_clock_that_steps_back_stands_still() {
     gate.advance(3_000_000, &mut events);
     assert!(matches!(events.as_slice(), [Event::Shed(ended, _)] if *ended == id));
 }
+
+fn asking(tenant: &'static str, priority: Option<Priority>, mu: f64) -> Offer<'static> {
+    Offer {
+        tenant,
+        priority,
+        cost: Amount {
+            decode: MicroMu::from_mu(mu),
+            ..Amount::default()
+        },
+        deadline_us: u64::MAX,
+    }
+}
+
+/// A gate that is full, before which `waiting` requests of one MU wait.
+fn full(waiting: u32, events: &mut Vec<Event>) -> (Gate, Grant) {
+    let settings = Settings {
+        queue_requests: 4_096,
+        ..settings()
+    };
+    let mut gate = Gate::new(settings, book(0.0), capacity(1.0));
+    let Outcome::Run(grant) = gate.offer(&asking("", None, 2_000.0), 0, events) else {
+        panic!("nothing else is in flight");
+    };
+    for _ in 0..waiting {
+        let outcome = gate.offer(&asking("", Some(Priority::Sheddable), 1.0), 0, events);
+        assert!(matches!(outcome, Outcome::Wait(_)), "{outcome:?}");
+    }
+    (gate, grant)
+}
+
+#[test]
+fn none_has_to_make_room_where_that_is_not_enough() {
+    let mut events = Vec::new();
+    let (mut gate, grant) = full(100, &mut events);
+    // The pool has shrunk: most of what waits is more than may.
+    gate.set_capacity(capacity(0.01), 1, &mut events);
+    let outcome = gate.offer(&asking("", Some(Priority::Standard), 1.0), 2, &mut events);
+    assert!(
+        matches!(
+            outcome,
+            Outcome::Shed(Shed {
+                reason: ShedReason::QueueFull,
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
+    assert!(
+        events.is_empty(),
+        "others were refused for nothing: {events:?}"
+    );
+    assert_eq!(gate.waiting(Priority::Sheddable).0, 100);
+    // With less to displace there is room, and as few go as must.
+    gate.set_capacity(capacity(0.045), 3, &mut events);
+    let outcome = gate.offer(&asking("", Some(Priority::Standard), 1.0), 4, &mut events);
+    assert!(matches!(outcome, Outcome::Wait(_)), "{outcome:?}");
+    assert_eq!(events.len(), 11, "{events:?}");
+    gate.release(grant, MicroMu::ZERO, 5, &mut events);
+}
+
+#[test]
+fn a_request_of_more_memory_than_a_replica_has_fills_one_replica() {
+    let mut gate = Gate::new(
+        settings(),
+        book(0.0),
+        Capacity {
+            mu_per_ms: 4.0,
+            replicas: 4,
+            kv_tokens: 20_000,
+            ..Capacity::default()
+        },
+    );
+    let mut events = Vec::new();
+    let huge = Offer {
+        cost: Amount {
+            kv_tokens: 1 << 50,
+            ..Amount::default()
+        },
+        ..asking("", None, 0.0)
+    };
+    let Outcome::Run(one) = gate.offer(&huge, 0, &mut events) else {
+        panic!("nothing else is in flight");
+    };
+    let Outcome::Run(two) = gate.offer(&asking("", None, 1.0), 0, &mut events) else {
+        panic!("three replicas have all their memory");
+    };
+    for grant in [one, two] {
+        gate.release(grant, MicroMu::ZERO, 1, &mut events);
+    }
+    assert_eq!(gate.in_flight(), (0, MicroMu::ZERO));
+}
+
+#[test]
+fn when_to_come_back_is_computed_within_a_promise_too() {
+    let settings = Settings {
+        queue_requests: 1,
+        ..settings()
+    };
+    let terms = Terms {
+        guaranteed_mu_per_min: 30_000.0,
+        burst_mu: Some(1e6),
+        ..Terms::default()
+    };
+    let book = Book::new([("gold", terms)], Terms::default()).unwrap();
+    let mut gate = Gate::new(settings, book, capacity(1.0));
+    let mut events = Vec::new();
+    let mut grants = Vec::new();
+    let shed = loop {
+        match gate.offer(&asking("gold", None, 8_000.0), 0, &mut events) {
+            Outcome::Run(grant) => grants.push(grant),
+            Outcome::Wait(_) => {}
+            Outcome::Shed(shed) => break shed,
+        }
+    };
+    assert!(shed.retry_after_ms > 5_000, "{shed:?}");
+    for grant in grants {
+        gate.release(grant, MicroMu::ZERO, 1, &mut events);
+    }
+}
+
+#[test]
+fn names_that_are_kept_apart_can_be_more_or_fewer_without_a_restart() {
+    let mut gate = Gate::new(settings(), book(0.0), capacity(1e6));
+    let mut events = Vec::new();
+    let names = ["a", "b", "c", "d"];
+    let mut ask = |gate: &mut Gate| {
+        for name in names {
+            let Outcome::Run(grant) = gate.offer(&asking(name, None, 1.0), 0, &mut events) else {
+                panic!("there is room");
+            };
+            gate.release(grant, MicroMu::ZERO, 0, &mut events);
+        }
+        let known: Vec<_> = gate.standings().map(|(name, _)| name.to_owned()).collect();
+        names
+            .iter()
+            .filter(|name| known.iter().any(|one| one == *name))
+            .count()
+    };
+    let most = |unknown_tenants| Settings {
+        unknown_tenants,
+        ..settings()
+    };
+    assert_eq!(ask(&mut gate), 1);
+    gate.set_settings(most(4), 0, &mut Vec::new());
+    assert_eq!(ask(&mut gate), 4);
+    gate.set_settings(most(2), 0, &mut Vec::new());
+    assert_eq!(ask(&mut gate), 2);
+    gate.set_settings(most(3), 0, &mut Vec::new());
+    assert_eq!(ask(&mut gate), 3);
+}

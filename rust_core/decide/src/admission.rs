@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use weighbridge_admit::{Book, Capacity, Door, Entry, Gate, Offer, Priority, Standing, Terms};
-use weighbridge_place::{Amount, MicroMu, Pool};
+use weighbridge_place::{Amount, MicroMu, ModelPool, Pool, State};
 
 /// Who may have how much, and what may wait.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -81,20 +81,21 @@ impl Doors {
     /// Takes the capacities of a pool.
     pub(crate) fn set_pool(&self, pool: &Pool, now_us: u64) {
         for (model, door) in &self.by_model {
-            let capacity = pool
-                .model(model)
-                .map_or_else(Capacity::default, |replicas| {
-                    let open = replicas.replicas.iter();
-                    let open = open.filter(|replica| replica.spec.state.is_open());
-                    Capacity {
-                        mu_per_ms: replicas.mu_per_ms,
-                        replicas: u32::try_from(open.clone().count()).unwrap_or(u32::MAX),
-                        kv_tokens: open.map(|replica| replica.spec.kv_tokens).sum(),
-                        foreign: Amount::default(),
-                    }
-                });
+            let members = pool.model(model);
+            // Where all replicas drain, none will take what waits. Those that are ejected, or that
+            // discovery has lost for a moment, come back.
+            let is_over = members.is_some_and(|members| {
+                let mut all = members.replicas.iter();
+                all.all(|replica| replica.spec.state == State::Draining)
+            });
             door.change(now_us, |gate, events| {
+                let window_ms = gate.window_ms();
+                let capacity =
+                    members.map_or_else(Capacity::default, |members| capacity(members, window_ms));
                 gate.set_capacity(capacity, now_us, events);
+                if is_over {
+                    gate.shed_all(now_us, events);
+                }
             });
         }
     }
@@ -129,8 +130,32 @@ impl Doors {
     pub(crate) fn status(&self) -> BTreeMap<String, DoorStatus> {
         self.by_model
             .iter()
-            .map(|(model, door)| (model.to_string(), door.look(DoorStatus::of)))
+            .map(|(model, door)| (model.to_string(), DoorStatus::of(door)))
             .collect()
+    }
+}
+
+/// What a model's open replicas can do, and what others have them do.
+fn capacity(members: &ModelPool, window_ms: f64) -> Capacity {
+    let open = || {
+        let all = members.replicas.iter();
+        all.filter(|replica| replica.spec.state.is_open())
+    };
+    let mut foreign = Amount::default();
+    for replica in open() {
+        let (totals, own) = (replica.load.totals(), replica.load.own());
+        // It fills this replica at most, not the others.
+        let most = MicroMu::from_mu(replica.mu_per_ms() * window_ms);
+        let work = (totals.decode - own.decode).max(MicroMu::ZERO);
+        foreign.decode += work.min(most);
+        let kv_tokens = u64::try_from(totals.kv_tokens - own.kv_tokens).unwrap_or(0);
+        foreign.kv_tokens += kv_tokens.min(replica.spec.kv_tokens);
+    }
+    Capacity {
+        mu_per_ms: members.mu_per_ms,
+        replicas: u32::try_from(open().count()).unwrap_or(u32::MAX),
+        kv_tokens: open().map(|replica| replica.spec.kv_tokens).sum(),
+        foreign,
     }
 }
 
@@ -155,6 +180,9 @@ pub(crate) fn enter(
 pub(crate) fn refusal(shed: weighbridge_admit::Shed, door: &Door, tenant: &str) -> Refusal {
     Refusal::shed(shed, &door.look(|gate| gate.standing(tenant)))
 }
+
+/// Tenants that are looked at before a door is let go.
+const TENANTS_AT_ONCE: usize = 128;
 
 /// Admission to one model at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -208,7 +236,28 @@ pub struct TenantStatus {
 }
 
 impl DoorStatus {
-    fn of(gate: &Gate) -> Self {
+    /// The door is let go between every few tenants: there may be thousands, and requests want it.
+    fn of(door: &Door) -> Self {
+        let mut status = door.look(Self::without_tenants);
+        for first in (0..).step_by(TENANTS_AT_ONCE) {
+            let is_last = door.look(|gate| {
+                let mut seen = 0;
+                for (name, standing) in gate.some_standings(first, TENANTS_AT_ONCE) {
+                    seen += 1;
+                    if standing != unused(&standing) {
+                        status.tenants.push(TenantStatus::of(name, &standing));
+                    }
+                }
+                seen < TENANTS_AT_ONCE
+            });
+            if is_last {
+                break;
+            }
+        }
+        status
+    }
+
+    fn without_tenants(gate: &Gate) -> Self {
         let (running, running_mu) = gate.in_flight();
         Self {
             running,
@@ -224,11 +273,7 @@ impl DoorStatus {
                 })
                 .collect(),
             drain_mu_per_ms: gate.drain_mu_per_ms(),
-            tenants: gate
-                .standings()
-                .filter(|(_, standing)| *standing != unused(standing))
-                .map(|(name, standing)| TenantStatus::of(name, &standing))
-                .collect(),
+            tenants: Vec::new(),
         }
     }
 }

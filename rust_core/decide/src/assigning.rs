@@ -5,6 +5,7 @@ use crate::settings::Placing;
 use arc_swap::Guard;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use weighbridge_place::assigner::{AssignerSettings, Member, Round, WorkloadHint, round};
 use weighbridge_place::key::workload_hash;
@@ -15,6 +16,8 @@ use weighbridge_place::{Assignment, Heat, Pool, Published, Slices};
 pub(crate) struct Assigning {
     current: Published,
     rounds: Mutex<Rounds>,
+    /// A reaction was wanted while a round was under way.
+    is_due: AtomicBool,
     /// What the last round came to, to be read while another one is under way.
     report: Mutex<Report>,
     latest: Mutex<Moves>,
@@ -86,16 +89,24 @@ impl Assigning {
     }
 
     /// A round at once, on a change of replicas or their health: what must move moves, and no time
-    /// has passed for which anything else could. While another round is under way there is none:
-    /// the choice passes over a replica that is out, and the next round moves its slices. So a
-    /// round that hangs holds up neither health nor discovery.
+    /// has passed for which anything else could. While another round is under way it is put off:
+    /// the thread that runs that asks [`Assigning::is_due`] afterwards. So a round that hangs
+    /// holds up neither health nor discovery.
     pub(crate) fn react(&self, pool: &Pool, placing: &Placing) {
+        // Before the lock is tried: either we get it, or its holder sees this.
+        self.is_due.store(true, SeqCst);
         let mut rounds = match self.rounds.try_lock() {
             Ok(rounds) => rounds,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
+        self.is_due.store(false, SeqCst);
         self.run(&mut rounds, pool, placing, None, 0.0);
+    }
+
+    /// Whether a reaction was put off, and no round is under way that will see it.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due.load(SeqCst) && !matches!(self.rounds.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     #[allow(clippy::cast_precision_loss)]

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use weighbridge_admit::{Door, Entry, Pass, Shed, Turn};
 use weighbridge_learn::Owed;
 use weighbridge_learn::health::Source;
-use weighbridge_place::{Amount, Decision, MicroMu, Pool, Replica};
+use weighbridge_place::{Amount, Decision, MicroMu, Placed, Pool, Replica};
 use weighbridge_weigh::{Endpoint, Work};
 
 /// What became of a request that asked for admission.
@@ -296,7 +296,13 @@ impl Core {
             });
         let brought = steered.then(|| Brought::new(replica, &weighed.chain));
         if let Some(slices) = self.assigning.current().model(&weighed.model.name) {
-            slices.record(weighed.key, MicroMu::from_mu(cost.total()), decision.saved);
+            slices.record(
+                weighed.key,
+                Placed {
+                    charged: MicroMu::from_mu(cost.total()),
+                    saved: decision.saved,
+                },
+            );
         }
         let number = self.numbers.fetch_add(1, Relaxed) + 1;
         self.tallies.count_reason(decision.reason);
@@ -339,11 +345,12 @@ impl Core {
             factor: weighed.factor,
             is_whole: weighed.is_whole,
             is_counted: weighed.is_counted,
-            max_output: reading.max_output_tokens,
+            max_output: Some(reading.max_output_tokens.unwrap_or(weighed.model.longest)),
             promised_blocks: decision.cached_blocks,
             believed_share: replica.cache.believed_share(),
             is_steered: steered,
             estimated: MicroMu::from_mu(cost.total()),
+            saved: decision.saved,
             waited_us,
             join: self.metering.open.draw(number),
         };

@@ -2,11 +2,12 @@
 
 use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
+use crate::clock::{Clock, WallClock};
 use crate::drains::Drains;
 use crate::foreign::Means;
 use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
-use crate::metering::{Metering, Observer};
+use crate::metering::{Metering, Observer, Settled};
 use crate::models::Models;
 use crate::observing::Observing;
 use crate::outbox::Outbox;
@@ -23,7 +24,6 @@ use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use weighbridge_learn::predict::Predictor;
 use weighbridge_place::{Decision, Pool, Registry, ReplicaSpec};
 use weighbridge_weigh::{Body, Endpoint};
@@ -51,6 +51,10 @@ pub struct Incoming<'a> {
     pub body: Body<'a>,
 }
 
+/// The longest that a request is believed to be under way, µs: a context of 128 Ki tokens, written at
+/// ten tokens a second. Envoy's idle timeout ends those that stand still long before.
+const LONGEST_LIFE_US: u64 = 4 * 3600 * 1_000_000;
+
 /// Profiles, replicas, ledgers, prefix index and counters: shared by all requests.
 pub struct Core {
     settings: Settings,
@@ -72,16 +76,30 @@ pub struct Core {
     pub(crate) log: DecisionLog,
     pub(crate) spans: Outbox<Span>,
     pub(crate) numbers: AtomicU64,
+    /// Placings so far: each has a seed of its own.
+    pub(crate) seeds: AtomicU64,
     turns: AtomicUsize,
-    start: Instant,
+    reaped: AtomicU64,
+    clock: Arc<dyn Clock>,
 }
 
 impl Core {
-    /// A core without replicas.
+    /// A core without replicas, on the time of this machine.
     ///
     /// # Errors
     /// When a profile contradicts itself or another, or a tokenizer cannot be loaded.
-    pub fn new(mut settings: Settings) -> Result<Self, SettingsError> {
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
+        Self::with_clock(settings, Arc::<WallClock>::default())
+    }
+
+    /// A core without replicas, on `clock`.
+    ///
+    /// # Errors
+    /// As [`Core::new`].
+    pub fn with_clock(
+        mut settings: Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SettingsError> {
         let tokenizers = tokenizers::load(&settings.tokenizers)?;
         let models = Models::new(std::mem::take(&mut settings.profiles), tokenizers)?;
         let admission = std::mem::take(&mut settings.admission);
@@ -113,8 +131,10 @@ impl Core {
             log: DecisionLog::new(settings.decision_log),
             spans: Outbox::new(settings.spans),
             numbers: AtomicU64::new(0),
+            seeds: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
-            start: Instant::now(),
+            reaped: AtomicU64::new(0),
+            clock,
             settings,
         })
     }
@@ -125,16 +145,16 @@ impl Core {
         &self.settings
     }
 
-    /// µs since the core was made: the clock that transports pass to the state machine.
+    /// µs on the core's clock: the time that transports pass to the state machine.
     #[must_use]
     pub fn now_us(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(self.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Time since the core was made, finer than [`Core::now_us`]: to measure decisions with.
+    /// The same, finer: to measure decisions with.
     #[must_use]
     pub fn elapsed(&self) -> std::time::Duration {
-        self.start.elapsed()
+        self.clock.elapsed()
     }
 
     /// Replaces the replicas and takes slices off those that must not serve; ledgers, caches and
@@ -145,7 +165,7 @@ impl Core {
     pub fn set_replicas(&self, replicas: Vec<ReplicaSetting>) -> Result<u64, SettingsError> {
         let mut current = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let specs = self.specs(&replicas)?;
-        self.drains().follow(&specs);
+        self.drains().follow(&specs, self.now_us());
         let number = self.publish(specs);
         let pool = self.registry.pool_full();
         self.watch.follow(&pool, &self.kinds(&replicas));
@@ -192,8 +212,13 @@ impl Core {
 
     /// Takes slices off those that must not serve.
     fn react(&self) {
-        self.assigning
-            .react(&self.registry.pool_full(), &self.placing.load());
+        loop {
+            self.assigning
+                .react(&self.registry.pool_full(), &self.placing.load());
+            if !self.assigning.is_due() {
+                return;
+            }
+        }
     }
 
     /// Of each endpoint, the requests that fill it and the number of those that are like it.
@@ -216,6 +241,9 @@ impl Core {
         let means = self.mean_mu(&pool);
         self.watch
             .hear(observations, &pool, |model| means.of(model), now_us);
+        // The pool may be another by now.
+        let _published = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        self.doors.set_pool(&self.registry.pool_full(), now_us);
     }
 
     /// Judges the replicas' health by what was heard up to `now_us`, and lets the ill have less. To
@@ -224,13 +252,39 @@ impl Core {
     /// # Errors
     /// Never, as far as the replicas were accepted when they were set.
     pub fn judge(&self, now_us: u64) -> Result<Vec<HealthChange>, SettingsError> {
+        self.reap(now_us);
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        let (changes, moved) = self.watch.round(&self.registry.pool_full(), now_us);
+        let pool = self.registry.pool_full();
+        let (changes, moved) = self.watch.round(&pool, now_us);
         if moved {
             self.publish(self.specs(&replicas)?);
             self.react();
+        } else {
+            // Foreign load may have expired.
+            self.doors.set_pool(&pool, now_us);
         }
         Ok(changes)
+    }
+
+    /// Ends requests that have been under way for longer than any route lets them, as those whose
+    /// connection is dead without anyone having noticed. To be called about once a second.
+    fn reap(&self, now_us: u64) {
+        let Some(before_us) = now_us.checked_sub(LONGEST_LIFE_US) else {
+            return;
+        };
+        for life in self.metering.open.begun_before(before_us) {
+            if life.end(now_us).is_some() {
+                self.reaped.fetch_add(1, Relaxed);
+                let settled = self.metering.ended(&life, now_us);
+                self.correct_heat(settled, now_us);
+            }
+        }
+    }
+
+    /// Requests ended because they had been under way for too long.
+    #[must_use]
+    pub fn reaped(&self) -> u64 {
+        self.reaped.load(Relaxed)
     }
 
     /// Judges health by other settings from now on.
@@ -308,7 +362,8 @@ impl Core {
 
     /// The reply was observed to its end.
     pub fn observed(&self, observer: Observer, now_us: u64) {
-        self.metering.observed(observer, now_us);
+        let settled = self.metering.observed(observer, now_us);
+        self.correct_heat(settled, now_us);
     }
 
     /// One round of the assigner, with what was placed up to `now_us`. To be called every few
@@ -319,6 +374,9 @@ impl Core {
             &self.placing.load(),
             now_us / 1000,
         );
+        if self.assigning.is_due() {
+            self.react();
+        }
     }
 
     /// Changes how replicas are chosen, from the next request on.
@@ -421,7 +479,9 @@ impl Core {
     /// it ran counts as its slice's heat. Dropping the ticket does the former alone, without a bill.
     pub fn end(&self, ticket: Ticket, now_us: u64) {
         let life = Arc::clone(ticket.life());
-        let ended = life.end(now_us);
+        let Some(ended) = life.end(now_us) else {
+            return;
+        };
         if let Some(slices) = self.assigning.current().model(ticket.model()) {
             slices.record_kv(ticket.key(), ended.kv_token_ms);
         }
@@ -432,7 +492,24 @@ impl Core {
         if awaits && waited_us >= self.watch.first_byte_us() {
             life.late(now_us);
         }
-        self.metering.ended(&life, now_us);
+        let settled = self.metering.ended(&life, now_us);
+        self.correct_heat(settled, now_us);
+    }
+
+    /// Corrects a slice's heat by what a request really took: nothing, where it did not happen.
+    #[allow(clippy::cast_precision_loss)]
+    fn correct_heat(&self, settled: Option<Settled>, now_us: u64) {
+        let Some(Settled { life, took }) = settled else {
+            return;
+        };
+        let origin = &life.facts.origin;
+        let assignment = self.assigning.current();
+        let Some(slices) = assignment.model(&origin.model) else {
+            return;
+        };
+        let passed_s = now_us.saturating_sub(origin.at_us) as f64 / 1e6;
+        let left = (-passed_s / self.placing.load().heat_memory_s.max(1e-3)).exp();
+        slices.correct(origin.key, life.placed(), took, left);
     }
 
     /// Counts a refusal that the state machine made itself or got from [`Core::decide`].

@@ -4,6 +4,7 @@ use crate::core::{Core, Incoming};
 use crate::refusal::Refusal;
 use crate::weighed::Weighed;
 use serde::Serialize;
+use std::sync::atomic::Ordering::Relaxed;
 use weighbridge_place::{Candidate, Decision, Pool, Verdict};
 use weighbridge_weigh::{CostVector, PromptTokens};
 
@@ -134,7 +135,8 @@ impl Explanation {
     pub fn of(core: &Core, incoming: &Incoming<'_>, now_us: u64) -> Result<Self, Refusal> {
         let weighed = core.weigh(incoming)?;
         let pool = core.pool();
-        let (decision, replica) = core.place(&weighed, incoming, &pool, now_us)?;
+        let next = core.seeds.load(Relaxed);
+        let (decision, replica) = core.place_by(&weighed, incoming, &pool, now_us, next)?;
         let cost = weighed.weighing.cost(decision.cached_blocks);
         Ok(Self {
             model: weighed.model().to_owned(),
@@ -172,7 +174,7 @@ fn cached(weighed: &Weighed, pool: &Pool) -> Vec<Cached> {
     longest
         .into_iter()
         .filter_map(|(id, blocks)| {
-            pool.replica(id).map(|replica| Cached {
+            pool.in_slot(id).map(|replica| Cached {
                 endpoint: replica.spec.endpoint.clone(),
                 blocks,
                 tokens: weighed.weighing.cost(blocks).cached_tokens,

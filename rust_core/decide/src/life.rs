@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use weighbridge_admit::Pass;
+use weighbridge_admit::{Pass, Woken};
 use weighbridge_learn::health::Source;
 use weighbridge_learn::predict::Ask;
 use weighbridge_learn::usage::Reply;
-use weighbridge_place::{Charge, MicroMu, Replica};
+use weighbridge_place::{Charge, MicroMu, Placed, Replica};
 use weighbridge_weigh::{Profile, Work};
 
 /// What is known of a request when it begins, for what is learnt when it ends.
@@ -41,6 +41,8 @@ pub(crate) struct Facts {
     /// The choice was carried out; else another replica may have served, with another cache.
     pub(crate) is_steered: bool,
     pub(crate) estimated: MicroMu,
+    /// Prefill MU that the cache was expected to save.
+    pub(crate) saved: MicroMu,
     pub(crate) waited_us: u64,
     /// Joins the streams of the request: clients do not know it.
     pub(crate) join: u64,
@@ -103,7 +105,7 @@ pub(crate) struct Held {
     /// Where it can be found, and whether by its `x-request-id` too.
     listed: Option<Weak<Open>>,
     is_named: bool,
-    charge: Option<Charge>,
+    pub(crate) charge: Option<Charge>,
     pub(crate) pass: Option<Pass>,
     pub(crate) replica: Arc<Replica>,
     pub(crate) flight: Option<Measured>,
@@ -169,6 +171,8 @@ impl Life {
         let Answer {
             status, replica, ..
         } = *answer;
+        // Declared before the lock: others are woken after it is given back.
+        let mut woken = Woken::default();
         let mut held = self.lock();
         held.status = status;
         let has_moved = held.replica.id != replica.id;
@@ -207,14 +211,17 @@ impl Life {
         // Engines send a stream's headers before they compute its prompt: the observer of the reply
         // tells when its first output comes.
         if !held.is_observed || status >= 400 {
-            self.computed(&mut held, now_us);
+            woken = self.computed(&mut held, now_us);
         }
+        drop(held);
+        drop(woken);
     }
 
-    /// The prompt is computed: what was charged for that is given back.
-    pub(crate) fn computed(&self, held: &mut Held, now_us: u64) {
+    /// The prompt is computed: what was charged for that is given back. Those that may run now are to
+    /// be woken once the lock is.
+    pub(crate) fn computed(&self, held: &mut Held, now_us: u64) -> Woken {
         if std::mem::replace(&mut held.is_computed, true) {
-            return;
+            return Woken::default();
         }
         if let Some(charge) = &mut held.charge {
             charge.prefill_done();
@@ -222,20 +229,26 @@ impl Life {
         if let Some(flight) = &mut held.flight {
             flight.first_output(now_us);
         }
-        if let Some(pass) = &mut held.pass {
-            pass.prefill_done(now_us);
-        }
+        let pass = held.pass.as_mut();
+        pass.map_or_else(Woken::default, |pass| pass.prefill_done(now_us))
     }
 
-    /// The routing stream has ended: nothing is on the replica's ledger any more.
-    pub(crate) fn end(&self, now_us: u64) -> Ended {
+    /// The routing stream has ended: nothing is on the replica's ledger any more. `None` where it had
+    /// ended before.
+    pub(crate) fn end(&self, now_us: u64) -> Option<Ended> {
         let mut held = self.lock();
+        if held.ended_us.is_some() {
+            return None;
+        }
         let listed = held.listed.take();
         held.brought = None;
-        held.ended_us = held.ended_us.or(Some(now_us));
-        let amount = held.charge.take().map(|charge| charge.amount());
+        held.ended_us = Some(now_us);
+        let amount = held.charge.as_mut().map(Charge::over);
         let held_ms = now_us.saturating_sub(self.facts.origin.at_us) / 1000;
-        let kv_tokens = amount.map_or(0, |amount| amount.kv_tokens);
+        // What an engine refuses has held nothing.
+        let kv_tokens = amount
+            .filter(|_| held.status < 400)
+            .map_or(0, |amount| amount.kv_tokens);
         let is_named = held.is_named;
         let ended = Ended {
             kv_token_ms: kv_tokens.saturating_mul(held_ms),
@@ -243,7 +256,15 @@ impl Life {
         };
         drop(held);
         self.unlist(listed, is_named);
-        ended
+        Some(ended)
+    }
+
+    /// What it was counted as in its slice when it was placed.
+    pub(crate) fn placed(&self) -> Placed {
+        Placed {
+            charged: self.facts.estimated,
+            saved: self.facts.saved,
+        }
     }
 
     /// The routing stream is gone without having ended it.
@@ -258,16 +279,14 @@ impl Life {
         held.charge = None;
         held.flight = None;
         held.brought = None;
-        if held.is_observed {
-            // Its observer settles it.
-            if let Some(pass) = &mut held.pass {
-                pass.over(latest_us);
-            }
-        } else {
-            held.pass = None;
-        }
+        // Its observer settles it, if there is one.
+        let is_observed = held.is_observed;
+        let observed = held.pass.as_mut().filter(|_| is_observed);
+        let woken = observed.map(|pass| pass.over(latest_us));
+        let pass = held.pass.take_if(|_| !is_observed);
         let is_named = held.is_named;
         drop(held);
+        drop((woken, pass));
         self.unlist(listed, is_named);
     }
 
@@ -305,10 +324,18 @@ impl Drop for Life {
 pub(crate) struct Open {
     /// With keys of this process: what it draws cannot be foretold.
     random: RandomState,
-    by_join: Shards<HashMap<u64, Weak<Life>>>,
+    by_join: Shards<HashMap<u64, Joined>>,
     by_name: Shards<HashMap<Arc<str>, Named>>,
     /// Requests are seen with the number on them.
     is_joined: AtomicBool,
+}
+
+/// The request under way that has a number.
+#[derive(Debug)]
+struct Joined {
+    life: Weak<Life>,
+    /// When it was placed, µs.
+    at_us: u64,
 }
 
 /// The requests under way that have one `x-request-id`.
@@ -334,7 +361,11 @@ impl Open {
         (held.listed, held.is_named) = (Some(Arc::downgrade(self)), is_named);
         let life = Arc::new(life);
         let join = life.facts.join;
-        self.by_join.of(join).insert(join, Arc::downgrade(&life));
+        let joined = Joined {
+            life: Arc::downgrade(&life),
+            at_us: life.facts.origin.at_us,
+        };
+        self.by_join.of(join).insert(join, joined);
         if is_named {
             let id = &life.facts.request_id;
             let mut names = self.by_name.of(hash(id));
@@ -349,7 +380,7 @@ impl Open {
 
     /// The request under way that has this number on it.
     pub(crate) fn find(&self, join: u64) -> Option<Arc<Life>> {
-        let found = self.by_join.of(join).get(&join)?.upgrade();
+        let found = self.by_join.of(join).get(&join)?.life.upgrade();
         if found.is_some() {
             self.is_joined.store(true, Relaxed);
         }
@@ -364,6 +395,16 @@ impl Open {
         let life = named.life.upgrade()?;
         let joins = life.facts.is_steered && self.is_joined.load(Relaxed);
         (!joins).then_some(life)
+    }
+
+    /// Those that were placed before a time, µs.
+    pub(crate) fn begun_before(&self, before_us: u64) -> Vec<Arc<Life>> {
+        let of = |shard: MutexGuard<'_, HashMap<u64, Joined>>| {
+            let old = shard.values().filter(|joined| joined.at_us < before_us);
+            old.filter_map(|joined| joined.life.upgrade())
+                .collect::<Vec<_>>()
+        };
+        self.by_join.all().flat_map(of).collect()
     }
 
     /// Requests listed.

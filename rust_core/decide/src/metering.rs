@@ -10,10 +10,11 @@ use crate::tally::TenantTallies;
 use crate::usage_log::{UsageRecord, UsageSource};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use weighbridge_admit::Woken;
 use weighbridge_learn::predict::{Ask, Predictor};
 use weighbridge_learn::usage::ReplyReader;
 use weighbridge_learn::{CacheTrust, CacheVerdict, Panel};
-use weighbridge_place::{MicroMu, Pool, Replica, ReplicaId};
+use weighbridge_place::{MicroMu, Placed, Pool, Replica, ReplicaId};
 use weighbridge_weigh::{Reading, Work};
 
 /// Learns from replies, and settles bills.
@@ -27,6 +28,13 @@ pub(crate) struct Metering {
     pub(crate) log: Outbox<UsageRecord>,
     pub(crate) responses: Responses,
     pub(crate) tenants: TenantTallies,
+}
+
+/// A request whose bill is settled.
+pub(crate) struct Settled {
+    pub(crate) life: Arc<Life>,
+    /// What it counts as in its slice now.
+    pub(crate) took: Placed,
 }
 
 /// Reads a copy of a reply for the stream that observes it; dropped, it has seen all it will see.
@@ -48,7 +56,8 @@ impl Observer {
             reader.feed(bytes, now_us);
             if !self.has_output && reader.has_output() {
                 self.has_output = true;
-                self.life.computed(&mut self.life.lock(), now_us);
+                let woken = self.life.computed(&mut self.life.lock(), now_us);
+                drop(woken);
             }
         }
     }
@@ -144,7 +153,7 @@ impl Metering {
     }
 
     /// The reply was seen to its end.
-    pub(crate) fn observed(&self, mut observer: Observer, now_us: u64) {
+    pub(crate) fn observed(&self, mut observer: Observer, now_us: u64) -> Option<Settled> {
         let reader = observer.reader.take();
         let life = &observer.life;
         let mut held = life.lock();
@@ -158,30 +167,47 @@ impl Metering {
             self.responses.note(&facts.tenant, response, kept);
         }
         held.is_observed = false;
-        if held.first_byte_us.is_some() {
-            life.computed(&mut held, now_us);
-        }
-        if held.ended_us.is_some() {
-            self.settle(facts, &mut held, now_us);
-        }
+        let computed = held
+            .first_byte_us
+            .is_some()
+            .then(|| life.computed(&mut held, now_us));
+        let settled = held
+            .ended_us
+            .is_some()
+            .then(|| self.settle(facts, &mut held, now_us));
+        drop(held);
+        drop(computed);
+        settled.map(|(took, woken)| {
+            drop(woken);
+            let life = Arc::clone(life);
+            Settled { life, took }
+        })
     }
 
     /// The request has ended: [`Life::end`] was called.
-    pub(crate) fn ended(&self, life: &Life, now_us: u64) {
+    pub(crate) fn ended(&self, life: &Arc<Life>, now_us: u64) -> Option<Settled> {
         let mut held = life.lock();
         if !held.is_observed {
-            self.settle(&life.facts, &mut held, now_us);
-        } else if let Some(pass) = &mut held.pass {
-            pass.over(now_us);
+            let (took, woken) = self.settle(&life.facts, &mut held, now_us);
+            drop(held);
+            drop(woken);
+            let life = Arc::clone(life);
+            return Some(Settled { life, took });
         }
+        let woken = held.pass.as_mut().map(|pass| pass.over(now_us));
+        drop(held);
+        drop(woken);
+        None
     }
 
-    fn settle(&self, facts: &Facts, state: &mut Held, now_us: u64) {
+    fn settle(&self, facts: &Facts, state: &mut Held, now_us: u64) -> (Placed, Woken) {
         let (work, source) = self.actual(facts, state, now_us);
         let cost = facts.profile.cost(&work);
         let actual = MicroMu::from_mu(cost.total());
-        if let Some(pass) = state.pass.take() {
-            pass.finish(actual, now_us);
+        let pass = state.pass.take();
+        let woken = pass.map_or_else(Woken::default, |pass| pass.finish(actual, now_us));
+        if let Some(mut charge) = state.charge.take() {
+            charge.correct(actual);
         }
         if let Some(measures) = self.measures.get(&facts.origin.model) {
             measures.took(Times::of(facts, state, now_us));
@@ -226,6 +252,16 @@ impl Metering {
                 ended_us,
             });
         }
+        let is_refused = state.status >= 400;
+        let took = Placed {
+            charged: actual,
+            saved: if is_refused {
+                MicroMu::ZERO
+            } else {
+                facts.saved
+            },
+        };
+        (took, woken)
     }
 
     /// The work that was done, if it can be told and believed.

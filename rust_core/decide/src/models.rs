@@ -28,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) adapter: Adapter,
     /// Gives the costs in MU, whichever replica serves.
     pub(crate) reference: Arc<Profile>,
+    /// Tokens of the longest sequence that any of its profiles takes.
+    pub(crate) longest: u64,
     /// Counts its prompts' tokens, where an operator wants them counted.
     pub(crate) tokenizer: Option<Arc<dyn TokenCounter>>,
 }
@@ -40,8 +42,8 @@ pub(crate) struct Models {
 }
 
 impl Models {
-    /// A model's reference is the first profile that names it. A tokenizer is that of the base model,
-    /// under whichever of its names it is given.
+    /// A model's reference is the profile that says so, else the first that names it. A tokenizer is
+    /// that of the base model, under whichever of its names it is given.
     pub(crate) fn new(
         profiles: Vec<Profile>,
         tokenizers: Tokenizers,
@@ -78,9 +80,11 @@ impl Models {
                         name: Arc::clone(&name),
                         adapter,
                         reference: Arc::clone(&profile),
+                        longest: 0,
                         tokenizer: None,
                     });
             }
+            models.takes(&name, &profile)?;
             if models
                 .profiles
                 .insert(profile.name.clone(), Arc::clone(&profile))
@@ -93,6 +97,28 @@ impl Models {
             models.set_tokenizer(model, &tokenizer)?;
         }
         Ok(models)
+    }
+
+    /// Takes in that replicas of `profile` serve the base model `name`.
+    fn takes(&mut self, name: &Arc<str>, profile: &Arc<Profile>) -> Result<(), SettingsError> {
+        let known = self.by_name.values().filter(|one| one.name == *name);
+        let longest = known.map(|one| one.longest).max().unwrap_or(0);
+        let longest = longest.max(profile.longest_sequence());
+        for model in self.by_name.values_mut().filter(|one| one.name == *name) {
+            model.longest = longest;
+            if !profile.reference {
+                continue;
+            }
+            if model.reference.reference && !Arc::ptr_eq(&model.reference, profile) {
+                return Err(SettingsError::TwoReferences {
+                    model: name.to_string(),
+                    one: model.reference.name.clone(),
+                    other: profile.name.clone(),
+                });
+            }
+            model.reference = Arc::clone(profile);
+        }
+        Ok(())
     }
 
     fn set_tokenizer(

@@ -102,6 +102,18 @@ impl Refusal {
         )
     }
 
+    /// It needs at least `needed` tokens, where sequences of its model have `longest`.
+    #[must_use]
+    pub fn too_long(longest: u64, needed: u64, param: &str) -> Self {
+        Self::bad_request(
+            "context_length_exceeded",
+            format!(
+                "the request needs at least {needed} tokens; the model takes {longest}, prompt and answer together"
+            ),
+            Some(param),
+        )
+    }
+
     /// A path that is no inference endpoint; only `explain` refuses it, Envoy's traffic passes.
     #[must_use]
     pub fn not_inference(path: &str) -> Self {
@@ -161,6 +173,7 @@ impl Refusal {
             ShedReason::TenantQueueFull => "too many of this tenant's requests wait already",
             ShedReason::Displaced => "it had to make room for requests that come before it",
             ShedReason::Deadline => "it has waited as long as it may",
+            ShedReason::NoReplica => return Self::no_replica_at_all(),
             ShedReason::TooLarge => {
                 return Self {
                     status: 413,

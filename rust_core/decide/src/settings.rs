@@ -12,7 +12,7 @@ use weighbridge_weigh::{Profile, ProfileError};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// All profiles. The first that names a model, or the one marked as reference, gives that
+    /// All profiles. The one marked as reference, or else the first that names a model, gives that
     /// model's costs; a replica's own profile gives its capacity.
     pub profiles: Vec<Profile>,
     /// Placing.
@@ -201,6 +201,16 @@ pub enum SettingsError {
     /// Two profiles have one name.
     #[error("profile {0} is given twice")]
     ProfileTwice(String),
+    /// A model has two profiles that are marked as its reference.
+    #[error("profiles {one} and {other}: both are marked as the reference of {model}")]
+    TwoReferences {
+        /// The model.
+        model: String,
+        /// One of them.
+        one: String,
+        /// The other.
+        other: String,
+    },
     /// A profile names no model.
     #[error("profile {0} names no model")]
     NamesNoModel(String),

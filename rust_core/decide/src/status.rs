@@ -49,6 +49,8 @@ pub struct Status {
     pub usage_records_lost: u64,
     /// Spans that nobody took in time.
     pub spans_lost: u64,
+    /// Requests ended because they had been under way for too long.
+    pub reaped: u64,
 }
 
 /// What one tenant took of one model, since start.
@@ -161,6 +163,7 @@ impl Status {
             observed: core.observing().look(),
             usage_records_lost: core.metering().log.dropped(),
             spans_lost: core.spans.dropped(),
+            reaped: core.reaped(),
         }
     }
 }

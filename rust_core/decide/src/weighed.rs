@@ -1,6 +1,7 @@
 //! A request read and weighed, and the replica that is chosen for it.
 
 use crate::core::{Core, Incoming};
+use crate::fit;
 use crate::metering::Metering;
 use crate::models::{Adapter, Model};
 use crate::refusal::Refusal;
@@ -10,7 +11,9 @@ use crate::weighing::Weighing;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use weighbridge_learn::predict;
-use weighbridge_place::{Ask, Decision, Key, MicroMu, NoReplica, Pool, Replica, ReplicaId, choose};
+use weighbridge_place::{
+    Ask, Decision, Key, MicroMu, ModelPool, NoReplica, Pool, Replica, ReplicaId, choose,
+};
 use weighbridge_weigh::decode::{Decoded, decode};
 use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
 
@@ -78,7 +81,8 @@ impl Core {
                 .asked(&reading.model, &self.registry.pool())
                 .ok_or_else(|| Refusal::unknown_model(&reading.model))?
         };
-        let reading = self.count(&model, incoming.endpoint, body, reading)?;
+        let mut reading = self.count(&model, incoming.endpoint, body, reading)?;
+        fit::bound(&mut reading, model.longest)?;
         let is_counted = reading.exact.is_some();
         let session = Session::of(incoming, &reading);
         let tenant = incoming.tenant.unwrap_or_default();
@@ -100,7 +104,11 @@ impl Core {
         };
         let blocks = reading.prefix.blocks().iter();
         let chain = blocks.map(|block| block.hash).collect();
-        let weighing = Weighing::new(&model.reference, reading, factor, predicted);
+        let longest = model.longest;
+        let weighing = Weighing::new(&model.reference, longest, reading, factor, predicted);
+        if body.complete {
+            fit::check(&weighing, incoming.endpoint, longest)?;
+        }
         Ok(Weighed {
             key,
             keeper: kept.map(|kept| kept.replica),
@@ -154,6 +162,19 @@ impl Core {
         pool: &Pool,
         now_us: u64,
     ) -> Result<(Decision, Arc<Replica>), Refusal> {
+        let seed = self.seeds.fetch_add(1, Relaxed);
+        self.place_by(weighed, incoming, pool, now_us, seed)
+    }
+
+    /// As [`Core::place`], with ties broken by `seed`.
+    pub(crate) fn place_by(
+        &self,
+        weighed: &Weighed,
+        incoming: &Incoming<'_>,
+        pool: &Pool,
+        now_us: u64,
+        seed: u64,
+    ) -> Result<(Decision, Arc<Replica>), Refusal> {
         let adapter = (weighed.model.adapter != Adapter::Not)
             .then_some(weighed.weighing.reading().model.as_str());
         let listing = adapter
@@ -183,9 +204,14 @@ impl Core {
             subset: subset.as_deref(),
             keeper: weighed.keeper,
             now_ms: now_us / 1000,
-            seed: self.numbers.load(Relaxed),
+            seed,
         };
         let none = || Refusal::no_replica(&weighed.model.name);
+        // Those that drain finish what they have; none of the others may come back in time.
+        let is_open = |members: &Arc<ModelPool>| members.mu_per_ms > 0.0;
+        if !pool.model(&weighed.model.name).is_some_and(is_open) {
+            return Err(none());
+        }
         let assignment = self.assigning.current();
         let slices = assignment.model(&weighed.model.name);
         let choice = self.placing.load().choice();

@@ -1,5 +1,6 @@
 //! A request's costs as a function of what a replica has cached of it.
 
+use crate::fit;
 use std::sync::Arc;
 use weighbridge_weigh::{CostVector, Profile, PromptTokens, Reading, Work};
 
@@ -14,29 +15,33 @@ pub struct Weighing {
 }
 
 impl Weighing {
-    /// Weighs a reading by `profile`; `output_tokens` of an answer are predicted from the reading
-    /// and the tokens of a prompt, and `factor` corrects the estimate of the latter (1: not at all).
+    /// Weighs a reading by `profile`, whatever it claims within sequences of `longest` tokens;
+    /// `output_tokens` of an answer are predicted from the reading and the tokens of a prompt, and
+    /// `factor` corrects the estimate of the latter (1: not at all).
     #[must_use]
     pub fn new(
         profile: &Arc<Profile>,
+        longest: u64,
         reading: Reading,
         factor: f64,
         output_tokens: impl FnOnce(&Reading, u64) -> u64,
     ) -> Self {
         let tokens = profile.tokens(&reading, factor);
         let prompts = reading.prompts.max(1);
-        let output_tokens = output_tokens(&reading, tokens.total().div_ceil(u64::from(prompts)));
+        let prompt_tokens = tokens.total();
+        let each = prompt_tokens.div_ceil(u64::from(prompts));
+        let cold = Work {
+            prompt_tokens,
+            prompts,
+            squared_shares: reading.squared_shares,
+            cached_tokens: 0,
+            output_tokens: output_tokens(&reading, each.min(longest)),
+            choices: reading.choices,
+            image_tiles: tokens.image_tiles,
+            audio_seconds: reading.audio_seconds,
+        };
         Self {
-            cold: Work {
-                prompt_tokens: tokens.total(),
-                prompts,
-                squared_shares: reading.squared_shares,
-                cached_tokens: 0,
-                output_tokens,
-                choices: reading.choices,
-                image_tiles: tokens.image_tiles,
-                audio_seconds: reading.audio_seconds,
-            },
+            cold: cold.within(longest),
             profile: Arc::clone(profile),
             tokens,
             reading,
@@ -64,7 +69,7 @@ impl Weighing {
             _ => (self.profile).cached_tokens(&self.reading, &self.tokens, blocks as usize),
         };
         Work {
-            cached_tokens,
+            cached_tokens: cached_tokens.min(self.cold.prompt_tokens),
             ..self.cold
         }
     }

@@ -9,22 +9,25 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::Write;
-use weighbridge_decide::{Accounts, Begun, Core, Explanation, Incoming, Placing, Status, Ticket};
+use weighbridge_decide::{
+    Accounts, Begun, Core, Explanation, Incoming, Placing, SetClock, Status, Ticket,
+};
 use weighbridge_weigh::{Body, Endpoint};
 
+fn profile() -> serde_json::Value {
+    json!({
+        "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
+        "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
+        "reference_batch": 32.0,
+        "cost": {
+            "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 1.0,
+            "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.1
+        }
+    })
+}
+
 fn core(replicas: usize) -> Core {
-    let settings = serde_json::from_value(json!({
-        "profiles": [{
-            "name": "p", "models": ["m"], "capacity_mu_per_min": 60000.0, "kv_tokens": 1_000_000,
-            "block_tokens": 32, "max_batch_size": 64, "max_num_tokens": 8192,
-            "reference_batch": 32.0,
-            "cost": {
-                "prefill_per_tok": 0.1, "prefill_per_tok2_e6": 1.0,
-                "decode_per_tok": 1.0, "decode_per_ktok_ctx": 0.1
-            }
-        }]
-    }))
-    .unwrap();
+    let settings = serde_json::from_value(json!({"profiles": [profile()]})).unwrap();
     let core = Core::new(settings).unwrap();
     set_replicas(&core, &(0..replicas).collect::<Vec<_>>());
     core
@@ -447,4 +450,45 @@ fn an_adapter_that_only_replicas_list_is_served_by_them_alone() {
     assert_eq!(served.len(), 3);
     with_adapters(&[&[], &[], &[]]);
     assert!(ask("s").unwrap_err().to_json().contains("model_not_found"));
+}
+
+#[test]
+fn requests_that_nobody_ends_are_ended_after_hours_and_counted() {
+    const HOUR_US: u64 = 3_600_000_000;
+    let core = core(2);
+    let body = chat("hello");
+    let ticket = begin(&core, &body);
+    core.judge(3 * HOUR_US).unwrap();
+    assert_eq!((core.accounts().charged, Status::of(&core).reaped), (1, 0));
+    core.judge(5 * HOUR_US).unwrap();
+    assert_eq!(core.accounts(), Accounts::default());
+    assert_eq!(Status::of(&core).reaped, 1);
+    // Its connection was alive after all: nothing is given back twice.
+    core.end(ticket, 6 * HOUR_US);
+    assert_eq!(core.accounts(), Accounts::default());
+}
+
+#[test]
+fn a_drain_outlives_a_flap_of_discovery_on_the_clock_that_is_handed_in() {
+    let clock = std::sync::Arc::new(SetClock::default());
+    let profiles = serde_json::to_value([profile()]).unwrap();
+    let settings = serde_json::from_value(json!({"profiles": profiles})).unwrap();
+    let core = Core::with_clock(settings, clock.clone()).unwrap();
+    set_replicas(&core, &[0, 1]);
+    let victim = "10.0.0.1:8000";
+    let state = |core: &Core| {
+        let status = Status::of(core);
+        let found = status.replicas.iter().find(|one| one.endpoint == victim);
+        found.unwrap().state.as_str()
+    };
+    core.drain(victim, true).unwrap();
+    clock.set(60_000_000);
+    set_replicas(&core, &[0]);
+    clock.set(120_000_000);
+    set_replicas(&core, &[0, 1]);
+    assert_eq!((state(&core), core.now_us()), ("draining", 120_000_000));
+    set_replicas(&core, &[0]);
+    clock.set(7_200_000_000);
+    set_replicas(&core, &[0, 1]);
+    assert_eq!(state(&core), "healthy", "another has its address by now");
 }

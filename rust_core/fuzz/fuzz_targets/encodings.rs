@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use weighbridge_decide::Incoming;
-use weighbridge_fuzz::{CORE, endpoint};
+use weighbridge_fuzz::{core, endpoint};
 use weighbridge_weigh::Body;
 
 const ENCODINGS: [&str; 7] =
@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         parent: None,
         body,
     };
-    if let Ok(weighed) = CORE.weigh(&incoming) {
+    if let Ok(weighed) = core().weigh(&incoming) {
         assert!(weighed.weighing.reading().text.total().bytes <= 8 * (1 << 20) + 64);
     }
     Corpus::Keep

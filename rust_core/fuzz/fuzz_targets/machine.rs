@@ -5,7 +5,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use std::sync::Arc;
-use weighbridge_fuzz::{CORE, check_ledgers_empty};
+use weighbridge_fuzz::{check_accounts, core};
 use weighbridge_stream::wire::{
     HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest,
     ProtocolConfiguration, Request, Response,
@@ -112,7 +112,8 @@ impl Step {
 
 fuzz_target!(|life: Life| {
     let limits = Limits { duplex_bytes: 4096, streamed_bytes: 1024 };
-    let mut stream = Stream::new(Arc::clone(&CORE), limits);
+    let core = core();
+    let mut stream = Stream::new(Arc::clone(&core), limits);
     let mut config = Some(ProtocolConfiguration {
         request_body_mode: i32::from(life.request_body_mode % 6),
         response_body_mode: i32::from(life.response_body_mode % 6),
@@ -135,5 +136,5 @@ fuzz_target!(|life: Life| {
         }
     }
     drop(stream);
-    check_ledgers_empty();
+    check_accounts(&core);
 });

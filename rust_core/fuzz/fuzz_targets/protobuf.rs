@@ -5,13 +5,14 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use prost::Message;
 use std::sync::Arc;
-use weighbridge_fuzz::{CORE, check_ledgers_empty};
+use weighbridge_fuzz::{check_accounts, core};
 use weighbridge_stream::wire::{ProcessingRequest, ProcessingResponse};
 use weighbridge_stream::{Limits, Stream};
 
 fuzz_target!(|data: &[u8]| {
     let limits = Limits { duplex_bytes: 4096, streamed_bytes: 1024 };
-    let mut stream = Stream::new(Arc::clone(&CORE), limits);
+    let core = core();
+    let mut stream = Stream::new(Arc::clone(&core), limits);
     let mut rest = Bytes::copy_from_slice(data);
     while rest.len() >= 2 {
         let length = usize::from(u16::from_be_bytes([rest[0], rest[1]]));
@@ -26,5 +27,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     drop(stream);
-    check_ledgers_empty();
+    check_accounts(&core);
 });

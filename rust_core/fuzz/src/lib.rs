@@ -1,7 +1,7 @@
 //! What the targets share: a core with three replicas, and what must hold whatever came in.
 
-use std::sync::{Arc, LazyLock};
-use weighbridge_decide::{Core, Settings};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use weighbridge_decide::{Accounts, Core, Settings};
 use weighbridge_weigh::{Endpoint, Profile, Reading, Work};
 
 const PROFILE: &str = r#"{
@@ -24,8 +24,22 @@ const REPLICAS: &str = r#"[
 pub static PROFILE_OF_TARGETS: LazyLock<Profile> =
     LazyLock::new(|| serde_json::from_str(PROFILE).expect("a profile"));
 
-/// One core for all executions: what one leaves behind, the next one meets.
-pub static CORE: LazyLock<Arc<Core>> = LazyLock::new(|| {
+/// Executions that share a core: what one leaves behind, the next one meets, and what it has learnt
+/// does not keep all later ones from the same paths.
+const SHARING: u32 = 1_000;
+
+/// The core of this execution.
+pub fn core() -> Arc<Core> {
+    static CORE: LazyLock<Mutex<(u32, Arc<Core>)>> = LazyLock::new(|| Mutex::new((0, fresh())));
+    let mut shared = CORE.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.0 == SHARING {
+        *shared = (0, fresh());
+    }
+    shared.0 += 1;
+    Arc::clone(&shared.1)
+}
+
+fn fresh() -> Arc<Core> {
     let settings = format!(
         r#"{{"profiles": [{PROFILE}], "decision_log": 16, "usage_records": 16, "max_expanded_bytes": 1048576}}"#
     );
@@ -34,7 +48,7 @@ pub static CORE: LazyLock<Arc<Core>> = LazyLock::new(|| {
     core.set_replicas(serde_json::from_str(REPLICAS).expect("replicas"))
         .expect("replicas");
     Arc::new(core)
-});
+}
 
 /// An endpoint for each byte.
 pub fn endpoint(selector: u8) -> Endpoint {
@@ -82,9 +96,7 @@ pub fn check_reading(reading: &Reading, bytes: usize) {
     }
 }
 
-/// With no stream open, nothing is charged to any replica.
-pub fn check_ledgers_empty() {
-    for replica in CORE.pool().replicas() {
-        assert_eq!(replica.load.own(), Default::default(), "{}", replica.spec.endpoint);
-    }
+/// With no stream open, no request is in any account: ledgers, gates, open bills, speed.
+pub fn check_accounts(core: &Core) {
+    assert_eq!(core.accounts(), Accounts::default());
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use weighbridge_place::assigner::{AssignerSettings, Member, Round, round};
-use weighbridge_place::{Heat, Key, MicroMu, ReplicaId, Slices};
+use weighbridge_place::{Heat, Key, MicroMu, Placed, ReplicaId, Slices};
 
 const ROUND_MS: u64 = 2_000;
 
@@ -53,8 +53,13 @@ impl World {
         self.now_ms += ROUND_MS;
         for (key, rate) in &self.sessions {
             let mu = rate * ROUND_MS as f64 / 1e3;
-            self.slices
-                .record(*key, MicroMu::from_mu(mu), MicroMu::from_mu(mu * 0.3));
+            self.slices.record(
+                *key,
+                Placed {
+                    charged: MicroMu::from_mu(mu),
+                    saved: MicroMu::from_mu(mu * 0.3),
+                },
+            );
         }
         let start = cpu_ms();
         self.heat.absorb(&self.slices, self.now_ms, 20_000.0);

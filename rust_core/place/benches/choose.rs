@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use weighbridge_place::{
-    Amount, Ask, ChoiceSettings, IndexLimits, Key, MicroMu, Registry, ReplicaSpec, SliceSpec,
-    Slices, choose,
+    Amount, Ask, ChoiceSettings, IndexLimits, Key, MicroMu, Placed, Registry, ReplicaSpec,
+    SliceSpec, Slices, choose,
 };
 
 const REPLICAS: u64 = 1_000;
@@ -131,9 +131,13 @@ fn bench(criterion: &mut Criterion) {
     criterion.bench_function("record_heat", |bencher| {
         bencher.iter(|| {
             at += 1;
-            fleet
-                .slices
-                .record(key(at), MicroMu::from_mu(9.0), MicroMu::from_mu(3.0));
+            fleet.slices.record(
+                key(at),
+                Placed {
+                    charged: MicroMu::from_mu(9.0),
+                    saved: MicroMu::from_mu(3.0),
+                },
+            );
         });
     });
     let mut nanos: Vec<u128> = chains

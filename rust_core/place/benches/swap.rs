@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use weighbridge_place::{Assignment, Key, MicroMu, Published, ReplicaId, SliceSpec, Slices};
+use weighbridge_place::{
+    Assignment, Key, MicroMu, Placed, Published, ReplicaId, SliceSpec, Slices,
+};
 
 const SLICES: u64 = 100_000;
 const LOOKUPS: u64 = 2_000_000;
@@ -41,7 +43,13 @@ fn requests(published: &Published) -> Vec<u64> {
             let current = published.load();
             let slices = current.model("m").unwrap();
             black_box(slices.find(key).map(|slice| slice.homes.first().copied()));
-            slices.record(key, MicroMu::from_mu(9.0), MicroMu::from_mu(3.0));
+            slices.record(
+                key,
+                Placed {
+                    charged: MicroMu::from_mu(9.0),
+                    saved: MicroMu::from_mu(3.0),
+                },
+            );
             drop(current);
             u64::try_from(start.elapsed().as_nanos()).unwrap()
         })

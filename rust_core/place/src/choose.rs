@@ -230,7 +230,9 @@ impl Look<'_> {
 
     fn at_cached(&mut self) {
         for (id, _) in self.matches.best(self.settings.cached, self.ask.seed) {
-            self.add(id, Role::Cached);
+            if let Some(replica) = self.pool.in_slot(id) {
+                self.add(replica.id, Role::Cached);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Heat: the decayed MU rate of each slice, counted without a lock where requests are placed.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::key::Key;
 use crate::mu::MicroMu;
@@ -10,31 +10,56 @@ use crate::warmth::{HotKey, PARTS, Warmth};
 /// What was placed in a slice since the last round.
 #[derive(Debug, Default)]
 pub(crate) struct Cell {
-    /// µMU charged, by part.
-    parts: [AtomicU64; PARTS],
+    /// µMU charged, by part. Below zero, what was taken back is more than what came.
+    parts: [AtomicI64; PARTS],
     /// µMU that cached prefixes saved.
-    saved: AtomicU64,
+    saved: AtomicI64,
     /// KV tokens × milliseconds.
-    token_ms: AtomicU64,
+    token_ms: AtomicI64,
     /// Squares of what each request was charged, 1/1,000 MU².
-    squares: AtomicU64,
+    squares: AtomicI64,
     /// The key that may be bringing most of the load…
     leader: AtomicU64,
     /// …and µMU by which it leads all others together.
     lead: AtomicU64,
 }
 
+/// What a placed request counts as in its slice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// MU charged.
+    pub charged: MicroMu,
+    /// Prefill MU that a cached prefix saved.
+    pub saved: MicroMu,
+}
+
 impl Cell {
-    pub(crate) fn record(&self, part: usize, key: Key, charged: MicroMu, saved: MicroMu) {
-        let micro = unsigned(charged);
+    pub(crate) fn record(&self, part: usize, key: Key, placed: Placed) {
+        let micro = unsigned(placed.charged);
         if let Some(counter) = self.parts.get(part) {
-            counter.fetch_add(micro, Relaxed);
+            add(counter, signed(micro));
         }
-        if saved > MicroMu::ZERO {
-            self.saved.fetch_add(unsigned(saved), Relaxed);
+        if placed.saved > MicroMu::ZERO {
+            add(&self.saved, signed(unsigned(placed.saved)));
         }
-        self.squares.fetch_add(square(micro), Relaxed);
+        add(&self.squares, square(micro));
         self.vote(key.bits(), micro);
+    }
+
+    /// Corrects what was recorded as `was`, `left` of which has not faded, to what it `is`.
+    pub(crate) fn correct(&self, part: usize, key: Key, was: Placed, is: Placed, left: f64) {
+        let (before, now) = (unsigned(was.charged), unsigned(is.charged));
+        if let Some(counter) = self.parts.get(part) {
+            add(counter, share(signed(now) - signed(before), left));
+        }
+        let saved = signed(unsigned(is.saved)) - signed(unsigned(was.saved));
+        add(&self.saved, share(saved, left));
+        add(&self.squares, share(square(now) - square(before), left));
+        if now < before && self.leader.load(Relaxed) == key.bits() {
+            let gone = unsigned(MicroMu::from_micro(share(signed(before - now), left)));
+            let lead = self.lead.load(Relaxed);
+            self.lead.store(lead.saturating_sub(gone), Relaxed);
+        }
     }
 
     /// Boyer and Moore's majority vote, weighted. Two threads may cross here and lose a vote: the
@@ -52,14 +77,33 @@ impl Cell {
     }
 
     pub(crate) fn record_kv(&self, token_ms: u64) {
-        self.token_ms.fetch_add(token_ms, Relaxed);
+        add(&self.token_ms, signed(token_ms));
+    }
+}
+
+/// Adds without ever going round: sums of outliers stay at their end.
+fn add(counter: &AtomicI64, change: i64) {
+    if change != 0 {
+        let grown = |sum: i64| Some(sum.saturating_add(change));
+        // The function always gives a value, so this cannot fail.
+        let _ = counter.fetch_update(Relaxed, Relaxed, grown);
     }
 }
 
 /// 1/1,000 MU². Below 0.03 MU it is nothing, beside what is above it.
-fn square(micro: u64) -> u64 {
+fn square(micro: u64) -> i64 {
     let milli = micro / 1_000;
-    milli.saturating_mul(milli) / 1_000
+    signed(milli.saturating_mul(milli) / 1_000)
+}
+
+/// At most half of what fits, so that the difference of two fits as well.
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX).min(i64::MAX / 2)
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+fn share(change: i64, left: f64) -> i64 {
+    (change as f64 * left.clamp(0.0, 1.0)) as i64
 }
 
 fn unsigned(mu: MicroMu) -> u64 {
@@ -134,7 +178,7 @@ impl Heat {
         }
         self.at_ms = now_ms;
         let keep = (-elapsed_ms / memory_ms.max(1.0)).exp();
-        let per_s = |micro: u64| micro as f64 / 1e3 / elapsed_ms * (1.0 - keep);
+        let per_s = |micro: f64| micro / 1e3 / elapsed_ms * (1.0 - keep);
         self.memory_s = memory_ms.max(1.0) / 1e3;
         self.filled = self.filled * keep + (1.0 - keep);
         for (memory, cell) in self.slices.iter_mut().zip(slices.cells()) {
@@ -142,14 +186,20 @@ impl Heat {
             let rates = &mut memory.rates;
             let before = memory.sum;
             for (rate, counter) in rates.parts.iter_mut().zip(&cell.parts) {
-                let fresh = per_s(take(counter));
+                let fresh = per_s(take(counter)).max(-*rate);
                 *rate += fresh;
-                memory.sum += fresh;
+                memory.sum = (memory.sum + fresh).max(0.0);
             }
-            rates.saved += per_s(take(&cell.saved));
-            rates.squares += take(&cell.squares) as f64 / elapsed_ms * (1.0 - keep);
-            rates.kv_tokens += take(&cell.token_ms) as f64 / elapsed_ms * (1.0 - keep);
-            let lead = per_s(take(&cell.lead));
+            let grown = |rate: f64, fresh: f64| (rate + fresh).max(0.0);
+            rates.saved = grown(rates.saved, per_s(take(&cell.saved)));
+            let squares = take(&cell.squares) / elapsed_ms * (1.0 - keep);
+            rates.squares = grown(rates.squares, squares);
+            let tokens = take(&cell.token_ms) / elapsed_ms * (1.0 - keep);
+            rates.kv_tokens = grown(rates.kv_tokens, tokens);
+            let lead = match cell.lead.load(Relaxed) {
+                0 => 0.0,
+                _ => per_s(cell.lead.swap(0, Relaxed) as f64),
+            };
             if memory.sum > before {
                 let key = Key::from_bits(cell.leader.load(Relaxed));
                 rates.hot = Some(follow(rates.hot, key, lead));
@@ -220,12 +270,13 @@ fn follow(before: Option<HotKey>, key: Key, lead: f64) -> HotKey {
     }
 }
 
-fn take(counter: &AtomicU64) -> u64 {
+#[allow(clippy::cast_precision_loss)]
+fn take(counter: &AtomicI64) -> f64 {
     // A plain load first: most of 100,000 slices were not touched, and a swap dirties their lines.
     if counter.load(Relaxed) == 0 {
-        0
+        0.0
     } else {
-        counter.swap(0, Relaxed)
+        counter.swap(0, Relaxed) as f64
     }
 }
 
@@ -247,11 +298,14 @@ mod tests {
     }
 
     fn place(slices: &Slices, key: u64, mu: f64) {
-        slices.record(
-            Key::from_bits(key),
-            MicroMu::from_mu(mu),
-            MicroMu::from_mu(mu / 2.0),
-        );
+        slices.record(Key::from_bits(key), brought(mu));
+    }
+
+    fn brought(mu: f64) -> Placed {
+        Placed {
+            charged: MicroMu::from_mu(mu),
+            saved: MicroMu::from_mu(mu / 2.0),
+        }
     }
 
     #[test]
@@ -314,5 +368,49 @@ mod tests {
         }
         let rates = heat.rates().next().unwrap();
         assert!(rates.hot.is_none_or(|hot| hot.surplus < 3.0), "{rates:?}");
+    }
+
+    #[test]
+    fn what_did_not_happen_is_taken_back_before_and_after_a_round() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        for round in 1..=4u64 {
+            place(&slices, 5, 300.0);
+            let at = Key::from_bits(7);
+            if round == 2 {
+                slices.record(at, brought(1e6));
+                slices.correct(at, brought(1e6), Placed::default(), 1.0);
+            }
+            if round == 3 {
+                slices.record(at, brought(1e6));
+            }
+            heat.absorb(&slices, round * 1_000, 30_000.0);
+            if round == 3 {
+                let left = (-1.0 / 30.0_f64).exp();
+                slices.correct(at, brought(1e6), Placed::default(), left);
+            }
+        }
+        let rate = heat.rates().next().unwrap();
+        assert!((rate.mu_per_s() - 300.0).abs() < 1.0, "{rate:?}");
+        assert!((rate.saved - 150.0).abs() < 1.0, "{rate:?}");
+        assert!(
+            rate.hot
+                .is_none_or(|hot| hot.key.bits() != 7 || hot.surplus < 400.0)
+        );
+    }
+
+    #[test]
+    fn outliers_never_wrap_a_sum() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        for _ in 0..100 {
+            place(&slices, 5, 8e8);
+            slices.record_kv(Key::from_bits(5), u64::MAX);
+        }
+        place(&slices, u64::MAX, 300.0);
+        heat.absorb(&slices, 1_000, 30_000.0);
+        let rates: Vec<Warmth> = heat.rates().collect();
+        assert!(rates[0].squares > 1e6 * rates[1].squares, "{rates:?}");
+        assert!(rates[0].kv_tokens > 0.0 && rates[1].kv_tokens == 0.0);
     }
 }

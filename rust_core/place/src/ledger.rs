@@ -1,7 +1,7 @@
 //! What each replica carries at this moment, in MU and KV tokens.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::mu::MicroMu;
 
@@ -54,6 +54,8 @@ pub struct Load {
     kv_reserved: AtomicI64,
     requests: AtomicI64,
     recent: AtomicI64,
+    /// By how much all that was charged has faded since the beginning: −ln of the share left, an f64.
+    faded: AtomicU64,
     foreign_work: AtomicI64,
     foreign_kv_tokens: AtomicI64,
     foreign_requests: AtomicI64,
@@ -64,27 +66,38 @@ impl Load {
     pub fn charge(self: &Arc<Self>, amount: Amount) -> Charge {
         self.add(amount);
         self.requests.fetch_add(1, Relaxed);
-        self.recent
-            .fetch_add((amount.prefill + amount.decode).micro(), Relaxed);
+        let placed = amount.prefill + amount.decode;
+        self.recent.fetch_add(placed.micro(), Relaxed);
         Charge {
             load: Arc::clone(self),
             amount,
             prefill_open: true,
+            is_open: true,
+            placed,
+            faded: self.faded(),
         }
     }
 
-    /// The work charged here of late, finished or not, as far as it has not faded.
+    /// The work that was charged here recently and has not faded, whether it is done or not. What
+    /// turned out to be less was corrected.
     #[must_use]
     pub fn recent(&self) -> MicroMu {
-        MicroMu::from_micro(self.recent.load(Relaxed))
+        MicroMu::from_micro(self.recent.load(Relaxed)).max(MicroMu::ZERO)
     }
 
-    /// Lets what was charged of late fade to a share of it, 0 to 1. What others charge meanwhile is
-    /// not lost.
+    /// Lets what was charged recently fade to a share of it, 0 to 1. What others charge meanwhile is
+    /// not lost. One thread at a time may call it.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     pub fn fade(&self, keep: f64) {
-        let gone = self.recent.load(Relaxed) as f64 * (1.0 - keep.clamp(0.0, 1.0));
+        let keep = keep.clamp(0.0, 1.0);
+        let gone = self.recent.load(Relaxed) as f64 * (1.0 - keep);
         self.recent.fetch_sub(gone as i64, Relaxed);
+        let faded = self.faded() - keep.max(f64::MIN_POSITIVE).ln();
+        self.faded.store(faded.to_bits(), Relaxed);
+    }
+
+    fn faded(&self) -> f64 {
+        f64::from_bits(self.faded.load(Relaxed))
     }
 
     /// What this sidecar's requests hold, and what came past it.
@@ -150,6 +163,12 @@ pub struct Charge {
     load: Arc<Load>,
     amount: Amount,
     prefill_open: bool,
+    /// It is on the ledger.
+    is_open: bool,
+    /// What of it is among the ledger's recent work…
+    placed: MicroMu,
+    /// …as it was when so much had faded.
+    faded: f64,
 }
 
 impl Charge {
@@ -167,6 +186,9 @@ impl Charge {
     /// Trues the charge up to what is now known. After [`Charge::prefill_done`] the prefill part
     /// stays released, whatever `now` says.
     pub fn adjust(&mut self, now: Amount) {
+        if !self.is_open {
+            return;
+        }
         let prefill = if self.prefill_open {
             now.prefill
         } else {
@@ -183,11 +205,38 @@ impl Charge {
         if Arc::ptr_eq(&self.load, load) {
             return;
         }
-        load.add(self.amount);
-        load.requests.fetch_add(1, Relaxed);
-        self.load.take(self.amount);
-        self.load.requests.fetch_sub(1, Relaxed);
+        if self.is_open {
+            load.add(self.amount);
+            load.requests.fetch_add(1, Relaxed);
+            self.load.take(self.amount);
+            self.load.requests.fetch_sub(1, Relaxed);
+        }
+        let placed = self.placed;
+        self.correct(MicroMu::ZERO);
+        load.recent.fetch_add(placed.micro(), Relaxed);
+        self.placed = placed;
+        self.faded = load.faded();
         self.load = Arc::clone(load);
+    }
+
+    /// Takes the request off the ledger before it is known what it took, and says what it held.
+    /// Further calls do nothing.
+    pub fn over(&mut self) -> Amount {
+        let held = std::mem::take(&mut self.amount);
+        if std::mem::replace(&mut self.is_open, false) {
+            self.load.take(held);
+            self.load.requests.fetch_sub(1, Relaxed);
+        }
+        held
+    }
+
+    /// Corrects what counts as recent work to what the request really took, `actual`; nothing, where
+    /// it did not happen.
+    pub fn correct(&mut self, actual: MicroMu) {
+        let left = (self.faded - self.load.faded()).exp().min(1.0);
+        let change = MicroMu::from_mu((actual - self.placed).as_mu() * left);
+        self.load.recent.fetch_add(change.micro(), Relaxed);
+        self.placed = actual;
     }
 
     /// What the charge holds now.
@@ -205,7 +254,6 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.load.take(self.amount);
-        self.load.requests.fetch_sub(1, Relaxed);
+        self.over();
     }
 }

@@ -26,7 +26,7 @@ pub use address::canonical_endpoint;
 pub use bounded_hash::choose_bounded_hash;
 pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Role, Verdict};
 pub use choose::{ChoiceSettings, choose};
-pub use heat::Heat;
+pub use heat::{Heat, Placed};
 pub use key::Key;
 pub use ledger::{Amount, Charge, Load, Totals};
 pub use mu::MicroMu;

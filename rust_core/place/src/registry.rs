@@ -213,7 +213,7 @@ impl Known {
         for (_, endpoint) in gone.into_iter().take(surplus) {
             if let Some(known) = self.endpoints.remove(&endpoint) {
                 known.cache.clear();
-                self.free.push(known.id);
+                self.free.push(known.id.next_generation());
             }
         }
     }

@@ -9,15 +9,25 @@ use crate::ledger::Load;
 use crate::mu::MicroMu;
 use crate::prefix::{PrefixIndex, ReplicaCache};
 
-/// A replica's small number: dense, and stable while its endpoint is known to the registry.
+/// A replica's number: stable while its endpoint is known to the registry, and never that of
+/// another. Its lower bits are a slot, small and dense; the upper ones are the slot's generation,
+/// which changes when the slot goes to another endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId(pub u32);
 
+/// Bits of a slot: a million replicas.
+const SLOT_BITS: u32 = 20;
+
 impl ReplicaId {
-    /// As an index into tables by id.
+    /// As an index into tables by slot.
     #[must_use]
     pub const fn slot(self) -> usize {
-        self.0 as usize
+        (self.0 & ((1 << SLOT_BITS) - 1)) as usize
+    }
+
+    /// The number of the next endpoint in this slot.
+    pub(crate) const fn next_generation(self) -> Self {
+        Self(self.0.wrapping_add(1 << SLOT_BITS))
     }
 }
 
@@ -226,6 +236,13 @@ impl Pool {
     /// The replica with this number.
     #[must_use]
     pub fn replica(&self, id: ReplicaId) -> Option<&Arc<Replica>> {
+        self.in_slot(id).filter(|replica| replica.id == id)
+    }
+
+    /// The replica in the slot of this number, whatever its generation: the prefix index knows slots
+    /// alone, and forgets what one held before another endpoint has it.
+    #[must_use]
+    pub fn in_slot(&self, id: ReplicaId) -> Option<&Arc<Replica>> {
         self.by_id.get(id.slot()).and_then(Option::as_ref)
     }
 

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::heat::Cell;
+use crate::heat::{Cell, Placed};
 use crate::key::Key;
-use crate::mu::MicroMu;
 use crate::replica::ReplicaId;
 use crate::warmth::{Keys, PARTS};
 
@@ -129,21 +128,27 @@ impl Slices {
         (0..self.len()).filter_map(|at| self.slice(at))
     }
 
-    /// Counts a placed request: the MU it was charged, and the prefill MU that a cached prefix
-    /// saved it.
-    pub fn record(&self, key: Key, charged: MicroMu, saved: MicroMu) {
-        let at = self.position(key);
-        if let (Some(cell), Some(start), Some(shift)) =
-            (self.cells.get(at), self.starts.get(at), self.shifts.get(at))
-        {
-            let part = (key.bits() - start) >> shift;
-            cell.record(
-                usize::try_from(part).unwrap_or(PARTS - 1),
-                key,
-                charged,
-                saved,
-            );
+    /// Counts a placed request.
+    pub fn record(&self, key: Key, placed: Placed) {
+        if let Some((cell, part)) = self.cell(key) {
+            cell.record(part, key, placed);
         }
+    }
+
+    /// Corrects what [`Slices::record`] counted as `was`, once it is known what it `is`: nothing,
+    /// where the request did not happen. Of what was counted so long ago, `left` has not faded, 0 to 1.
+    pub fn correct(&self, key: Key, was: Placed, is: Placed, left: f64) {
+        if let Some((cell, part)) = self.cell(key).filter(|_| was != is) {
+            cell.correct(part, key, was, is, left);
+        }
+    }
+
+    /// The counters of a key's slice, and the part of it that the key is in.
+    fn cell(&self, key: Key) -> Option<(&Cell, usize)> {
+        let at = self.position(key);
+        let cell = self.cells.get(at)?;
+        let part = (key.bits() - self.starts.get(at)?) >> self.shifts.get(at)?;
+        Some((cell, usize::try_from(part).unwrap_or(PARTS - 1)))
     }
 
     /// Counts the KV memory that a request held, when it ends: tokens × the milliseconds it held
@@ -215,6 +220,7 @@ impl Assignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mu::MicroMu;
     use proptest::prelude::*;
 
     fn slices(starts: &[u64]) -> Slices {
@@ -262,7 +268,13 @@ mod tests {
     fn without_slices_nothing_is_found_and_nothing_breaks() {
         let none = Slices::default();
         assert_eq!(none.find(Key::from_bits(7)), None);
-        none.record(Key::from_bits(7), MicroMu::from_mu(1.0), MicroMu::ZERO);
+        none.record(
+            Key::from_bits(7),
+            Placed {
+                charged: MicroMu::from_mu(1.0),
+                ..Placed::default()
+            },
+        );
         none.record_kv(Key::from_bits(7), 1);
         let one = slices(&[u64::MAX]);
         assert_eq!(

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use weighbridge_place::assigner::{
     AssignerSettings, Member, Move, Round, Why, WorkloadHint, round,
 };
-use weighbridge_place::{Heat, Key, MicroMu, ReplicaId, SliceSpec, Slices};
+use weighbridge_place::{Heat, Key, MicroMu, Placed, ReplicaId, SliceSpec, Slices};
 
 const ROUND_MS: u64 = 2_000;
 
@@ -79,8 +79,8 @@ impl World {
     }
 
     fn place(&self, key: Key, mu: f64) {
-        let saved = MicroMu::from_mu(mu * self.saved);
-        self.slices.record(key, MicroMu::from_mu(mu), saved);
+        let (charged, saved) = (MicroMu::from_mu(mu), MicroMu::from_mu(mu * self.saved));
+        self.slices.record(key, Placed { charged, saved });
     }
 
     fn decide(&self) -> Round {

@@ -193,7 +193,11 @@ fn numbers_stay_dense_while_endpoints_come_and_go() {
         });
         registry.replace(fleet.collect());
     }
-    let highest = registry.pool().replicas().map(|replica| replica.id.0).max();
+    let highest = registry
+        .pool()
+        .replicas()
+        .map(|replica| replica.id.slot())
+        .max();
     assert!(highest < Some(80), "{highest:?}");
 }
 
@@ -229,4 +233,67 @@ fn foreign_work_is_seen_but_is_not_our_own() {
     assert_eq!(totals.work(), MicroMu::from_mu(4.0));
     assert_eq!((totals.kv_tokens, totals.requests), (50, 1));
     assert_eq!(load.own(), Totals::default());
+}
+
+#[test]
+fn work_that_did_not_happen_is_not_recent_work_either() {
+    let load = Arc::new(Load::default());
+    let amount = |mu: f64| Amount {
+        decode: MicroMu::from_mu(mu),
+        ..Amount::default()
+    };
+    let mut kept = load.charge(amount(100.0));
+    let mut refused = load.charge(amount(1e6));
+    refused.over();
+    assert_eq!(
+        (load.own().requests, load.recent().as_mu()),
+        (1, 1_000_100.0)
+    );
+    load.fade(0.5);
+    refused.correct(MicroMu::ZERO);
+    assert!(
+        (load.recent().as_mu() - 50.0).abs() < 1e-3,
+        "{:?}",
+        load.recent()
+    );
+    drop(refused);
+
+    // A retry went on to another replica: that is where the work is.
+    let other = Arc::new(Load::default());
+    kept.move_to(&other);
+    assert!(load.recent().as_mu() < 1e-3);
+    other.fade(0.1);
+    kept.over();
+    kept.correct(MicroMu::from_mu(40.0));
+    assert!(
+        (other.recent().as_mu() - 4.0).abs() < 1e-3,
+        "{:?}",
+        other.recent()
+    );
+    drop(kept);
+    assert_eq!(other.own(), Totals::default());
+}
+
+#[test]
+fn a_number_is_never_that_of_another_endpoint() {
+    let registry = Registry::default();
+    let mut seen = std::collections::HashMap::new();
+    for round in 0..200 {
+        let fleet = (0..20).map(|at| ReplicaSpec {
+            endpoint: format!("10.1.{round}.{at}:8000"),
+            model: "m".into(),
+            ..ReplicaSpec::default()
+        });
+        registry.replace(fleet.collect());
+        let pool = registry.pool_full();
+        for replica in pool.replicas() {
+            let endpoint = replica.spec.endpoint.clone();
+            let before = seen.insert(replica.id, endpoint.clone());
+            assert!(before.is_none_or(|other| other == endpoint));
+        }
+        for (id, endpoint) in &seen {
+            let found = pool.replica(*id);
+            assert!(found.is_none_or(|replica| replica.spec.endpoint == *endpoint));
+        }
+    }
 }

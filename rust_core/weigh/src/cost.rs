@@ -102,6 +102,30 @@ pub struct Work {
 }
 
 impl Work {
+    /// The work, if it were within what sequences of `longest` tokens hold: a request may claim
+    /// anything. Each of its prompts leaves room for a token of an answer.
+    #[must_use]
+    pub fn within(self, longest: u64) -> Self {
+        let (longest, prompts) = (longest.max(2), u64::from(self.prompts.max(1)));
+        let most = longest.saturating_mul(prompts);
+        let prompt_tokens = self.prompt_tokens.min(most - prompts);
+        // What is encoded is part of the prompt, and cut with it.
+        let share = prompt_tokens as f64 / self.prompt_tokens.max(1) as f64;
+        let share = if self.prompt_tokens > prompt_tokens {
+            share
+        } else {
+            1.0
+        };
+        Self {
+            prompt_tokens,
+            cached_tokens: self.cached_tokens.min(prompt_tokens),
+            output_tokens: (self.output_tokens).min(longest - prompt_tokens.div_ceil(prompts)),
+            image_tiles: ((self.image_tiles as f64 * share) as u64).min(most),
+            audio_seconds: (self.audio_seconds * share).clamp(0.0, most as f64),
+            ..self
+        }
+    }
+
     /// [`Work::squared_shares`] within what a number of prompts can have.
     fn squares(&self) -> f64 {
         let least = 1.0 / f64::from(self.prompts.max(1));

@@ -50,7 +50,8 @@ impl Endpoint {
     }
 
     /// The body key that carries the prompt, without which a body cannot be weighed.
-    pub(crate) fn prompt_key(self) -> &'static str {
+    #[must_use]
+    pub fn prompt_key(self) -> &'static str {
         match self {
             Self::ChatCompletions | Self::Messages => "messages",
             Self::Completions => "prompt",

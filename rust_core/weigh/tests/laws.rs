@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read};
+use weighbridge_weigh::{Body, CostCoefficients, Endpoint, Limits, Reading, Work, read};
 
 const ENDPOINTS: [Endpoint; 5] = [
     Endpoint::ChatCompletions,
@@ -288,5 +288,61 @@ proptest! {
         let beginning = Body::beginning(unnamed.as_bytes(), None);
         let reading = read(Endpoint::ChatCompletions, beginning, &Limits::default()).unwrap();
         prop_assert_eq!(reading.prefix.bound_to("m"), chat(named.as_bytes()).prefix);
+    }
+}
+
+fn coefficients() -> CostCoefficients {
+    CostCoefficients {
+        prefill_per_tok: 0.1,
+        prefill_per_tok2_e6: 1.0,
+        decode_per_tok: 1.0,
+        decode_per_ktok_ctx: 0.1,
+        image_per_tile: 5.0,
+        audio_per_second: 2.0,
+        overhead: 0.5,
+    }
+}
+
+fn any_work() -> impl Strategy<Value = Work> {
+    let count = || prop_oneof![0u64..100_000, any::<u64>()];
+    let seconds = prop_oneof![0.0..1e4, any::<f64>()];
+    (count(), count(), count(), 0u32..200, count(), seconds).prop_map(
+        |(prompt_tokens, cached_tokens, output_tokens, choices, image_tiles, audio_seconds)| Work {
+            prompt_tokens,
+            cached_tokens,
+            output_tokens,
+            choices,
+            image_tiles,
+            audio_seconds,
+            ..Work::default()
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn nothing_that_a_request_claims_costs_more_than_full_contexts(
+        work in any_work(), longest in 1u64..2_000_000,
+    ) {
+        let within = work.within(longest);
+        let cost = coefficients().vector(&within);
+        let answers = u64::from(work.choices.max(1));
+        let prompt = coefficients().vector(&Work {
+            prompt_tokens: longest.max(2),
+            image_tiles: longest.max(2),
+            audio_seconds: longest.max(2) as f64,
+            ..Work::default()
+        });
+        let answer = coefficients().vector(&Work {
+            prompt_tokens: longest.max(2),
+            output_tokens: longest.max(2),
+            ..Work::default()
+        });
+        let most = prompt.before_first_token() + answers as f64 * answer.decode_mu;
+        prop_assert!((0.0..=most).contains(&cost.total()), "{cost:?} of {within:?}");
+        prop_assert!(cost.kv_tokens <= longest.max(2) * answers);
+        prop_assert!(within.output_tokens >= work.output_tokens.min(1));
+        // What can be stays as it is.
+        prop_assert_eq!(within.within(longest), within);
     }
 }

@@ -214,7 +214,7 @@ impl ReplicaCache {
     /// follows it, so the least recent block is a leaf.
     #[allow(clippy::cast_precision_loss)]
     pub fn record(&self, chain: &[u64]) -> usize {
-        if self.id.0 >= super::MOST_REPLICAS {
+        if self.id.slot() >= super::MOST_REPLICAS as usize {
             return 0;
         }
         let mut guard = self.lock();

@@ -71,7 +71,7 @@ impl Holders {
 }
 
 fn field(id: ReplicaId) -> u64 {
-    (u64::from(id.0) + 1) & FIELD
+    (id.slot() as u64 + 1) & FIELD
 }
 
 #[allow(clippy::cast_possible_truncation)]

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use serde_json::{Map, Value, json};
 use weighbridge_decide::{
-    Begun, Core, Incoming, Refusal, ReplicaSetting, Settings, Ticket, Waiting,
+    Begun, Clock, Core, Incoming, Refusal, ReplicaSetting, SetClock, Settings, Ticket, Waiting,
 };
 use weighbridge_traces::{BodyOptions, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
@@ -21,6 +21,7 @@ const ROUND_MS: f64 = 2000.0;
 /// The live core.
 pub(super) struct Live {
     core: Core,
+    clock: Arc<SetClock>,
     profiles: Vec<String>,
     body: BodyOptions,
     pool: TextPool,
@@ -64,8 +65,11 @@ impl Live {
         let mut settings: Settings =
             serde_json::from_value(Value::Object(settings)).map_err(refused)?;
         settings.profiles = profiles.to_vec();
+        let clock = Arc::<SetClock>::default();
         Ok(Self {
-            core: Core::new(settings).map_err(refused)?,
+            core: Core::with_clock(settings, Arc::clone(&clock) as Arc<dyn Clock>)
+                .map_err(refused)?,
+            clock,
             profiles: profiles
                 .iter()
                 .map(|profile| profile.name.clone())
@@ -83,6 +87,13 @@ impl Live {
             waiting: HashMap::new(),
             called: Arc::default(),
         })
+    }
+
+    /// Sets the core's clock: in µs.
+    fn at(&self, now_ms: f64) -> u64 {
+        let now_us = micros(now_ms);
+        self.clock.set(now_us);
+        now_us
     }
 
     /// The next of the endpoints that were named when the request was placed, as Envoy retries.
@@ -110,7 +121,7 @@ impl Live {
             parent: None,
             body: Body::whole(&self.bytes),
         };
-        match self.core.begin(&incoming, micros(ask.now_ms)) {
+        match self.core.begin(&incoming, self.at(ask.now_ms)) {
             Ok(Begun::Waits(waiting)) => {
                 let bell = Bell(ask.number, Arc::clone(&self.called));
                 waiting.wake(Waker::from(Arc::new(bell)));
@@ -214,7 +225,7 @@ impl Policy for Live {
         if self.waiting.is_empty() {
             return Vec::new();
         }
-        let now_us = micros(now_ms);
+        let now_us = self.at(now_ms);
         self.core.advance(now_us);
         let called = std::mem::take(&mut *self.called.lock());
         let answered = |number| self.turn(number, now_us).map(|replica| (number, replica));
@@ -233,13 +244,14 @@ impl Policy for Live {
 
     fn first_token(&mut self, number: usize, replica: usize, now_ms: f64) {
         let served = self.endpoints.get(replica).map(String::as_str);
+        let now_us = self.at(now_ms);
         if let Some(ticket) = self.tickets.get_mut(&number) {
-            self.core.first_byte(ticket, 200, served, micros(now_ms));
+            self.core.first_byte(ticket, 200, served, now_us);
         }
     }
 
     fn finished(&mut self, number: usize, usage: Usage, now_ms: f64) {
-        let now_us = micros(now_ms);
+        let now_us = self.at(now_ms);
         let join = self.tickets.get(&number).and_then(Ticket::join);
         if let Some(mut observer) = self.core.observe(join, None) {
             observer.begin(Some("text/event-stream"), None);
@@ -251,10 +263,11 @@ impl Policy for Live {
 
     fn dropped(&mut self, number: usize, now_ms: f64) {
         self.waiting.remove(&number);
-        self.end(number, micros(now_ms));
+        self.end(number, self.at(now_ms));
     }
 
-    fn members(&mut self, members: &[Member], _now_ms: f64) -> Result<(), SimulateError> {
+    fn members(&mut self, members: &[Member], now_ms: f64) -> Result<(), SimulateError> {
+        self.at(now_ms);
         let settings = members
             .iter()
             .filter(|member| member.standing != Standing::Gone)
@@ -281,7 +294,7 @@ impl Policy for Live {
     }
 
     fn tick(&mut self, now_ms: f64) {
-        self.core.assign(micros(now_ms));
+        self.core.assign(self.at(now_ms));
     }
 
     fn tick_ms(&self) -> Option<f64> {
