@@ -147,9 +147,19 @@ class Stream:
         """
     def is_over(self) -> bool:
         """Whether the stream may be ended, once all replies are sent."""
+    def is_heavy(self, size: int) -> bool:
+        """Whether a message of this many bytes may hold up the thread that hands it over."""
+    def more_time(self) -> bytes | None:
+        """Asks for the time that a heavy message may take; to be sent before it is handed over."""
+    def refuse_too_large(self, most_bytes: int) -> list[bytes]:
+        """The refusal of a request whose body came in a larger message than `most_bytes`; empty
+        where it cannot be refused.
+        """
+    def refuse_busy(self) -> list[bytes]:
+        """The refusal of a request whose body cannot be read in time; empty likewise."""
     def is_waiting(self) -> bool:
-        """Whether an answer waits for admission; then no message may be handed over until `resume`
-        has given it.
+        """Whether an answer waits for admission, which `resume` gives; messages may be handed over
+        meanwhile.
         """
     def resume(self, wake: Callable[[], object]) -> list[bytes] | None:
         """The replies that have waited, or None while they still have to; then `wake` is called

@@ -68,6 +68,13 @@ class Listen(Section):
         le=1 << 30,
         description="Largest ext_proc message, bytes; a body in a larger one is refused with 413.",
     )
+    held_body_bytes: int = Field(
+        192 << 20,
+        ge=1 << 20,
+        le=1 << 40,
+        description="Most bytes of bodies that are held at once, of all requests together; a "
+        "request beyond is refused with 503. The process may take twice as much for them.",
+    )
     max_streams: int = Field(
         65_536,
         ge=1,
@@ -422,7 +429,8 @@ class Health(Section):
         30,
         gt=0,
         le=3600,
-        description="A streamed request that ends unanswered after so long, overdue, has failed, s.",
+        description="A streamed request that ends unanswered after so long, overdue, has "
+        "failed, s.",
     )
 
     @model_validator(mode="after")

@@ -31,6 +31,7 @@ def settings(config: Config, source: Path) -> dict[str, Any]:
         "counted_tenants": config.counted_tenants,
         "default_output_tokens": config.default_output_tokens,
         "decision_log": config.decision_log,
+        "held_body_bytes": config.listen.held_body_bytes,
         "admission": admission(config.admission),
         "priority_header": config.priority_header,
         "unweighed": config.unweighed,

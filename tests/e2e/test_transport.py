@@ -11,6 +11,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.conformance.exchange import Exchange, refused
 from tests.e2e.harness import Running, Starter
 from weighbridge.config import Transport
 from weighbridge.envoy.names import EXT_PROC_SERVICE
@@ -66,6 +67,19 @@ async def test_a_message_above_the_limit_ends_the_stream(
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.OUT_OF_RANGE,
         )
+
+
+async def test_a_body_above_the_limit_is_refused_and_not_let_past(
+    start: Starter, transport: Transport
+) -> None:
+    listen = {"address": f"{LOOPBACK}:{find_free_run(1)}", "transport": transport}
+    async with start(sidecar={"listen": listen | {"max_message_bytes": 64 << 10}}) as running:
+        async with open_stream(running) as call:
+            exchange = Exchange(call)
+            await exchange.request_headers()
+            await exchange.request_body(b" " * (65 << 10))
+            status, error = refused(await exchange.reply())
+        assert (status, error["code"]) == (413, "body_too_large")
 
 
 async def test_a_unix_socket_serves_as_well(

@@ -78,6 +78,13 @@ impl Doors {
         Ok(())
     }
 
+    /// The longest wait of any model, ms.
+    pub(crate) fn longest_wait_ms(&self) -> u64 {
+        let waits = self.by_model.values();
+        let waits = waits.map(|door| door.look(weighbridge_admit::Gate::longest_wait_ms));
+        waits.max().unwrap_or(0)
+    }
+
     /// Takes the capacities of a pool.
     pub(crate) fn set_pool(&self, pool: &Pool, now_us: u64) {
         for (model, door) in &self.by_model {

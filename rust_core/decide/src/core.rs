@@ -7,6 +7,7 @@ use crate::drains::Drains;
 use crate::foreign::Means;
 use crate::health::{HealthChange, HealthSetting, Observation, Watch};
 use crate::log::DecisionLog;
+use crate::memory::Memory;
 use crate::metering::{Metering, Observer, Settled};
 use crate::models::Models;
 use crate::observing::Observing;
@@ -73,6 +74,7 @@ pub struct Core {
     pub(crate) metering: Metering,
     pub(crate) seeking: Seeking,
     pub(crate) tallies: Tallies,
+    memory: Arc<Memory>,
     pub(crate) log: DecisionLog,
     pub(crate) spans: Outbox<Span>,
     pub(crate) numbers: AtomicU64,
@@ -128,6 +130,7 @@ impl Core {
             assigning: Assigning::default(),
             placing: ArcSwap::from_pointee(settings.placing.clone()),
             tallies: Tallies::default(),
+            memory: Memory::new(settings.held_body_bytes),
             log: DecisionLog::new(settings.decision_log),
             spans: Outbox::new(settings.spans),
             numbers: AtomicU64::new(0),
@@ -524,6 +527,18 @@ impl Core {
     #[must_use]
     pub fn tallies(&self) -> &Tallies {
         &self.tallies
+    }
+
+    /// What bodies may hold, of all requests together.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Longest that a request of any model may wait for admission, ms.
+    #[must_use]
+    pub fn longest_wait_of_all_ms(&self) -> u64 {
+        self.doors.longest_wait_ms()
     }
 
     /// The latest decisions.

@@ -204,6 +204,40 @@ impl Refusal {
         }
     }
 
+    /// A body that the gateway sends in a larger message than is taken.
+    #[must_use]
+    pub fn body_too_large(most_bytes: usize) -> Self {
+        Self {
+            status: 413,
+            ..Self::bad_request(
+                "body_too_large",
+                format!("the body is larger than the {most_bytes} bytes that are taken"),
+                None,
+            )
+        }
+    }
+
+    /// Bodies of other requests take all the memory that there is for them, or all the time.
+    #[must_use]
+    pub fn bodies_in_the_way() -> Self {
+        Self {
+            code: "busy_with_bodies",
+            message: "too many large bodies are being read; try again".to_owned(),
+            ..Self::no_replica("")
+        }
+    }
+
+    /// Trailers after a body that the gateway has passed on in part already: it would send on what
+    /// it kept of it once more.
+    #[must_use]
+    pub fn trailers_after_long_body() -> Self {
+        Self::bad_request(
+            "trailers_after_long_body",
+            "trailers cannot follow a body as long as this one",
+            None,
+        )
+    }
+
     /// The body of the response.
     #[must_use]
     pub fn to_json(&self) -> String {

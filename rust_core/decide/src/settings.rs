@@ -39,6 +39,9 @@ pub struct Settings {
     /// Bytes that a compressed body may expand to.
     #[serde(default = "default_expanded_bytes")]
     pub max_expanded_bytes: usize,
+    /// Bytes of bodies that may be held at once, of all requests together.
+    #[serde(default = "default_held_bytes")]
+    pub held_body_bytes: usize,
     /// Tenants, their promises, and what may wait.
     #[serde(default)]
     pub admission: Admission,
@@ -389,6 +392,10 @@ fn default_decision_log() -> usize {
 
 fn default_expanded_bytes() -> usize {
     16 << 20
+}
+
+fn default_held_bytes() -> usize {
+    192 << 20
 }
 
 fn default_tokenizer_bytes() -> usize {

@@ -5,6 +5,8 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use std::sync::Arc;
+use std::task::{Context, Waker};
+use weighbridge_decide::Refusal;
 use weighbridge_fuzz::{check_accounts, core};
 use weighbridge_stream::wire::{
     HeaderMap, HeaderValue, HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest,
@@ -30,6 +32,10 @@ enum Step {
     ResponseHeaders { status: u16, end: bool },
     ResponseBody { bytes: Vec<u8>, end: bool },
     ResponseTrailers,
+    /// Admission is asked for its answer.
+    Resume,
+    /// The transport cannot take a body.
+    RefuseBody,
     Empty,
 }
 
@@ -105,7 +111,7 @@ impl Step {
                 Request::ResponseBody(HttpBody { body: bytes.into(), end_of_stream: end })
             }
             Self::ResponseTrailers => Request::ResponseTrailers(HttpTrailers { trailers: None }),
-            Self::Empty => return None,
+            Self::Resume | Self::RefuseBody | Self::Empty => return None,
         })
     }
 }
@@ -121,6 +127,21 @@ fuzz_target!(|life: Life| {
     });
     let mut refused = false;
     for (at, step) in life.steps.into_iter().take(64).enumerate() {
+        let now_us = at as u64 * 1000;
+        match step {
+            Step::Resume => {
+                core.advance(now_us);
+                drop(stream.poll_resume(&mut Context::from_waker(Waker::noop()), now_us));
+                continue;
+            }
+            Step::RefuseBody => {
+                let replies = stream.refuse_body(&Refusal::body_too_large(1), now_us);
+                assert!(replies.len() <= 1);
+                refused |= !replies.is_empty();
+                continue;
+            }
+            _ => {}
+        }
         let message = ProcessingRequest {
             request: step.message(),
             metadata_context: None,
@@ -128,7 +149,9 @@ fuzz_target!(|life: Life| {
             protocol_config: config.take(),
             ..ProcessingRequest::default()
         };
-        let replies = stream.on_message(message, at as u64 * 1000);
+        let heavy = stream.is_heavy(&message);
+        let replies = stream.on_message(message, now_us);
+        assert!(!heavy || !life.observed, "copies are read at once");
         assert!(!life.observed || replies.is_empty(), "observed streams are not answered");
         for reply in replies {
             assert!(!refused || !matches!(reply.response, Some(Response::Immediate(_))));

@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use weighbridge_decide::{Begun, Incoming, UsageSource};
-use weighbridge_fuzz::{CORE, PROFILE_OF_TARGETS, check_ledgers_empty};
+use weighbridge_fuzz::{check_accounts, core};
 use weighbridge_weigh::{Body, Endpoint};
 
 const TYPES: [&str; 4] = ["application/json", "text/event-stream", "", "text/plain; x"];

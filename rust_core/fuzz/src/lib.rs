@@ -96,7 +96,9 @@ pub fn check_reading(reading: &Reading, bytes: usize) {
     }
 }
 
-/// With no stream open, no request is in any account: ledgers, gates, open bills, speed.
+/// With no stream open, no request is in any account (ledgers, gates, open bills, speed), and no body
+/// is held.
 pub fn check_accounts(core: &Core) {
     assert_eq!(core.accounts(), Accounts::default());
+    assert_eq!(core.memory().held(), 0);
 }

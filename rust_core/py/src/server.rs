@@ -22,7 +22,7 @@ pub(crate) struct NativeServer {
 impl NativeServer {
     /// Listens and serves; with no core it always chooses the same replica, for benchmarks.
     #[new]
-    #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 16 << 20,
+    #[pyo3(signature = (core, listen, threads = 2, max_message_bytes = 18 << 20,
         max_streams = 65_536, tls = None))]
     fn new(
         py: Python<'_>,

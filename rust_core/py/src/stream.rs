@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use weighbridge_decide::Refusal;
 use weighbridge_stream::Limits;
 use weighbridge_stream::wire::ProcessingRequest;
 
@@ -62,8 +63,38 @@ impl Stream {
             .is_some_and(weighbridge_stream::Stream::is_over)
     }
 
-    /// Whether an answer waits for admission: then no message may be handed over until `resume`
-    /// has given it.
+    /// Whether a message of this many bytes may hold up the thread that hands it over.
+    fn is_heavy(&self, size: usize) -> bool {
+        let machine = self.lock();
+        machine
+            .as_ref()
+            .is_some_and(|machine| machine.is_heavy_at(size))
+    }
+
+    /// Serialised: asks for the time that a heavy message may take.
+    fn more_time<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        let machine = self.lock();
+        let reply = machine.as_ref()?.more_time()?.encode_to_vec();
+        Some(PyBytes::new(py, &reply))
+    }
+
+    /// The refusal of a request whose body came in a larger message than `most_bytes`; no reply
+    /// where it cannot be refused.
+    fn refuse_too_large<'py>(
+        &self,
+        py: Python<'py>,
+        most_bytes: usize,
+    ) -> Vec<Bound<'py, PyBytes>> {
+        self.refuse(py, &Refusal::body_too_large(most_bytes))
+    }
+
+    /// The refusal of a request whose body cannot be read in time.
+    fn refuse_busy<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        self.refuse(py, &Refusal::bodies_in_the_way())
+    }
+
+    /// Whether an answer waits for admission, which `resume` gives; messages may be handed over
+    /// meanwhile.
     fn is_waiting(&self) -> bool {
         let machine = self.lock();
         machine
@@ -109,6 +140,23 @@ impl Stream {
 }
 
 impl Stream {
+    fn refuse<'py>(&self, py: Python<'py>, refusal: &Refusal) -> Vec<Bound<'py, PyBytes>> {
+        let replies = py.detach(|| {
+            let mut machine = self.lock();
+            machine.as_mut().map_or_else(Vec::new, |machine| {
+                let replies = machine.refuse_body(refusal, self.core.now_us());
+                replies
+                    .iter()
+                    .map(Message::encode_to_vec)
+                    .collect::<Vec<_>>()
+            })
+        });
+        replies
+            .iter()
+            .map(|reply| PyBytes::new(py, reply))
+            .collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<weighbridge_stream::Stream>> {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }

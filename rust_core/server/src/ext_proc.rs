@@ -1,23 +1,27 @@
 //! The gRPC service `envoy.service.ext_proc.v3.ExternalProcessor`.
 
 use crate::codec::WireCodec;
+use crate::counted::Counted;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_stream::Stream as Messages;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
-use weighbridge_decide::Core;
+use tonic::{Code, Request, Response, Status, Streaming};
+use weighbridge_decide::{Core, Memory, Refusal, Share};
 use weighbridge_stream::wire::{
     self, CommonAnswer, ProcessingRequest, ProcessingResponse, TrailersAnswer,
 };
-use weighbridge_stream::{Limits, Stream};
+use weighbridge_stream::{LONGEST_HEAVY_WAIT_MS, Limits, Stream};
 
 /// The service's full name.
 pub(crate) const SERVICE: &str = "envoy.service.ext_proc.v3.ExternalProcessor";
@@ -36,8 +40,28 @@ pub trait Process: Send + Unpin + 'static {
         false
     }
 
-    /// Whether an answer has to wait: then no message is taken until [`Process::poll_resume`] has
-    /// given it.
+    /// Whether this message takes so long that others should not wait for it: then it is answered
+    /// beside the serving threads.
+    fn is_heavy(&self, _: &ProcessingRequest) -> bool {
+        false
+    }
+
+    /// Asks for the time that a heavy message may take.
+    fn more_time(&self) -> Option<ProcessingResponse> {
+        None
+    }
+
+    /// Refuses a request whose body cannot be taken; no reply where that cannot be.
+    fn refuse(&mut self, _: &Refusal) -> Vec<ProcessingResponse> {
+        Vec::new()
+    }
+
+    /// What its messages take of the memory for bodies while they are not complete.
+    fn share(&self) -> Share {
+        Memory::new(usize::MAX).share()
+    }
+
+    /// Whether an answer waits, which [`Process::poll_resume`] gives. Messages are taken meanwhile.
     fn is_waiting(&self) -> bool {
         false
     }
@@ -78,6 +102,23 @@ impl Process for Machine {
 
     fn is_over(&self) -> bool {
         self.stream.is_over()
+    }
+
+    fn is_heavy(&self, message: &ProcessingRequest) -> bool {
+        self.stream.is_heavy(message)
+    }
+
+    fn more_time(&self) -> Option<ProcessingResponse> {
+        self.stream.more_time()
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Vec<ProcessingResponse> {
+        let now_us = self.core.now_us();
+        self.stream.refuse_body(refusal, now_us)
+    }
+
+    fn share(&self) -> Share {
+        self.core.memory().share()
     }
 
     fn is_waiting(&self) -> bool {
@@ -127,17 +168,23 @@ impl Process for Constant {
 /// Makes the [`Process`] of each new stream.
 pub(crate) type Factory<P> = Arc<dyn Fn() -> P + Send + Sync>;
 
+/// Longest that a heavy message may wait for a thread.
+const LONGEST_HEAVY_WAIT: Duration = Duration::from_millis(LONGEST_HEAVY_WAIT_MS);
+
 /// The service, one clone for each connection.
 pub(crate) struct ExternalProcessor<P> {
     factory: Factory<P>,
     max_message_bytes: usize,
+    /// Where heavy messages are answered.
+    beside: Handle,
 }
 
 impl<P> ExternalProcessor<P> {
-    pub(crate) fn new(factory: Factory<P>, max_message_bytes: usize) -> Self {
+    pub(crate) fn new(factory: Factory<P>, max_message_bytes: usize, beside: Handle) -> Self {
         Self {
             factory,
             max_message_bytes,
+            beside,
         }
     }
 }
@@ -147,6 +194,7 @@ impl<P> Clone for ExternalProcessor<P> {
         Self {
             factory: Arc::clone(&self.factory),
             max_message_bytes: self.max_message_bytes,
+            beside: self.beside.clone(),
         }
     }
 }
@@ -172,13 +220,26 @@ impl<P: Process> Service<http::Request<Body>> for ExternalProcessor<P> {
         }
         let mut grpc =
             Grpc::new(WireCodec).apply_max_message_size_config(Some(self.max_message_bytes), None);
-        let open = Open(Arc::clone(&self.factory));
+        let process = (self.factory)();
+        let share = Arc::new(process.share());
+        let request = request.map(|body| Counted::new(body, Arc::clone(&share)));
+        let open = Open {
+            process: Some(process),
+            share,
+            max_message_bytes: self.max_message_bytes,
+            beside: self.beside.clone(),
+        };
         Box::pin(async move { Ok(grpc.streaming(open, request).await) })
     }
 }
 
 /// A stream about to begin.
-struct Open<P>(Factory<P>);
+struct Open<P> {
+    process: Option<P>,
+    share: Arc<Share>,
+    max_message_bytes: usize,
+    beside: Handle,
+}
 
 impl<P: Process> StreamingService<ProcessingRequest> for Open<P> {
     type Response = ProcessingResponse;
@@ -186,54 +247,158 @@ impl<P: Process> StreamingService<ProcessingRequest> for Open<P> {
     type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
-        let mut process = (self.0)();
-        process.opened(request.metadata());
+        let mut process = self.process.take();
+        if let Some(process) = &mut process {
+            process.opened(request.metadata());
+        }
         ready(Ok(Response::new(Replies {
             process,
+            busy: None,
             messages: request.into_inner(),
+            inbox: VecDeque::new(),
             ready: VecDeque::new(),
+            share: Arc::clone(&self.share),
+            failed: None,
+            max_message_bytes: self.max_message_bytes,
+            beside: self.beside.clone(),
         })))
     }
 }
 
+/// A process and its replies, once a heavy message is answered.
+type Answered<P> = (P, Vec<ProcessingResponse>);
+
 /// The replies of one stream: polls the messages, asks the process, gives back what it says.
 ///
-/// Dropped when Envoy ends the stream in either way, and with it the process.
+/// Messages are taken whatever the process does, so that no stream keeps the connection's window
+/// from others. Dropped when Envoy ends the stream in either way, and with it the process.
 struct Replies<P> {
-    process: P,
+    /// Absent while it answers a heavy message, and when nothing more is to be said.
+    process: Option<P>,
+    busy: Option<JoinHandle<Answered<P>>>,
     messages: Streaming<ProcessingRequest>,
+    /// What came while the process was busy.
+    inbox: VecDeque<ProcessingRequest>,
     ready: VecDeque<ProcessingResponse>,
+    /// What messages take of the memory for bodies until the process has them.
+    share: Arc<Share>,
+    /// Why no message comes any more.
+    failed: Option<Status>,
+    max_message_bytes: usize,
+    beside: Handle,
+}
+
+impl<P: Process> Replies<P> {
+    /// The next message of those that came while the process was busy, or of the call.
+    fn poll_message(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<ProcessingRequest, Status>>> {
+        match self.inbox.pop_front() {
+            Some(message) => Poll::Ready(Some(Ok(message))),
+            None => Pin::new(&mut self.messages).poll_next(context),
+        }
+    }
+
+    fn hand_over(&mut self, message: ProcessingRequest) {
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        if !process.is_heavy(&message) {
+            if self.inbox.is_empty() {
+                self.share.clear();
+            }
+            self.ready.extend(process.on_message(message));
+            self.process = Some(process);
+            return;
+        }
+        self.ready.extend(process.more_time());
+        let share = Arc::clone(&self.share);
+        let since = Instant::now();
+        self.busy = Some(self.beside.spawn_blocking(move || {
+            let late = since.elapsed() > LONGEST_HEAVY_WAIT;
+            let refusal = late.then(Refusal::bodies_in_the_way);
+            let mut replies = refusal.map_or_else(Vec::new, |refusal| process.refuse(&refusal));
+            share.clear();
+            if replies.is_empty() {
+                replies = process.on_message(message);
+            }
+            (process, replies)
+        }));
+    }
+
+    /// A message that cannot be taken: its request is refused where that can be, so that it does
+    /// not go on unweighed.
+    fn give_up(&mut self, status: Status) -> Option<Status> {
+        let refusal = match status.code() {
+            Code::OutOfRange => Some(Refusal::body_too_large(self.max_message_bytes)),
+            Code::ResourceExhausted => Some(Refusal::bodies_in_the_way()),
+            _ => None,
+        };
+        let process = self.process.take();
+        let replies = process
+            .zip(refusal)
+            .map(|(mut process, refusal)| process.refuse(&refusal));
+        self.ready.extend(replies.into_iter().flatten());
+        self.ready.is_empty().then_some(status)
+    }
 }
 
 impl<P: Process> Messages for Replies<P> {
     type Item = Result<ProcessingResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
         loop {
-            if let Some(reply) = self.ready.pop_front() {
+            if let Some(reply) = this.ready.pop_front() {
                 return Poll::Ready(Some(Ok(reply)));
             }
-            if self.process.is_over() {
-                return Poll::Ready(None);
-            }
-            if self.process.is_waiting() {
-                match self.process.poll_resume(context) {
-                    // A client that goes away meanwhile drops this stream, and its place with it.
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(replies) => {
-                        self.ready.extend(replies);
+            if let Some(busy) = &mut this.busy {
+                match Pin::new(busy).poll(context) {
+                    Poll::Ready(answered) => {
+                        this.busy = None;
+                        let Ok((process, replies)) = answered else {
+                            return Poll::Ready(Some(Err(Status::internal("no answer was made"))));
+                        };
+                        this.process = Some(process);
+                        this.ready.extend(replies);
                         continue;
                     }
+                    Poll::Pending if this.failed.is_some() => return Poll::Pending,
+                    Poll::Pending => {}
                 }
+                match Pin::new(&mut this.messages).poll_next(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => return Poll::Ready(None),
+                    Poll::Ready(Some(Err(status))) => this.failed = Some(status),
+                    Poll::Ready(Some(Ok(message))) => this.inbox.push_back(message),
+                }
+                continue;
             }
-            match Pin::new(&mut self.messages).poll_next(context) {
+            let Some(process) = &mut this.process else {
+                return Poll::Ready(None);
+            };
+            if process.is_over() {
+                return Poll::Ready(None);
+            }
+            if let Some(status) = this.failed.take() {
+                if let Some(status) = this.give_up(status) {
+                    return Poll::Ready(Some(Err(status)));
+                }
+                continue;
+            }
+            if process.is_waiting()
+                && let Poll::Ready(replies) = process.poll_resume(context)
+            {
+                this.ready.extend(replies);
+                continue;
+            }
+            // A client that goes away drops this stream, and its place in a queue with it.
+            match this.poll_message(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(status))) => return Poll::Ready(Some(Err(status))),
-                Poll::Ready(Some(Ok(message))) => {
-                    let replies = self.process.on_message(message);
-                    self.ready.extend(replies);
-                }
+                Poll::Ready(Some(Err(status))) => this.failed = Some(status),
+                Poll::Ready(Some(Ok(message))) => this.hand_over(message),
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod clock;
 mod codec;
+mod counted;
 mod ext_proc;
 mod listen;
 mod reflection;

@@ -23,6 +23,15 @@ const LIVENESS: &str = "liveness";
 const READINESS: &str = "readiness";
 const MIB: u32 = 1 << 20;
 
+/// Silence after which Envoy is asked whether it is still there: a node that is gone says nothing.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Time for its answer; then all its streams end, and what they hold is given back.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(5);
+
+/// Largest head of a call, bytes: Envoy's are some hundred bytes.
+const HEAD_BYTES: u32 = 64 << 10;
+
 /// How the server is set up.
 #[derive(Clone)]
 pub struct Options {
@@ -40,7 +49,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             threads: 2,
-            max_message_bytes: 16 << 20,
+            max_message_bytes: 18 << 20,
             max_streams_per_connection: 65_536,
             tls: None,
         }
@@ -76,16 +85,31 @@ impl Server {
         let factory: Factory<P> = Arc::new(factory);
         let (stop, stopping) = watch::channel(false);
         let (health, health_service) = tonic_health::server::health_reporter();
+        // Accepts, and answers heavy messages on as many threads as serve.
+        let control = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(options.threads.max(1))
+            .thread_name("weighbridge-beside")
+            .enable_all()
+            .build()
+            .map_err(ListenError::Start)?;
         let mut threads = Vec::new();
         let mut inboxes = Vec::new();
         for index in 0..options.threads.max(1) {
             let (inbox, accepted) = mpsc::channel(64);
-            let service = ExternalProcessor::new(Arc::clone(&factory), options.max_message_bytes);
+            let service = ExternalProcessor::new(
+                Arc::clone(&factory),
+                options.max_message_bytes,
+                control.handle().clone(),
+            );
             let runtime = current_thread()?;
             let router = tonic::transport::Server::builder()
-                .initial_stream_window_size(4 * MIB)
-                .initial_connection_window_size(64 * MIB)
+                .initial_stream_window_size(MIB)
+                .initial_connection_window_size(16 * MIB)
                 .max_concurrent_streams(options.max_streams_per_connection)
+                .http2_max_header_list_size(HEAD_BYTES)
+                .http2_keepalive_interval(Some(KEEPALIVE))
+                .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
                 .add_service(service)
                 .add_service(health_service.clone())
                 .add_service(reflection::v1()?)
@@ -107,12 +131,6 @@ impl Server {
             })?);
             inboxes.push(inbox);
         }
-        let control = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("weighbridge-accept")
-            .enable_all()
-            .build()
-            .map_err(ListenError::Start)?;
         control.spawn(accept(listener, inboxes, stopping));
         let server = Self {
             address,

@@ -1,9 +1,11 @@
 //! A connection over TCP or a Unix socket, under TLS or not, as one type.
 
 use crate::tls::{Certificates, Secured};
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::server::Connected;
@@ -32,6 +34,7 @@ impl Accepted {
         let socket = match self {
             Self::Tcp(stream) => {
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
                 TcpStream::from_std(stream).map(Socket::Tcp)
             }
             Self::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
@@ -41,6 +44,14 @@ impl Accepted {
             Some(certificates) => Connection::Tls(certificates.accept(socket)),
         })
     }
+}
+
+/// A peer whose machine is gone is noticed within half a minute, whatever it speaks.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3)
 }
 
 impl Connected for Connection {

@@ -310,7 +310,8 @@ async fn a_message_beyond_the_limit_ends_its_stream_alone() {
         .send(chunk(Box::leak(vec![b' '; 65 * 1024].into_boxed_slice())))
         .await
         .unwrap();
-    assert!(call.reply().await.is_err());
+    let refused = call.reply().await.unwrap().unwrap();
+    assert!(matches!(refused.response, Some(Response::Immediate(_))));
     let mut other = Call::open(channel).await;
     other.choose().await;
     assert_eq!(in_flight(&core), 1);

@@ -6,6 +6,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod explain;
+mod gather;
 mod head;
 mod machine;
 mod observe;
@@ -13,5 +14,5 @@ mod reply;
 pub mod wire;
 
 pub use explain::explain;
-pub use machine::{Limits, Stream};
+pub use machine::{LONGEST_HEAVY_WAIT_MS, Limits, Stream};
 pub use reply::choice;

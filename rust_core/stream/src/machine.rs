@@ -1,5 +1,6 @@
 //! The states of one request's stream and the moves between them.
 
+use crate::gather::{Gather, Held, Pieces};
 use crate::head::{self, Head};
 use crate::observe::Observation;
 use crate::reply;
@@ -7,11 +8,9 @@ use crate::wire::{
     BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
     ProtocolConfiguration, Request, Response, TrailersAnswer,
 };
-use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use weighbridge_decide::{Begun, Core, Incoming, Refusal, Ticket, TraceParent, Unweighed, Waiting};
-use weighbridge_weigh::{Body, Endpoint};
+use weighbridge_decide::{Begun, Core, Refusal, Share, Ticket, TraceParent, Unweighed};
 
 /// How much of a streamed body is held back for weighing.
 #[derive(Clone, Copy, Debug)]
@@ -39,41 +38,30 @@ enum State {
     Pass,
     /// Ours; the body is not all here.
     Gather(Box<Gather>),
-    /// Weighed, and waiting for admission; nothing is to be taken until it is resumed.
+    /// Weighed, and waiting for admission.
     Waits(Box<Held>),
     /// The filter sends copies and waits for nothing: a reply is observed.
     Observe(Box<Observation>),
     /// Decided and charged until the stream ends.
     Placed(Box<Ticket>),
+    /// Refused, once the client has sent all: many read no answer before.
+    Draining(Box<ProcessingResponse>, usize),
     /// An immediate response was sent: Envoy reads no more.
     Refused,
 }
 
-/// A request whose body is still coming.
-struct Gather {
-    head: Head,
-    endpoint: Endpoint,
-    subset: Option<Vec<String>>,
-    body: BytesMut,
-    /// Body messages that wait for their answer, and whether the last had `end_of_stream`.
-    unanswered: usize,
-    /// The headers' answer was given; the choice goes into the body's answer.
-    headers_answered: bool,
-}
-
-/// A request whose answer waits for admission.
-struct Held {
-    gather: Gather,
-    body: Bytes,
-    complete: bool,
-    ended: bool,
-    waiting: Box<Waiting>,
-    /// Trailers came with the end of the body and are to be answered after it.
-    trailers: bool,
-}
+/// Most that is taken of a body whose request is refused, bytes; then the refusal waits no longer.
+const MOST_DRAINED: usize = 64 << 20;
 
 /// More time than the longest wait, ms: for the answer's way.
 const MARGIN_MS: u64 = 1_000;
+
+/// Longest that a large body may wait to be read, ms.
+pub const LONGEST_HEAVY_WAIT_MS: u64 = 5_000;
+
+/// Bodies from here on are read beside the serving threads, bytes: reading takes longer than handing
+/// over. Compressed ones always are.
+const HEAVY_BYTES: usize = 256 << 10;
 
 /// One ext_proc stream: one HTTP request from its headers to its end.
 pub struct Stream {
@@ -83,6 +71,12 @@ pub struct Stream {
     /// The gateway's span of its call to us.
     parent: Option<TraceParent>,
     state: State,
+    /// What the body takes of the memory for bodies.
+    share: Share,
+    /// Bytes of the request's body have been given back to Envoy, which sent them on.
+    echoed: bool,
+    /// The response has begun.
+    responded: bool,
 }
 
 impl Stream {
@@ -91,11 +85,14 @@ impl Stream {
     pub fn new(core: Arc<Core>, limits: Limits) -> Self {
         core.tallies().stream_opened();
         Self {
+            share: core.memory().share(),
             core,
             limits,
             config: ProtocolConfiguration::default(),
             parent: None,
             state: State::Start,
+            echoed: false,
+            responded: false,
         }
     }
 
@@ -131,17 +128,7 @@ impl Stream {
                 self.on_request_headers(&headers, metadata, now_us, &mut replies);
             }
             Some(Request::RequestBody(body)) => self.on_request_body(body, now_us, &mut replies),
-            Some(Request::RequestTrailers(_)) => {
-                self.complete_body(false, now_us, &mut replies);
-                if let State::Waits(held) = &mut self.state {
-                    held.trailers = true;
-                } else {
-                    self.push_unless_refused(
-                        Response::RequestTrailers(TrailersAnswer {}).into(),
-                        &mut replies,
-                    );
-                }
-            }
+            Some(Request::RequestTrailers(_)) => self.on_request_trailers(now_us, &mut replies),
             Some(Request::ResponseHeaders(headers)) => {
                 let metadata = message.metadata_context.as_ref();
                 let served = head::served(metadata, &message.attributes);
@@ -177,6 +164,8 @@ impl Stream {
     ) {
         // A second head takes the place of the request before it, which ends like any other.
         self.close(now_us);
+        self.share.clear();
+        (self.echoed, self.responded) = (false, false);
         let subset = head::subset_hint(metadata);
         let mut head = Head::read(headers.headers.as_ref(), metadata, self.core.settings());
         head.parent = self.parent.or(head.parent);
@@ -206,9 +195,11 @@ impl Stream {
             head,
             endpoint,
             subset,
-            body: BytesMut::new(),
+            body: Pieces::default(),
             unanswered: 0,
             headers_answered: false,
+            ended: false,
+            trailers: false,
         };
         match self.config.request_body_mode() {
             BodySendMode::Buffered | BodySendMode::BufferedPartial => {
@@ -222,7 +213,7 @@ impl Stream {
             }
             // The headers must be answered before any body comes: weighed by its length alone.
             BodySendMode::Streamed | BodySendMode::None => {
-                self.decide(gather, false, false, now_us, replies);
+                self.decide(gather, false, now_us, replies);
             }
         }
     }
@@ -266,54 +257,197 @@ impl Stream {
         self.state = State::Pass;
     }
 
+    fn is_duplex(&self) -> bool {
+        self.config.request_body_mode() == BodySendMode::FullDuplexStreamed
+    }
+
     fn on_request_body(
         &mut self,
         message: HttpBody,
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        let duplex = self.config.request_body_mode() == BodySendMode::FullDuplexStreamed;
-        let State::Gather(gather) = &mut self.state else {
-            if duplex {
-                let end = message.end_of_stream;
-                reply::echo(message.body, end, Response::RequestBody, replies);
-            } else {
-                replies.push(Response::RequestBody(reply::unchanged()).into());
+        let duplex = self.is_duplex();
+        let has_room = self.share.add(message.body.len());
+        match &mut self.state {
+            State::Gather(gather) => {
+                gather.unanswered += 1;
+                gather.ended = message.end_of_stream;
+                gather.body.push(message.body);
+                if !has_room {
+                    self.give_up(now_us, replies);
+                } else if self.has_enough() {
+                    self.complete_body(now_us, replies);
+                }
             }
-            return;
-        };
-        gather.unanswered += 1;
-        if gather.body.is_empty() {
-            gather.body = BytesMut::from(message.body);
-        } else {
-            gather.body.extend_from_slice(&message.body);
-        }
-        let held = gather.body.len();
-        let enough = match self.config.request_body_mode() {
-            BodySendMode::FullDuplexStreamed => held >= self.limits.duplex_bytes,
-            BodySendMode::Streamed => held >= self.limits.streamed_bytes,
-            // One message carries all that Envoy will send us.
-            _ => true,
-        };
-        if message.end_of_stream || enough {
-            self.complete_body(message.end_of_stream, now_us, replies);
+            // What is left of a long body: Envoy is given it back with the rest.
+            State::Waits(held) => {
+                held.gather.unanswered += 1;
+                held.gather.ended = message.end_of_stream;
+                if !duplex {
+                    self.share.clear();
+                    return;
+                }
+                held.gather.body.push(message.body);
+                if !has_room {
+                    self.give_up(now_us, replies);
+                }
+            }
+            State::Draining(_, left) => {
+                self.share.clear();
+                let ended = message.end_of_stream || *left < message.body.len();
+                *left = left.saturating_sub(message.body.len());
+                if ended {
+                    self.refuse_drained(replies);
+                }
+            }
+            _ => {
+                self.share.clear();
+                if duplex {
+                    self.echoed |= !message.body.is_empty();
+                    let end = message.end_of_stream;
+                    reply::echo(message.body, end, Response::RequestBody, replies);
+                } else {
+                    replies.push(Response::RequestBody(reply::unchanged()).into());
+                }
+            }
         }
     }
 
-    /// Decides with the body gathered so far; `ended` when its last byte is among it and no
-    /// trailers follow.
-    fn complete_body(&mut self, ended: bool, now_us: u64, replies: &mut Vec<ProcessingResponse>) {
+    fn on_request_trailers(&mut self, now_us: u64, replies: &mut Vec<ProcessingResponse>) {
+        let duplex = self.is_duplex();
+        match &mut self.state {
+            State::Gather(gather) => {
+                gather.trailers = true;
+                let replaced = gather.is_replaced(duplex);
+                self.complete_body(now_us, replies);
+                if replaced || self.is_waiting() {
+                    return;
+                }
+            }
+            State::Waits(held) => {
+                held.gather.trailers = true;
+                return;
+            }
+            State::Draining(..) => return self.refuse_drained(replies),
+            // Envoy's router may have kept the body for retries, and would send it on once more.
+            State::Pass | State::Placed(_) if duplex && self.echoed && !self.responded => {
+                let refusal = Refusal::trailers_after_long_body();
+                self.close(now_us);
+                if self.refuse(&refusal, replies) {
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.push_unless_refused(Response::RequestTrailers(TrailersAnswer {}).into(), replies);
+    }
+
+    /// Whether the body gathered is all that will be looked at.
+    fn has_enough(&self) -> bool {
+        let State::Gather(gather) = &self.state else {
+            return false;
+        };
+        let held = gather.body.len();
+        gather.ended
+            || match self.config.request_body_mode() {
+                BodySendMode::FullDuplexStreamed => held >= self.limits.duplex_bytes,
+                BodySendMode::Streamed => {
+                    let whole = gather.head.content_length;
+                    held >= self.limits.streamed_bytes
+                        // Of trailers Envoy does not tell while an answer to the body is due.
+                        || whole.is_some_and(|whole| held as u64 >= whole)
+                }
+                // One message carries all that Envoy will send us.
+                _ => true,
+            }
+    }
+
+    /// Whether this message has so much to be read that others should not wait for it.
+    #[must_use]
+    pub fn is_heavy(&self, message: &ProcessingRequest) -> bool {
+        match &message.request {
+            Some(Request::RequestBody(body)) => {
+                let decides = !self.is_duplex() || body.end_of_stream || {
+                    let held = self.share.bytes() + body.body.len();
+                    held >= self.limits.duplex_bytes
+                };
+                decides && self.is_heavy_at(body.body.len())
+            }
+            Some(Request::RequestTrailers(_)) => self.is_heavy_at(0),
+            _ => false,
+        }
+    }
+
+    /// The same of a message of `bytes` that is not decoded yet.
+    #[must_use]
+    pub fn is_heavy_at(&self, bytes: usize) -> bool {
+        let State::Gather(gather) = &self.state else {
+            return false;
+        };
+        let bytes = gather.body.len() + bytes;
+        let coding = gather.head.content_encoding.as_deref();
+        let is_coded = coding.is_some_and(|coding| !coding.eq_ignore_ascii_case("identity"));
+        bytes > HEAVY_BYTES || (bytes > 0 && is_coded)
+    }
+
+    /// Asks Envoy for the time that a large body may take until its answer; in full duplex it sets
+    /// none.
+    #[must_use]
+    pub fn more_time(&self) -> Option<ProcessingResponse> {
+        let waits = self.core.longest_wait_of_all_ms();
+        let ms = waits + LONGEST_HEAVY_WAIT_MS + MARGIN_MS;
+        (!self.is_duplex()).then(|| reply::more_time(ms))
+    }
+
+    /// Refuses a request whose body cannot be taken. No reply where that cannot be: before the
+    /// request's headers, after its response has begun, or where everything is only observed.
+    pub fn refuse_body(&mut self, refusal: &Refusal, now_us: u64) -> Vec<ProcessingResponse> {
+        let mut replies = Vec::new();
+        if matches!(self.state, State::Draining(..)) {
+            self.refuse_drained(&mut replies);
+            return replies;
+        }
+        let refusable = matches!(
+            self.state,
+            State::Gather(_) | State::Waits(_) | State::Pass | State::Placed(_)
+        );
+        if refusable && !self.responded && !self.core.observes_only() {
+            self.close(now_us);
+            self.refuse(refusal, &mut replies);
+        }
+        replies
+    }
+
+    /// There is no room for more of this body.
+    fn give_up(&mut self, now_us: u64, replies: &mut Vec<ProcessingResponse>) {
+        let mut gather = match std::mem::replace(&mut self.state, State::Pass) {
+            State::Gather(gather) => *gather,
+            State::Waits(held) => held.gather,
+            state => {
+                self.state = state;
+                return;
+            }
+        };
+        let refusal = Refusal::bodies_in_the_way();
+        let traced = gather.head.traced(gather.endpoint);
+        self.core.trace_refusal(&traced, &refusal, now_us, 0);
+        self.refuse_or_pass(&refusal, &mut gather, replies);
+    }
+
+    /// Decides with the body gathered so far.
+    fn complete_body(&mut self, now_us: u64, replies: &mut Vec<ProcessingResponse>) {
         match std::mem::replace(&mut self.state, State::Pass) {
             State::Gather(gather) => {
                 // Trailers end a body too, and only then is nothing missing from it.
                 let held = gather.body.len();
-                let cut = !ended
+                let cut = !gather.ended
                     && gather
                         .head
                         .content_length
                         .is_none_or(|length| length > held as u64)
                     && self.is_partial(held);
-                self.decide(*gather, !cut, ended, now_us, replies);
+                self.decide(*gather, !cut, now_us, replies);
             }
             state => self.state = state,
         }
@@ -331,40 +465,39 @@ impl Stream {
 
     fn decide(
         &mut self,
-        gather: Gather,
+        mut gather: Gather,
         complete: bool,
-        ended: bool,
         now_us: u64,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        let mut gather = gather;
-        let body = std::mem::take(&mut gather.body).freeze();
+        let body = gather.body.take();
         let before = self.core.elapsed();
         let begun = self.core.begin(&gather.incoming(&body, complete), now_us);
         let took = self.core.elapsed().saturating_sub(before);
         self.core.tallies().decisions.observe(took);
+        // Envoy has a body of its own unless it is given every byte back.
+        if self.is_duplex() {
+            gather.body.push(body);
+        } else {
+            self.share.clear();
+        }
         match begun {
-            Ok(Begun::Placed(ticket)) => {
-                self.answer_choice(&gather, body, ended, ticket, replies);
-            }
+            Ok(Begun::Placed(ticket)) => self.answer_choice(&mut gather, ticket, replies),
             Ok(Begun::Waits(waiting)) => {
                 let ms = self.core.longest_wait_ms(&waiting) + MARGIN_MS;
                 replies.push(reply::more_time(ms));
                 self.state = State::Waits(Box::new(Held {
                     gather,
-                    body,
                     complete,
-                    ended,
                     waiting,
-                    trailers: false,
                 }));
             }
-            Err(refusal) => self.refuse_or_pass(&refusal, &gather, body, ended, replies),
+            Err(refusal) => self.refuse_or_pass(&refusal, &mut gather, replies),
         }
     }
 
-    /// Whether an answer waits for admission. No message may be handed over until
-    /// [`Stream::poll_resume`] has given it.
+    /// Whether an answer waits for admission, which [`Stream::poll_resume`] gives. Messages that
+    /// come meanwhile are to be handed over as always.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         matches!(self.state, State::Waits(_))
@@ -388,17 +521,15 @@ impl Stream {
             return Poll::Ready(replies);
         };
         let Held {
-            gather,
-            body,
+            mut gather,
             complete,
-            ended,
             waiting,
-            trailers,
         } = *held;
-        let incoming = gather.incoming(&body, complete);
+        let trailers = gather.trailers && !gather.is_replaced(self.is_duplex());
+        let incoming = gather.incoming(&[], complete);
         match self.core.resume(waiting, answer, &incoming, now_us) {
-            Ok(ticket) => self.answer_choice(&gather, body, ended, ticket, &mut replies),
-            Err(refusal) => self.refuse_or_pass(&refusal, &gather, body, ended, &mut replies),
+            Ok(ticket) => self.answer_choice(&mut gather, ticket, &mut replies),
+            Err(refusal) => self.refuse_or_pass(&refusal, &mut gather, &mut replies),
         }
         if trailers {
             let answer = Response::RequestTrailers(TrailersAnswer {}).into();
@@ -409,46 +540,60 @@ impl Stream {
 
     fn answer_choice(
         &mut self,
-        gather: &Gather,
-        body: Bytes,
-        ended: bool,
+        gather: &mut Gather,
         ticket: Ticket,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        if !ticket.is_steered() {
-            self.answer_unsteered(gather, body, ended, replies);
-        } else if gather.headers_answered {
-            replies.push(reply::choice(
-                ticket.endpoints(),
-                ticket.seeks(),
-                ticket.join(),
-                Response::RequestBody,
-            ));
+        if ticket.is_steered() {
+            let make = if gather.headers_answered {
+                Response::RequestBody
+            } else {
+                Response::RequestHeaders
+            };
+            let (seeks, join) = (ticket.seeks(), ticket.join());
+            let choice = reply::choice(ticket.endpoints(), seeks, join, make);
+            self.answer_all(choice, gather, replies);
         } else {
-            replies.push(reply::choice(
-                ticket.endpoints(),
-                ticket.seeks(),
-                ticket.join(),
-                Response::RequestHeaders,
-            ));
-            self.answer_held_body(body, gather.unanswered, ended, replies);
+            self.answer_unsteered(gather, replies);
         }
         self.state = State::Placed(Box::new(ticket));
     }
 
     /// Lets a request go on as if the sidecar were not there.
-    fn answer_unsteered(
-        &self,
-        gather: &Gather,
-        body: Bytes,
-        ended: bool,
+    fn answer_unsteered(&mut self, gather: &mut Gather, replies: &mut Vec<ProcessingResponse>) {
+        let answer = if gather.headers_answered {
+            Response::RequestBody(reply::unchanged())
+        } else {
+            Response::RequestHeaders(unsteered(&gather.head))
+        };
+        self.answer_all(answer.into(), gather, replies);
+    }
+
+    /// Answers what has waited: the headers, or one body message, with `first`; then the rest.
+    fn answer_all(
+        &mut self,
+        first: ProcessingResponse,
+        gather: &mut Gather,
         replies: &mut Vec<ProcessingResponse>,
     ) {
-        if gather.headers_answered {
-            replies.push(Response::RequestBody(reply::unchanged()).into());
+        let body = gather.body.take();
+        self.share.clear();
+        let duplex = self.is_duplex();
+        if gather.is_replaced(duplex) {
+            replies.push(reply::with_body(first, body));
+            return;
+        }
+        replies.push(first);
+        if duplex {
+            if gather.unanswered > 0 {
+                self.echoed = !body.is_empty();
+                reply::echo(body, gather.ended, Response::RequestBody, replies);
+            }
         } else {
-            replies.push(Response::RequestHeaders(unsteered(&gather.head)).into());
-            self.answer_held_body(body, gather.unanswered, ended, replies);
+            let answered = usize::from(gather.headers_answered);
+            let rest = gather.unanswered.saturating_sub(answered);
+            let answer = || Response::RequestBody(reply::unchanged()).into();
+            replies.extend(std::iter::repeat_with(answer).take(rest));
         }
     }
 
@@ -469,25 +614,8 @@ impl Stream {
         }
     }
 
-    /// Gives back the body messages that came before the headers' answer.
-    fn answer_held_body(
-        &self,
-        body: Bytes,
-        unanswered: usize,
-        ended: bool,
-        replies: &mut Vec<ProcessingResponse>,
-    ) {
-        if self.config.request_body_mode() == BodySendMode::FullDuplexStreamed {
-            if unanswered > 0 {
-                reply::echo(body, ended, Response::RequestBody, replies);
-            }
-        } else {
-            let answer = || Response::RequestBody(reply::unchanged()).into();
-            replies.extend(std::iter::repeat_with(answer).take(unanswered));
-        }
-    }
-
     fn on_response_headers(&mut self, headers: &HttpHeaders, served: Option<&str>, now_us: u64) {
+        self.responded = true;
         if let State::Placed(ticket) = &mut self.state {
             let status = headers
                 .headers
@@ -505,6 +633,7 @@ impl Stream {
         if self.core.observes_only() {
             return false;
         }
+        self.share.clear();
         replies.push(reply::refuse(refusal));
         self.state = State::Refused;
         true
@@ -513,14 +642,24 @@ impl Stream {
     fn refuse_or_pass(
         &mut self,
         refusal: &Refusal,
-        gather: &Gather,
-        body: Bytes,
-        ended: bool,
+        gather: &mut Gather,
         replies: &mut Vec<ProcessingResponse>,
     ) {
+        let before = replies.len();
         if !self.refuse(refusal, replies) {
-            self.answer_unsteered(gather, body, ended, replies);
+            self.answer_unsteered(gather, replies);
             self.state = State::Pass;
+        } else if self.is_duplex() && !gather.ended && !gather.trailers {
+            // Envoy sends on the body meanwhile, and none of it is kept.
+            if let Some(refusal) = replies.drain(before..).next() {
+                self.state = State::Draining(Box::new(refusal), MOST_DRAINED);
+            }
+        }
+    }
+
+    fn refuse_drained(&mut self, replies: &mut Vec<ProcessingResponse>) {
+        if let State::Draining(refusal, _) = std::mem::replace(&mut self.state, State::Refused) {
+            replies.push(*refusal);
         }
     }
 
@@ -543,26 +682,6 @@ impl Stream {
             State::Placed(ticket) => self.core.end(*ticket, now_us),
             State::Observe(mut observation) => observation.close(&self.core, now_us),
             _ => {}
-        }
-    }
-}
-
-impl Gather {
-    fn incoming<'a>(&'a self, body: &'a [u8], complete: bool) -> Incoming<'a> {
-        Incoming {
-            request_id: &self.head.request_id,
-            endpoint: self.endpoint,
-            session: self.head.session.as_deref(),
-            tenant: self.head.tenant.as_deref(),
-            priority: self.head.priority.as_deref(),
-            subset: self.subset.as_deref(),
-            content_encoding: self.head.content_encoding.as_deref(),
-            parent: self.head.parent,
-            body: Body {
-                bytes: body,
-                complete,
-                total_bytes: self.head.content_length,
-            },
         }
     }
 }

@@ -98,6 +98,7 @@ pub(crate) fn echo(
         let answer = CommonAnswer {
             response: Some(CommonResponse {
                 body_mutation: Some(BodyMutation {
+                    body: None,
                     streamed_response: Some(StreamedBodyResponse {
                         body: chunk,
                         end_of_stream: last && end_of_stream,
@@ -111,6 +112,23 @@ pub(crate) fn echo(
             return;
         }
     }
+}
+
+/// The headers' answer, with the whole body in it: Envoy sends no more of the request and wants no
+/// answer to what it has sent.
+///
+/// Bodies that are injected piece by piece are kept by Envoy for retries, and sent once more where
+/// trailers follow them.
+pub(crate) fn with_body(mut reply: ProcessingResponse, body: Bytes) -> ProcessingResponse {
+    if let Some(Response::RequestHeaders(answer)) = &mut reply.response {
+        let common = answer.response.get_or_insert_default();
+        common.status = CommonResponse::CONTINUE_AND_REPLACE;
+        common.body_mutation = Some(BodyMutation {
+            body: Some(body),
+            streamed_response: None,
+        });
+    }
+    reply
 }
 
 /// Asks for `ms` more before the answer, which has to wait.

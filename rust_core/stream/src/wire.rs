@@ -292,9 +292,12 @@ pub struct CommonAnswer {
     pub response: Option<CommonResponse>,
 }
 
-/// `CommonResponse`; its status stays CONTINUE (0) and is therefore left out.
+/// `CommonResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub struct CommonResponse {
+    /// `ResponseStatus`: CONTINUE, or [`CommonResponse::CONTINUE_AND_REPLACE`].
+    #[prost(int32, tag = "1")]
+    pub status: i32,
     /// Headers to set and to remove.
     #[prost(message, optional, tag = "2")]
     pub header_mutation: Option<HeaderMutation>,
@@ -375,9 +378,17 @@ impl HeaderValueOption {
     }
 }
 
-/// `BodyMutation`, of which only streamed responses are used.
+impl CommonResponse {
+    /// The answer holds the whole body, and Envoy sends no more of the request.
+    pub const CONTINUE_AND_REPLACE: i32 = 1;
+}
+
+/// `BodyMutation`: one of the two.
 #[derive(Clone, PartialEq, Message)]
 pub struct BodyMutation {
+    /// The whole body, with [`CommonResponse::CONTINUE_AND_REPLACE`].
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub body: Option<Bytes>,
     /// A chunk of the body, in FULL_DUPLEX_STREAMED.
     #[prost(message, optional, tag = "3")]
     pub streamed_response: Option<StreamedBodyResponse>,
