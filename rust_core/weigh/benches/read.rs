@@ -1,4 +1,4 @@
-//! How fast bodies are read: parse, byte classes, prefix chain.
+//! How fast bodies are read: parse, tokens, prefix chain.
 //!
 //! `cargo bench -p weighbridge-weigh --bench read` measures with criterion; with
 //! `-- --json FILE` it prints one line per row as JSON instead (`-` is standard output):

@@ -1,19 +1,22 @@
-//! Counts the byte classes of texts: a JSON string a line in, a JSON list of counts a line out.
+//! The rows that texts are counted by: a JSON string a line in, the rows of one text a block out.
 //!
-//! The first line out names the classes. `fit/fit.py` runs it, so that coefficients are fitted to
-//! exactly what the core counts.
+//! A block is the number of rows and then the rows, in two bytes each behind four bytes for the
+//! number, the lowest byte first. `fit/fit.py` runs it, so that weights are fitted to exactly what
+//! the core counts.
 
-use std::io::{self, BufRead as _, Write as _};
+use std::io::{self, BufRead as _, BufWriter, Write as _};
 
 use weighbridge_weigh::Features;
 
 fn main() -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{}", serde_json::to_string(Features::NAMES)?)?;
+    let mut out = BufWriter::new(io::stdout().lock());
     for line in io::stdin().lock().lines() {
         let text: String = serde_json::from_str(&line?)?;
-        let counts = Features::of(text.as_bytes()).counts();
-        writeln!(out, "{}", serde_json::to_string(&counts[..])?)?;
+        let rows = Features::rows(text.as_bytes());
+        out.write_all(&(rows.len() as u32).to_le_bytes())?;
+        for row in rows {
+            out.write_all(&row.to_le_bytes())?;
+        }
     }
-    Ok(())
+    out.flush()
 }

@@ -1,9 +1,9 @@
-"""Fits tokens per byte class to real tokenizers, and counts the corpus with them.
+"""Fits the table of tokens to real tokenizers, and counts the corpus with them.
 
 Needs `numpy`, `scipy`, `tiktoken` and the packages that ship the tokenizers, none of which is
 needed at run time: `llama-models` (Llama 3), `dashscope` (Qwen), `mistral-common` (Tekken), and the
-crate `tiktoken-rs` (o200k), whose folder is given as `--tiktoken-rs`. Writes
-`src/families.rs` and `tests/corpus/tokens.json`.
+crate `tiktoken-rs` (o200k), whose folder is given as `--tiktoken-rs`; `--sources` is the folder
+that `kinds.py` wrote to. Writes `src/families.bin` and `tests/corpus/tokens.json`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import base64
 import importlib.util
 import json
+import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,24 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
-from scipy.optimize import nnls
+from scipy import sparse
 
 HERE = Path(__file__).resolve().parent
 CRATE = HERE.parent
 CORPUS = CRATE / "tests" / "corpus"
 KINDS = ("chat", "code", "chinese", "json", "wide")
-# The four kinds that the bar names count fully; encoded data and other languages keep the
-# coefficients sane where those four say nothing.
-KIND_WEIGHT = {"chat": 1.0, "code": 1.0, "chinese": 1.0, "json": 1.0, "wide": 0.25}
-# How strongly a coefficient is drawn to its prior, in units of one document's relative error.
-PRIOR_STRENGTH = 0.01
+# Of `families.rs`: rows by three classes, rows within runs, rows of stretches; parts of a token.
+HASHED, RUNS, STRETCHES, PER_TOKEN = 1 << 14, 128, 129, 255
+ROWS = HASHED + RUNS + STRETCHES
+# Bytes of each kind that are fitted to, and that are judged by.
+FIT_BYTES, JUDGED_BYTES = 130_000, 40_000
+# Kinds whose documents are long and have few rows each: so many times as much is read of them.
+LONG = {"rulers": 6, "one_character": 12}
+# Kinds with less text than this count less.
+FULL_BYTES = 50_000
+# How strongly a row is drawn to the share of its bytes that begin a token.
+PULL = 1e-4
+ROUNDS = 150
 
 # Patterns by which the tokenizers split text, as their packages define them.
 LLAMA3 = (
@@ -94,101 +102,162 @@ def tokenizers(tiktoken_rs: Path) -> dict[str, tiktoken.Encoding]:
     }
 
 
-def corpus() -> list[Document]:
-    documents = []
+def documents(sources: Path) -> list[Document]:
+    """What is committed, and of the rest as much of each kind as counts."""
+    found = []
+
+    def read(path: Path, side: str, kind: str | None = None) -> list[Document]:
+        rows = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+        return [Document(kind or row["kind"], side, row["text"]) for row in rows]
+
     for kind in KINDS:
         for side in ("fit", "held"):
-            lines = (CORPUS / f"{kind}.{side}.jsonl").read_text(encoding="utf-8").splitlines()
-            documents += [Document(kind, side, json.loads(line)["text"]) for line in lines]
-    return documents
+            found += read(CORPUS / f"{kind}.{side}.jsonl", side, kind)
+    found += read(CORPUS / "kinds.held.jsonl", "held")
+    for name, side, most in (
+        ("kinds.fit.jsonl", "fit", FIT_BYTES),
+        ("kinds.whole.jsonl", "judged", JUDGED_BYTES),
+    ):
+        rows = read(sources / name, side)
+        random.Random(name).shuffle(rows)  # noqa: S311
+        left = {row.kind: most * LONG.get(row.kind, 1) for row in rows}
+        for row in rows:
+            left[row.kind] -= len(row.text.encode())
+            if left[row.kind] >= 0:
+                found.append(row)
+    return found
 
 
-def count_classes(documents: list[Document]) -> tuple[list[str], NDArray[np.float64]]:
-    """The core's own byte classes of each document."""
+def rows_of(documents: list[Document]) -> list[NDArray[np.int64]]:
+    """The core's own rows of each document."""
     lines = "\n".join(json.dumps(document.text) for document in documents)
     command = ["cargo", "run", "-q", "--release", "--example", "features"]
     run = subprocess.run(  # noqa: S603
-        command, cwd=CRATE, input=lines, capture_output=True, text=True, check=True
+        command, cwd=CRATE, input=lines.encode(), capture_output=True, check=True
     )
-    names, *counts = (json.loads(line) for line in run.stdout.splitlines())
-    return names, np.array(counts, dtype=np.float64)
+    rows, at = [], 0
+    for _ in documents:
+        length = int.from_bytes(run.stdout[at : at + 4], "little")
+        rows.append(
+            np.frombuffer(run.stdout, dtype="<u2", count=length, offset=at + 4).astype(np.int64)
+        )
+        at += 4 + 2 * length
+    return rows
 
 
-def fit(
-    counts: NDArray[np.float64], tokens: NDArray[np.float64], weights: NDArray[np.float64]
+def solve(
+    counts: sparse.csr_matrix,
+    goal: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    most: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Least squares on the relative error, no coefficient below zero."""
-    rows = counts / tokens[:, None] * weights[:, None]
-    # A little pull to zero, each coefficient by its own size, keeps classes apart that always
-    # occur together.
-    pull = np.diag(np.sqrt((rows**2).sum(axis=0)) * PRIOR_STRENGTH)
-    solution, _ = nnls(np.vstack([rows, pull]), np.concatenate([weights, np.zeros(len(pull))]))
-    return np.asarray(solution)
+    """Least squares on the relative error with each row from 0 to its most, drawn to the prior by
+    its mass: projected gradients with momentum."""
+    scale = np.sqrt(mass + 1e-9)
+    scaled = (counts @ sparse.diags(1 / scale)).tocsr()
+    transposed = scaled.T.tocsr()
+    direction = np.ones(len(scale))
+    length = 1.0
+    for _ in range(15):
+        direction = transposed @ (scaled @ direction)
+        length = float(np.linalg.norm(direction))
+        direction /= length
+    step = 1 / (1.05 * length + PULL)
+    start = prior * scale
+    at, ahead, momentum = start, start, 1.0
+    for _ in range(ROUNDS):
+        slope = transposed @ (scaled @ ahead - goal) + PULL * (ahead - start)
+        following = np.clip(ahead - step * slope, 0, most * scale)
+        faster = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        ahead = following + (momentum - 1) / faster * (following - at)
+        at, momentum = following, faster
+    return at / scale
 
 
-def errors(estimates: NDArray[np.float64], tokens: NDArray[np.float64]) -> str:
-    error = np.abs(estimates / tokens - 1)
-    return f"{np.median(error):6.1%} / {np.quantile(error, 0.95):6.1%}"
-
-
-def rust(names: list[str], table: dict[str, NDArray[np.float64]]) -> str:
-    """The source of `src/families.rs`."""
-    lines = [
-        "//! Tokens per byte class, by tokenizer family. Made by `fit/fit.py`; do not edit.",
-        "",
-        "/// Tokens per unit of each class, in the order of [`crate::Features::NAMES`].",
-        "pub(crate) type Weights = &'static [f64];",
-    ]
-    for family, weights in table.items():
-        lines += ["", f"/// Family `{family}`.", f"pub(crate) const {family.upper()}: Weights = &["]
-        lines += [
-            f"    {weight:.4f}, // {name}" for name, weight in zip(names, weights, strict=True)
-        ]
-        lines += ["];"]
-    return "\n".join(lines) + "\n"
+def tokenized(
+    encoding: tiktoken.Encoding, texts: list[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Tokens of each text, and whether a token begins at each byte of all of them."""
+    length_of = np.zeros(max(encoding._mergeable_ranks.values()) + 1, dtype=np.int64)
+    for token, rank in encoding._mergeable_ranks.items():
+        length_of[rank] = len(token)
+    tokens, begins = [], []
+    for text in texts:
+        lengths = length_of[encoding.encode_ordinary(text)]
+        tokens.append(len(lengths))
+        of_text = np.zeros(lengths.sum(), dtype=bool)
+        of_text[np.cumsum(lengths) - lengths] = True
+        begins.append(of_text)
+    return np.array(tokens, dtype=np.float64), np.concatenate(begins)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiktoken-rs", type=Path, required=True)
-    encodings = tokenizers(parser.parse_args().tiktoken_rs)
-    documents = corpus()
-    names, counts = count_classes(documents)
-    counts[:, names.index("bytes")] = 0.0  # The sum of all the others explains nothing.
-    kinds = np.array([document.kind for document in documents])
-    held = np.array([document.side == "held" for document in documents])
-    share = {kind: KIND_WEIGHT[kind] / ((kinds == kind) & ~held).sum() for kind in KINDS}
-    weights = np.sqrt(np.array([share[kind] for kind in kinds]))
+    parser.add_argument("--sources", type=Path, required=True)
+    options = parser.parse_args()
+    encodings = tokenizers(options.tiktoken_rs)
+    texts = documents(options.sources)
+    rows = rows_of(texts)
+    sizes = np.array([len(document.text.encode()) for document in texts])
+    kinds = np.array([document.kind for document in texts])
+    sides = np.array([document.side for document in texts])
+    fitted = np.flatnonzero(sides == "fit")
+    importance = np.zeros(len(texts))
+    for kind in set(kinds[fitted]):
+        of_kind = (kinds == kind) & (sides == "fit")
+        importance[of_kind] = min(1.0, sizes[of_kind].sum() / FULL_BYTES) / of_kind.sum()
+    where = np.repeat(np.arange(len(texts)), [len(row) for row in rows])
+    every = np.concatenate(rows)
+    counts = sparse.csr_matrix((np.ones(len(every)), (where, every)), shape=(len(texts), ROWS))
+    counts.sum_duplicates()
+    at_bytes = every < HASHED + RUNS
+    of_bytes = every[at_bytes]
+    most = np.full(ROWS, 1.0)
+    most[HASHED + RUNS :] = 64.0
 
-    true = {
-        family: np.array([len(encoding.encode_ordinary(d.text)) for d in documents], dtype=float)
-        for family, encoding in encodings.items()
-    }
-    table = {
-        family: fit(counts[~held], tokens[~held], weights[~held]) for family, tokens in true.items()
-    }
-    table["default"] = np.mean(list(table.values()), axis=0)
-    (CRATE / "src" / "families.rs").write_text(rust(names, table))
+    table, true = {}, {}
+    for family, encoding in encodings.items():
+        tokens, begins = tokenized(encoding, [document.text for document in texts])
+        weight = (importance / tokens)[where[at_bytes]]
+        mass = np.bincount(of_bytes, weight, ROWS)
+        prior = (np.bincount(of_bytes, weight * begins, ROWS) + 3e-7) / (mass + 1e-6)
+        stretches = counts[fitted][:, HASHED + RUNS :]
+        mass[HASHED + RUNS :] = stretches.T @ (importance / tokens)[fitted]
+        prior[HASHED + RUNS :] = 0.0
+        relative = np.sqrt(importance[fitted])
+        scaled = (sparse.diags(relative / tokens[fitted]) @ counts[fitted]).tocsr()
+        parts = np.round(PER_TOKEN * solve(scaled, relative, prior, mass, most))
+        table[family], true[family] = parts, tokens
+        print(family, flush=True)
 
-    rows = {
-        f"{kind}.{side}": {
-            family: [int(n) for n in tokens[(kinds == kind) & (held == (side == "held"))]]
+    together = np.stack(list(table.values()), axis=1)
+    (CRATE / "src" / "families.bin").write_bytes(
+        together[: HASHED + RUNS].astype(np.uint8).tobytes()
+        + together[HASHED + RUNS :].astype("<u2").tobytes()
+    )
+    held = {
+        kind: {
+            family: [int(n) for n in tokens[(kinds == kind) & (sides == "held")]]
             for family, tokens in true.items()
         }
-        for kind in KINDS
-        for side in ("fit", "held")
+        for kind in dict.fromkeys(kinds[sides == "held"])
     }
-    (CORPUS / "tokens.json").write_text(json.dumps(rows, separators=(",", ":")) + "\n")
+    (CORPUS / "tokens.json").write_text(json.dumps(held, separators=(",", ":")) + "\n")
 
-    print(f"{'median / p95 of the error':26}" + "".join(f"{family:>18}" for family in true))
-    for kind in KINDS:
-        for side, which in (("fit", ~held), ("held", held)):
-            at = (kinds == kind) & which
-            cells = (errors(counts[at] @ table[family], true[family][at]) for family in true)
-            print(f"{kind + ' ' + side:26}" + "".join(f"{cell:>18}" for cell in cells))
-            if side == "held":
-                cells = (errors(counts[at] @ table["default"], true[family][at]) for family in true)
-                print(f"{'  by default weights':26}" + "".join(f"{cell:>18}" for cell in cells))
+    print(f"{'median / p95 of the error':30}" + "".join(f"{family:>18}" for family in true))
+    for kind in sorted(set(kinds)):
+        for side in ("fit", "judged", "held"):
+            of_kind = (kinds == kind) & (sides == side)
+            if not of_kind.any():
+                continue
+            cells = []
+            for family, tokens in true.items():
+                estimates = np.minimum(counts[of_kind] @ table[family] / PER_TOKEN, sizes[of_kind])
+                error = np.abs(estimates / tokens[of_kind] - 1)
+                cells.append(f"{np.median(error):6.1%} / {np.quantile(error, 0.95):6.1%}")
+            print(f"{kind + ' ' + side:30}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -1,265 +1,230 @@
-//! Byte classes of text, counted without a tokenizer.
+//! Tokens of text, told from three bytes at a time without a tokenizer.
 //!
-//! The text passes in chunks of [`CHUNK`] bytes, each seen with the [`LEAD`] bytes before it. Every
-//! class is a loop over a whole chunk that adds up 0 or 1 in a `u8`, the shape that compilers turn
-//! into vector code on any target; `CHUNK` keeps these sums below 256.
+//! Whether a token begins at a byte depends mostly on that byte and its neighbours: letters within a
+//! word seldom begin one, letters after a space always do, and so on for each script. So each byte
+//! is looked up with the byte before and the byte after it, in a table that says how many tokens of
+//! each family begin there on average. The table is fitted to real tokenizers by `fit/fit.py`.
+//!
+//! The text passes in chunks of [`CHUNK`] bytes. Byte classes, runs and places in the table are
+//! loops over a whole chunk, the shape that compilers turn into vector code on any target.
 
 use std::ops::AddAssign;
+
+use crate::families::{self, ALPHANUMERIC, CLASSES, DIGIT, LOWER, PER_TOKEN, RUNS, UPPER};
 
 /// Bytes counted at a time.
 const CHUNK: usize = 128;
 
-/// Bytes before a chunk that its classes may depend on.
-const LEAD: usize = 1;
+/// Bytes before a chunk that its counts may depend on: a run in a character's third byte, in the
+/// byte before the chunk.
+const BEFORE: usize = 9;
 
-/// Bytes below which a text is counted one by one, which is then faster.
-const SHORT: usize = 24;
+/// Bytes after a chunk that its counts may depend on.
+const AFTER: usize = 1;
 
-/// Bytes of a stretch.
-const STRETCH: usize = 16;
+/// A chunk with what stands around it; zeros stand for what is no text.
+type Window = [u8; BEFORE + CHUNK + AFTER];
 
-/// A continuation byte, which is in no class.
-const NO_CLASS: u8 = 0x80;
+/// The classes of a chunk's bytes, of the one before and of the one after.
+type Classes = [u8; 1 + CHUNK + AFTER];
 
-/// A chunk with what leads to it.
-type Window = [u8; LEAD + CHUNK];
+/// Bytes of a stretch, which may be of one character or of encoded data.
+const STRETCH: usize = 64;
 
-/// Declares [`Features`] and what all its fields have in common.
-macro_rules! features {
-    ($($(#[$doc:meta])* $field:ident,)*) => {
-        /// How many bytes, characters or starts of runs of each class a text has.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        pub struct Features {
-            $($(#[$doc])* pub $field: u64,)*
-        }
+/// Marks a class as that of a byte in a run; the other bits are the byte's own.
+const RUN: u8 = 0x80;
 
-        impl Features {
-            /// The classes' names, in order.
-            pub const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
-
-            /// The counts, in the order of [`Features::NAMES`].
-            #[must_use]
-            pub fn counts(&self) -> [u64; Self::NAMES.len()] {
-                [$(self.$field),*]
-            }
-        }
-
-        impl AddAssign for Features {
-            fn add_assign(&mut self, other: Self) {
-                // Each count is at most the bytes of a body, so that sums cannot overflow.
-                $(self.$field += other.$field;)*
-            }
-        }
-    };
+/// What a text has that its tokens are told from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Bytes of UTF-8.
+    pub bytes: u64,
+    /// Tokens of each family, in parts of a token.
+    parts: [u64; families::COUNT],
 }
 
-features! {
-    /// Bytes of UTF-8.
-    bytes,
-    /// ASCII letters.
-    letters,
-    /// Starts of runs of ASCII letters.
-    words,
-    /// ASCII capitals.
-    capitals,
-    /// Aligned stretches of sixteen bytes that are all letters: encoded data, or no spaces.
-    stretches,
-    /// ASCII digits.
-    digits,
-    /// Starts of runs of ASCII digits.
-    numbers,
-    /// ASCII punctuation; the delete character counts among it.
-    punctuation,
-    /// ASCII white space and control characters, line feeds excepted.
-    spaces,
-    /// Line feeds.
-    newlines,
-    /// Starts of runs of white space.
-    gaps,
-    /// Letters of two bytes in Latin script.
-    latin,
-    /// Other characters of two bytes: Greek, Cyrillic, Hebrew, Arabic.
-    two_byte,
-    /// Characters of three bytes in South and Southeast Asian scripts (U+0800 to U+1FFF).
-    brahmic,
-    /// General punctuation and symbols of three bytes (U+2000 to U+2FFF).
-    symbols,
-    /// Kana, and CJK punctuation (U+3000 to U+3FFF).
-    kana,
-    /// CJK ideographs (U+4000 to U+9FFF).
-    han,
-    /// Hangul (U+A000 to U+DFFF).
-    hangul,
-    /// Full-width forms and private use (U+E000 to U+FFFF).
-    full_width,
-    /// Characters of four bytes: emoji, rare ideographs.
-    four_byte,
+impl AddAssign for Features {
+    fn add_assign(&mut self, other: Self) {
+        // Each count is at most some hundred times the bytes of a body, so that sums cannot overflow.
+        self.bytes += other.bytes;
+        for (sum, part) in self.parts.iter_mut().zip(other.parts) {
+            *sum += part;
+        }
+    }
 }
 
 impl Features {
-    /// Counts the classes of `text`.
+    /// Counts `text`.
     #[must_use]
     pub fn of(text: &[u8]) -> Self {
         let mut features = Self {
             bytes: text.len() as u64,
             ..Self::default()
         };
-        if text.len() < SHORT {
-            features.count_one_by_one(text);
-            return features;
-        }
-        // The first chunk has nothing before it and the last one is short: both pass by a copy.
-        features.count_short(&[], text.get(..CHUNK).unwrap_or(text));
-        let mut at = CHUNK;
-        while let Some(window) = text.get(at - LEAD..).and_then(<[u8]>::first_chunk) {
-            features.count(window);
-            at += CHUNK;
-        }
-        if let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
-            features.count_short(text.get(at - LEAD..at).unwrap_or_default(), rest);
-        }
+        each_chunk(text, |window, length| features.count(window, length));
         features
     }
 
-    /// Counts a short text.
-    fn count_one_by_one(&mut self, text: &[u8]) {
-        let mut before = NO_CLASS;
-        let mut run = 0;
-        for (i, &byte) in text.iter().enumerate() {
-            let is_letter = letter(byte);
-            run = (run + 1) * usize::from(is_letter);
-            self.stretches += u64::from(i % STRETCH == STRETCH - 1 && run >= STRETCH);
-            self.letters += u64::from(is_letter);
-            self.words += u64::from(is_letter & !letter(before));
-            self.capitals += u64::from(capital(byte));
-            self.digits += u64::from(digit(byte));
-            self.numbers += u64::from(digit(byte) & !digit(before));
-            self.spaces += u64::from(blank(byte) & u8::from(byte != b'\n'));
-            self.newlines += u64::from(byte == b'\n');
-            self.gaps += u64::from(blank(byte) & !blank(before));
-            self.punctuation += u64::from(1 & !(is_letter | digit(byte) | blank(byte) | byte >> 7));
-            match byte {
-                0..=0xC1 | 0xF5.. => {}
-                0xC2..=0xCA => self.latin += 1,
-                0xCB..=0xDF => self.two_byte += 1,
-                0xE0..=0xE1 => self.brahmic += 1,
-                0xE2 => self.symbols += 1,
-                0xE3 => self.kana += 1,
-                0xE4..=0xE9 => self.han += 1,
-                0xEA..=0xED => self.hangul += 1,
-                0xEE..=0xEF => self.full_width += 1,
-                0xF0..=0xF4 => self.four_byte += 1,
-            }
-            before = byte;
-        }
+    /// Tokens of the family at this place, at most one a byte.
+    pub(crate) fn tokens(&self, family: usize) -> f64 {
+        let parts = self.parts.get(family).copied().unwrap_or_default();
+        (parts as f64 / f64::from(PER_TOKEN)).min(self.bytes as f64)
     }
 
-    /// Counts a chunk shorter than [`CHUNK`], after `lead`.
-    fn count_short(&mut self, lead: &[u8], rest: &[u8]) {
-        let mut window: Window = [NO_CLASS; LEAD + CHUNK];
-        let (before, chunk) = window.split_at_mut(LEAD);
-        for (to, from) in before.iter_mut().rev().zip(lead.iter().rev()) {
-            *to = *from;
-        }
-        for (to, from) in chunk.iter_mut().zip(rest) {
-            *to = *from;
-        }
-        self.count(&window);
+    /// The rows of the table that `text` is counted by, each as often as it counts: what weights are
+    /// fitted to. Rows of stretches stand at the end.
+    #[must_use]
+    pub fn rows(text: &[u8]) -> Vec<u16> {
+        let (mut rows, mut of_stretches) = (Vec::new(), Vec::new());
+        each_chunk(text, |window, length| {
+            let classes = classes(window);
+            rows.extend(places(&classes).iter().take(length));
+            stretches(window, &classes, length, |row| of_stretches.push(row));
+        });
+        rows.extend(of_stretches);
+        rows
     }
 
-    /// Counts the classes of a window's chunk.
-    #[expect(
-        clippy::indexing_slicing,
-        clippy::needless_range_loop,
-        reason = "arrays of one length, by indices below it"
-    )]
+    /// Counts the first `length` bytes of a window's chunk.
     #[inline]
-    fn count(&mut self, window: &Window) {
-        const END: usize = LEAD + CHUNK;
-        let mut is_letter = [0u8; END];
-        for i in 0..END {
-            is_letter[i] = letter(window[i]);
+    fn count(&mut self, window: &Window, length: usize) {
+        let classes = classes(window);
+        // Four sums of sixteen bits each, which a chunk cannot overflow.
+        let mut sums = 0u64;
+        for &row in places(&classes).iter().take(length) {
+            sums += families::packed(row);
         }
-
-        let (mut letters, mut words, mut capitals) = (0u8, 0u8, 0u8);
-        for i in LEAD..END {
-            letters = letters.wrapping_add(is_letter[i]);
-            words = words.wrapping_add(is_letter[i] & !is_letter[i - 1]);
-            capitals = capitals.wrapping_add(capital(window[i]));
+        for (part, sum) in self.parts.iter_mut().zip(families::unpack(sums)) {
+            *part += u64::from(sum);
         }
-        let (mut digits, mut numbers, mut blanks, mut gaps) = (0u8, 0u8, 0u8, 0u8);
-        for i in LEAD..END {
-            let (digit, blank) = (digit(window[i]), blank(window[i]));
-            digits = digits.wrapping_add(digit);
-            numbers = numbers.wrapping_add(digit & !self::digit(window[i - 1]));
-            blanks = blanks.wrapping_add(blank);
-            gaps = gaps.wrapping_add(blank & !self::blank(window[i - 1]));
-        }
-        let (mut newlines, mut beyond) = (0u8, 0u8);
-        for i in LEAD..END {
-            newlines = newlines.wrapping_add(u8::from(window[i] == b'\n'));
-            beyond = beyond.wrapping_add(window[i] >> 7);
-        }
-
-        self.letters += u64::from(letters);
-        self.words += u64::from(words);
-        self.capitals += u64::from(capitals);
-        self.digits += u64::from(digits);
-        self.numbers += u64::from(numbers);
-        self.spaces += u64::from(blanks - newlines);
-        self.gaps += u64::from(gaps);
-        self.newlines += u64::from(newlines);
-        self.punctuation += u64::from(CHUNK as u8 - letters - digits - blanks - beyond);
-        self.stretches += stretches(&is_letter);
-        if beyond > 0 {
-            self.count_multibyte(window);
-        }
-    }
-
-    /// Counts the classes of characters beyond ASCII, by their first bytes.
-    fn count_multibyte(&mut self, window: &Window) {
-        let (_, chunk) = window.split_at(LEAD);
-        let count = |first: u8, last: u8| {
-            let hits = chunk.iter().fold(0u8, |sum, byte| {
-                sum.wrapping_add(u8::from(byte.wrapping_sub(first) <= last - first))
-            });
-            u64::from(hits)
-        };
-        self.latin += count(0xC2, 0xCA);
-        self.two_byte += count(0xCB, 0xDF);
-        self.brahmic += count(0xE0, 0xE1);
-        self.symbols += count(0xE2, 0xE2);
-        self.kana += count(0xE3, 0xE3);
-        self.han += count(0xE4, 0xE9);
-        self.hangul += count(0xEA, 0xED);
-        self.full_width += count(0xEE, 0xEF);
-        self.four_byte += count(0xF0, 0xF4);
+        stretches(window, &classes, length, |row| {
+            for (part, more) in self.parts.iter_mut().zip(families::of_stretch(row)) {
+                *part += u64::from(more);
+            }
+        });
     }
 }
 
-/// Stretches of a chunk that are all letters.
-fn stretches(is_letter: &Window) -> u64 {
-    let (_, chunk) = is_letter.split_at(LEAD);
-    chunk
+/// Calls `count` with each chunk's window and the chunk's length.
+#[inline]
+fn each_chunk(text: &[u8], mut count: impl FnMut(&Window, usize)) {
+    let mut at = 0;
+    while at < text.len() {
+        let inside = at
+            .checked_sub(BEFORE)
+            .and_then(|from| text.get(from..)?.first_chunk());
+        if let Some(window) = inside {
+            count(window, CHUNK);
+        } else {
+            // The first chunk has nothing before it and the last one is short: both pass by a copy.
+            let mut window: Window = [0; BEFORE + CHUNK + AFTER];
+            let from = text.get(at.saturating_sub(BEFORE)..).unwrap_or_default();
+            let skipped = BEFORE.saturating_sub(at);
+            for (to, byte) in window.iter_mut().skip(skipped).zip(from) {
+                *to = *byte;
+            }
+            count(&window, (text.len() - at).min(CHUNK));
+        }
+        at += CHUNK;
+    }
+}
+
+/// The class of each byte. A byte that continues a run (NUL excepted, since zeros stand for no text), the fourth of its kind or of the third
+/// character of three bytes, has itself as its class.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::needless_range_loop,
+    reason = "arrays of one length, by indices below it"
+)]
+#[inline]
+fn classes(window: &Window) -> Classes {
+    const END: usize = BEFORE + CHUNK + AFTER;
+    let (mut again, mut third, mut beyond) = ([0u8; END], [0u8; END], 0u8);
+    for i in 1..END {
+        again[i] = u8::from(window[i] == window[i - 1]) & u8::from(window[i] != 0);
+    }
+    for i in 0..END {
+        beyond |= window[i];
+    }
+    if beyond >= 0x80 {
+        for i in 3..END {
+            third[i] = u8::from(window[i] == window[i - 3]) & (window[i] >> 7);
+        }
+    }
+    let mut classes = [0u8; 1 + CHUNK + AFTER];
+    for (class, byte) in classes.iter_mut().zip(&window[BEFORE - 1..]) {
+        *class = CLASSES[usize::from(*byte)];
+    }
+    let mut run = [0u8; 1 + CHUNK + AFTER];
+    for i in 0..run.len() {
+        let at = i + BEFORE - 1;
+        run[i] = again[at] & again[at - 1] & again[at - 2];
+    }
+    if beyond >= 0x80 {
+        for i in 0..run.len() {
+            let at = i + BEFORE - 1;
+            run[i] |= third[at]
+                & third[at - 1]
+                & third[at - 2]
+                & third[at - 3]
+                & third[at - 4]
+                & third[at - 5];
+        }
+    }
+    for i in 0..run.len() {
+        let mask = run[i].wrapping_neg();
+        classes[i] = (classes[i] & !mask) | ((window[i + BEFORE - 1] | RUN) & mask);
+    }
+    classes
+}
+
+/// The row of each of a chunk's bytes: within a run by the byte, elsewhere by the three classes.
+#[expect(
+    clippy::indexing_slicing,
+    clippy::needless_range_loop,
+    reason = "arrays of one length, by indices below it"
+)]
+#[inline]
+fn places(classes: &Classes) -> [u16; CHUNK] {
+    let mut places = [0u16; CHUNK];
+    for i in 0..CHUNK {
+        let [before, this, after] = [classes[i], classes[i + 1], classes[i + 2]];
+        let hashed = families::row(before, this, after);
+        let within = ((this & after) >> 7).wrapping_neg();
+        let within = u16::from_ne_bytes([within, within]);
+        places[i] = (hashed & !within) | ((RUNS + u16::from(this & !RUN)) & within);
+    }
+    places
+}
+
+/// Calls `found` with the row of each stretch of one character or of encoded data, aligned and whole.
+#[inline]
+fn stretches(window: &Window, classes: &Classes, length: usize, mut found: impl FnMut(u16)) {
+    let (_, bytes) = window.split_at(BEFORE);
+    let (_, classes) = classes.split_at(1);
+    let whole = length / STRETCH;
+    let stretches = bytes
         .chunks_exact(STRETCH)
-        .map(|stretch| u64::from(stretch == [1; STRETCH]))
-        .sum()
-}
-
-fn letter(byte: u8) -> u8 {
-    u8::from((byte | 0x20).wrapping_sub(b'a') < 26)
-}
-
-fn capital(byte: u8) -> u8 {
-    u8::from(byte.wrapping_sub(b'A') < 26)
-}
-
-fn digit(byte: u8) -> u8 {
-    u8::from(byte.wrapping_sub(b'0') < 10)
-}
-
-fn blank(byte: u8) -> u8 {
-    u8::from(byte <= b' ')
+        .zip(classes.chunks_exact(STRETCH));
+    for (bytes, classes) in stretches.take(whole) {
+        if classes.iter().fold(RUN, |all, class| all & class) == RUN {
+            let last = bytes.last().copied().unwrap_or_default();
+            found(families::STRETCHES + u16::from(last & !RUN));
+            continue;
+        }
+        let within = |first: u8, last: u8| {
+            classes.iter().fold(0u8, |sum, class| {
+                sum + u8::from(class.wrapping_sub(first) <= last - first)
+            })
+        };
+        if usize::from(within(1, ALPHANUMERIC)) == STRETCH
+            && within(LOWER.0, LOWER.1) > 0
+            && within(UPPER.0, UPPER.1) > 0
+            && within(DIGIT, DIGIT) > 0
+        {
+            found(families::ENCODED);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -267,62 +232,56 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The definitions of the classes, a byte at a time.
-    fn one_by_one(text: &[u8]) -> Features {
-        let mut features = Features {
-            bytes: text.len() as u64,
-            ..Features::default()
+    /// The definition of a text's rows, a byte at a time.
+    fn one_by_one(text: &[u8]) -> Vec<u16> {
+        let at = |i: usize, back: usize| i.checked_sub(back).and_then(|i| text.get(i).copied());
+        let again = |i, back| at(i, 0).is_some() && at(i, 0) == at(i, back);
+        let runs = |i: usize| {
+            let third = |i| again(i, 3) && text[i] >= 0x80;
+            (i >= 3 && text[i] != 0 && (i - 2..=i).all(|i| again(i, 1)))
+                || (i >= 8 && (i - 5..=i).all(third))
         };
-        let mut run = 0;
-        for (i, &byte) in text.iter().enumerate() {
-            let before = i
-                .checked_sub(1)
-                .and_then(|i| text.get(i))
-                .copied()
-                .unwrap_or(0x80);
-            let starts = |class: fn(&u8) -> bool| u64::from(class(&byte) && !class(&before));
-            let blank = |byte: &u8| *byte <= b' ';
-            // 0x7F, the one control character above the letters, passes for punctuation.
-            let mark = |byte: &u8| byte.is_ascii_punctuation() || *byte == 0x7F;
-            run = if byte.is_ascii_alphabetic() {
-                run + 1
-            } else {
-                0
-            };
-            features.letters += u64::from(byte.is_ascii_alphabetic());
-            features.words += starts(u8::is_ascii_alphabetic);
-            features.capitals += u64::from(byte.is_ascii_uppercase());
-            let stretch_ends = i % STRETCH == STRETCH - 1;
-            features.stretches += u64::from(stretch_ends && run >= STRETCH);
-            features.digits += u64::from(byte.is_ascii_digit());
-            features.numbers += starts(u8::is_ascii_digit);
-            features.punctuation += u64::from(mark(&byte));
-            features.newlines += u64::from(byte == b'\n');
-            features.spaces += u64::from(blank(&byte) && byte != b'\n');
-            features.gaps += starts(blank);
-            let of = |first, last| u64::from((first..=last).contains(&byte));
-            features.latin += of(0xC2, 0xCA);
-            features.two_byte += of(0xCB, 0xDF);
-            features.brahmic += of(0xE0, 0xE1);
-            features.symbols += of(0xE2, 0xE2);
-            features.kana += of(0xE3, 0xE3);
-            features.han += of(0xE4, 0xE9);
-            features.hangul += of(0xEA, 0xED);
-            features.full_width += of(0xEE, 0xEF);
-            features.four_byte += of(0xF0, 0xF4);
+        let class = |i: usize| match text.get(i) {
+            Some(byte) if runs(i) => byte | RUN,
+            Some(byte) => CLASSES[usize::from(*byte)],
+            None => 0,
+        };
+        let mut rows: Vec<u16> = (0..text.len())
+            .map(|i| {
+                if runs(i) && i + 1 < text.len() && runs(i + 1) {
+                    RUNS + u16::from(text[i] & 0x7F)
+                } else {
+                    let before = i.checked_sub(1).map_or(0, class);
+                    families::row(before, class(i), class(i + 1))
+                }
+            })
+            .collect();
+        for from in (0..text.len() / STRETCH).map(|k| k * STRETCH) {
+            let mut all = from..from + STRETCH;
+            if all.clone().all(runs) {
+                rows.push(families::STRETCHES + u16::from(text[from + STRETCH - 1] & 0x7F));
+            } else if all.clone().all(|i| (1..=ALPHANUMERIC).contains(&class(i)))
+                && all.clone().any(|i| (LOWER.0..=LOWER.1).contains(&class(i)))
+                && all.clone().any(|i| (UPPER.0..=UPPER.1).contains(&class(i)))
+                && all.any(|i| class(i) == DIGIT)
+            {
+                rows.push(families::ENCODED);
+            }
         }
-        features
+        rows
     }
 
     fn text() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![
             "[a-zA-Z]{1,40}",
+            "[a-zA-Z0-9+/]{60,200}",
             "[0-9]{1,8}",
             "[ \\n\\t]{1,3}",
             "[!-/:-@]{1,4}",
             "[é你カ한，🎉ж]{1,5}",
+            ("[-= .0a─é\\n\\x00]", 1..300usize).prop_map(|(one, times)| one.repeat(times)),
         ];
-        let words = proptest::collection::vec(word, 0..120).prop_map(|words| words.concat());
+        let words = proptest::collection::vec(word, 0..60).prop_map(|words| words.concat());
         prop_oneof![
             words.prop_map(String::into_bytes),
             proptest::collection::vec(any::<u8>(), 0..1000),
@@ -332,20 +291,38 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_count_as_one_by_one(text in text()) {
-            prop_assert_eq!(Features::of(&text), one_by_one(&text));
+            prop_assert_eq!(Features::rows(&text), one_by_one(&text));
+        }
+
+        #[test]
+        fn sums_are_of_the_rows(text in text()) {
+            let features = Features::of(&text);
+            let mut parts = [0; families::COUNT];
+            for row in one_by_one(&text) {
+                let tokens = if row < families::STRETCHES {
+                    families::unpack(families::packed(row))
+                } else {
+                    families::of_stretch(row)
+                };
+                for (part, more) in parts.iter_mut().zip(tokens) {
+                    *part += u64::from(more);
+                }
+            }
+            prop_assert_eq!(features.parts, parts);
+            prop_assert_eq!(features.bytes, text.len() as u64);
         }
     }
 
     #[test]
-    fn classes_at_a_glance() {
-        let features = Features::of("getUserName(42, 你好) é — intercontinentalities\n".as_bytes());
-        assert_eq!(features.words, 2);
-        assert_eq!(features.capitals, 2);
-        assert_eq!(features.stretches, 1);
-        assert_eq!((features.digits, features.numbers), (2, 1));
-        assert_eq!(features.punctuation, 3);
-        assert_eq!((features.han, features.latin, features.symbols), (2, 1, 1));
-        assert_eq!((features.spaces, features.newlines), (4, 1));
-        assert_eq!(Features::of(&[b'x'; 100]).stretches, 6);
+    fn every_byte_has_a_class() {
+        assert!((1..=255).all(|byte| CLASSES[byte] != 0), "{CLASSES:?}");
+        assert!(CLASSES.iter().all(|class| *class < RUN));
+        assert_eq!(
+            (CLASSES[usize::from(b'a')], CLASSES[usize::from(b'z')]),
+            LOWER
+        );
+        assert!((b'A'..=b'Z').all(|c| (UPPER.0..=UPPER.1).contains(&CLASSES[usize::from(c)])));
+        assert_eq!(CLASSES[usize::from(b'5')], DIGIT);
+        assert_eq!(CLASSES[usize::from(b'/')], ALPHANUMERIC);
     }
 }

@@ -1,4 +1,4 @@
-//! Prompt tokens of a request, estimated from byte classes.
+//! Prompt tokens of a request, estimated from the bytes around each byte.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,25 +32,19 @@ impl Family {
         Self::Tekken,
     ];
 
-    fn weights(self) -> families::Weights {
-        match self {
-            Self::Default => families::DEFAULT,
-            Self::Llama3 => families::LLAMA3,
-            Self::Qwen => families::QWEN,
-            Self::O200k => families::O200K,
-            Self::Tekken => families::TEKKEN,
-        }
-    }
-
-    /// Tokens that a tokenizer of this family makes of text with these byte classes.
+    /// Tokens that a tokenizer of this family makes of text with these features.
     #[must_use]
     pub fn tokens(self, features: &Features) -> f64 {
-        let counts = features.counts();
-        counts
-            .iter()
-            .zip(self.weights())
-            .map(|(&count, weight)| count as f64 * weight)
-            .sum()
+        match self {
+            Self::Llama3 => features.tokens(0),
+            Self::Qwen => features.tokens(1),
+            Self::O200k => features.tokens(2),
+            Self::Tekken => features.tokens(3),
+            Self::Default => {
+                let sum: f64 = (0..families::COUNT).map(|at| features.tokens(at)).sum();
+                sum / families::COUNT as f64
+            }
+        }
     }
 }
 
@@ -132,23 +126,5 @@ impl PromptTokens {
     #[must_use]
     pub fn text(&self) -> f64 {
         self.system + self.user + self.assistant + self.tool + self.tools + self.prompt
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_class_has_a_weight() {
-        for family in Family::ALL {
-            assert_eq!(family.weights().len(), Features::NAMES.len(), "{family:?}");
-            assert!(
-                family
-                    .weights()
-                    .iter()
-                    .all(|&weight| (0.0..20.0).contains(&weight))
-            );
-        }
     }
 }
