@@ -1,6 +1,7 @@
 """The launch files of real replicas: form alone, as there is no GPU to run them on."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,21 @@ def test_a_launch_is_as_its_profile_was_measured(backends: Path, tmp_path: Path)
             ("--log_level", "info"),
         ):
             assert f"{option} {value}" in said, path.stem
+
+
+def test_requests_may_name_a_model_as_its_checkpoint_is_called(backends: Path) -> None:
+    for path in sorted((backends / "launch").glob("*.env")):
+        (checkpoint,) = re.findall(r"^CHECKPOINT=\$\{CHECKPOINT:-(.+)\}$", path.read_text(), re.M)
+        profile = read(backends / "profiles" / f"{path.stem}.yaml")
+        assert {checkpoint, checkpoint.rpartition("/")[2]} <= set(profile["models"]), path.stem
+
+
+def test_profiles_of_one_model_know_it_by_the_same_names(backends: Path) -> None:
+    names: dict[str, list[str]] = {}
+    for path in (backends / "profiles").glob("*.yaml"):
+        models = read(path)["models"]
+        for name in models:
+            assert names.setdefault(name, models) == models, path.name
 
 
 def test_an_unknown_launch_names_those_there_are(backends: Path) -> None:

@@ -31,15 +31,33 @@ class Served:
     """Whether its milliseconds are the model's MU."""
 
 
-LLAMA_8B = ("meta-llama/Meta-Llama-3.1-8B", ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"))
+def _names(short: str, *checkpoints: str) -> tuple[str, ...]:
+    """What requests may call a model: its checkpoints, as trtllm-serve calls them, and our name.
+
+    trtllm-serve names a model by the last part of its checkpoint.
+    """
+    first, *others = checkpoints
+    lasts = [checkpoint.rpartition("/")[2] for checkpoint in checkpoints]
+    return tuple(dict.fromkeys((first, short, *others, *lasts)))
+
+
+LLAMA_8B = (
+    "meta-llama/Meta-Llama-3.1-8B",
+    _names("llama-3.1-8b", "meta-llama/Llama-3.1-8B-Instruct", "nvidia/Llama-3.1-8B-Instruct-FP8"),
+)
 LLAMA_70B = (
     "meta-llama/Meta-Llama-3.1-70B",
-    ("meta-llama/Llama-3.1-70B-Instruct", "llama-3.1-70b"),
+    _names(
+        "llama-3.1-70b", "meta-llama/Llama-3.1-70B-Instruct", "nvidia/Llama-3.1-70B-Instruct-FP8"
+    ),
 )
-QWEN_8B = ("Qwen/Qwen3-8B", ("Qwen/Qwen3-8B", "qwen3-8b"))
-QWEN_32B = ("Qwen/Qwen3-32B-FP8", ("Qwen/Qwen3-32B", "qwen3-32b"))
-QWEN_30B = ("Qwen/Qwen3-30B-A3B-FP8", ("Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b"))
-GPT_OSS = ("openai/gpt-oss-120b", ("openai/gpt-oss-120b", "gpt-oss-120b"))
+QWEN_8B = ("Qwen/Qwen3-8B", _names("qwen3-8b", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-FP8"))
+QWEN_32B = ("Qwen/Qwen3-32B-FP8", _names("qwen3-32b", "Qwen/Qwen3-32B", "Qwen/Qwen3-32B-FP8"))
+QWEN_30B = (
+    "Qwen/Qwen3-30B-A3B-FP8",
+    _names("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-30B-A3B-FP8"),
+)
+GPT_OSS = ("openai/gpt-oss-120b", _names("gpt-oss-120b", "openai/gpt-oss-120b"))
 
 
 LONG, QWEN3 = 131_072, 40_960
