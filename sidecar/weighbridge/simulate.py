@@ -424,12 +424,6 @@ def read_events(file: Path | None) -> list[str]:
     return [line for line in stripped if line and not line.startswith("#")]
 
 
-def checkout() -> Path | None:
-    """The checkout that this package lies in, if it does."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "Cargo.toml").is_file() else None
-
-
 def plots(result: Mapping[str, Any], directory: Path) -> list[Path]:
     """Writes plots; the files. RefusedError where matplotlib is missing."""
     try:

@@ -45,6 +45,8 @@ class StackOptions:
     profile: str = DEFAULT_PROFILE
     listen_port: int | None = None
     base_port: int | None = None
+    admin_port: int | None = None
+    envoy_admin_port: int | None = None
     envoy: Path | None = None
     # More of the emulator's fields, and of the sidecar's configuration.
     emulator: dict[str, Any] = field(default_factory=dict)
@@ -67,7 +69,8 @@ class Ports:
 
 def choose_ports(options: StackOptions) -> Ports:
     """The ports asked for, checked to be free, and free ones for the rest."""
-    asked = [] if options.listen_port is None else [options.listen_port]
+    single = (options.listen_port, options.admin_port, options.envoy_admin_port)
+    asked = [port for port in single if port is not None]
     if options.base_port is not None:
         asked += range(options.base_port, options.base_port + options.replicas)
     if any(port > 65535 for port in asked):
@@ -77,9 +80,9 @@ def choose_ports(options: StackOptions) -> Ports:
     base = options.base_port or find_free_run(options.replicas, own + 5)
     return Ports(
         listen=options.listen_port or own,
-        envoy_admin=own + 1,
+        envoy_admin=options.envoy_admin_port or own + 1,
         ext_proc=own + 2,
-        sidecar_admin=own + 3,
+        sidecar_admin=options.admin_port or own + 3,
         control=own + 4,
         replicas=tuple(range(base, base + options.replicas)),
     )
@@ -237,9 +240,12 @@ class Stack:
         return page
 
     async def decisions(self, after: int = 0) -> list[dict[str, Any]]:
-        """The sidecar's latest decisions."""
-        page: list[dict[str, Any]] = await fetch(f"{self.admin_url}/decisions?after={after}")
-        return page
+        """The decisions that the sidecar keeps, with a number above `after`."""
+        found: list[dict[str, Any]] = []
+        while page := await fetch(f"{self.admin_url}/decisions?after={after}"):
+            found += page
+            after = page[-1]["number"]
+        return found
 
 
 def weighbridge(*arguments: str) -> list[str]:

@@ -90,14 +90,3 @@ def read_rows(path: Path) -> Trace:
 def shipped_trace() -> Path:
     """The small trace that the package carries."""
     return Path(str(resources.files("weighbridge"))) / "data" / "conversation.jsonl"
-
-
-def find_trace(given: Path | None, checkout: Path | None) -> Path:
-    """The trace to replay: the given one, that which lies beside a checkout, or the shipped one."""
-    if given is not None:
-        return given
-    if checkout is not None:
-        beside = checkout.parent / "shared" / "traces" / "mooncake_conversation.jsonl"
-        if beside.is_file():
-            return beside
-    return shipped_trace()

@@ -20,7 +20,7 @@ from weighbridge.errors import RefusedError
 from weighbridge.processes import Family
 from weighbridge.report import show, summary
 from weighbridge.stack import Stack, StackOptions
-from weighbridge.traces import TraceRequest, find_trace, read_rows, requests_of
+from weighbridge.traces import TraceRequest, read_rows, requests_of, shipped_trace
 from weighbridge.traffic import Outcome, drive
 
 
@@ -36,14 +36,8 @@ class Options:
 
 
 def sidecar_settings(requests: int) -> dict[str, Any]:
-    """What the demo sets of the sidecar: it lasts seconds, and is to show every decision."""
-    return {
-        "decision_log": max(1024, requests),
-        # In a few seconds of traffic one prompt of 120,000 tokens outweighs all others; with the
-        # margin of a long run, every short turn behind it would rightly leave its cache, and so it
-        # would where its first token is going to be late.
-        "placing": {"spill_margin_ms": 20_000, "late_weight": 0},
-    }
+    """The sidecar as it is by default, but that it keeps the decision of every request."""
+    return {"decision_log": max(1024, requests)}
 
 
 async def run(options: Options, console: Console) -> int:
@@ -73,17 +67,11 @@ def stop_on_signals() -> None:
 
 def read_requests(options: Options) -> list[TraceRequest]:
     """The first requests of the trace."""
-    trace = find_trace(options.trace, checkout())
+    trace = options.trace or shipped_trace()
     requests = list(islice(requests_of(read_rows(trace)), options.requests))
     if len(requests) < options.requests:
         raise RefusedError(f"{trace} holds {len(requests)} requests, not {options.requests}")
     return requests
-
-
-def checkout() -> Path | None:
-    """The repository this package runs from, if it does."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "Makefile").is_file() and (root / "Cargo.toml").is_file() else None
 
 
 async def exercise(stack: Stack, requests: list[TraceRequest], console: Console) -> dict[str, Any]:
@@ -128,7 +116,8 @@ async def stay(stack: Stack, console: Console) -> None:
         f"\nSend requests to {stack.url}, for example:\n"
         f"  curl -s {stack.url}/v1/chat/completions"
         f" -H 'content-type: application/json' -d '{body}'\n"
-        f"The sidecar's pages: {stack.admin_url}  Envoy's: {stack.envoy_admin_url}\n"
+        f"The console: {stack.admin_url}/console\n"
+        f"All pages of the sidecar: {stack.admin_url}  Envoy's: {stack.envoy_admin_url}\n"
         "Ctrl-C stops everything.",
         markup=False,
         highlight=False,

@@ -19,12 +19,12 @@ from typing import Any
 
 from tests.arena.contestants import Contestant
 from tests.arena.results import DOCS, KEPT
-from tests.arena.run import ROOT, contestants
+from tests.arena.run import contestants
 from tests.arena.setting import Setting, setting_of
 from tests.simulator.pages import write_between
 from weighbridge.errors import RefusedError
 from weighbridge.simulate import Fleet, Options, simulate
-from weighbridge.traces import find_trace, load
+from weighbridge.traces import load, shipped_trace
 
 # How far the simulator's hits may be from the arena's, as a share of them.
 HITS_WITHIN = 0.15
@@ -215,13 +215,13 @@ def main() -> int:
     """The exit code: 1 where --check is given and the two do not agree."""
     parser = argparse.ArgumentParser(prog="python -m tests.arena.agree", description=__doc__)
     parser.add_argument("--json", type=Path, default=KEPT, help="the arena's results")
-    parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--no-pages", action="store_true", help="only print it")
     parser.add_argument("--check", action="store_true", help="fail where they do not agree")
     options = parser.parse_args()
     content = read(options.json)
-    trace = find_trace(options.trace, ROOT)
+    trace = options.trace
     if trace.name != content["setting"]["trace"]:
         raise RefusedError(f"{options.json} is of {content['setting']['trace']}, not {trace.name}")
     pairs = compare(content, trace, options.seeds)

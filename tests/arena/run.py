@@ -34,7 +34,7 @@ from weighbridge.ports import find_free_run
 from weighbridge.processes import Family
 from weighbridge.profiles import load_profile, locate, write_faster
 from weighbridge.stack import answers
-from weighbridge.traces import TraceRequest, find_trace
+from weighbridge.traces import TraceRequest, shipped_trace
 from weighbridge.traffic import Outcome, drive
 
 PROFILE = "llama-3.1-70b-fp8-h100x4"
@@ -238,7 +238,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.arena.run", description=__doc__)
     parser.add_argument("--peers", type=Path, help="folder with an environment for each peer")
-    parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
     parser.add_argument("--seconds", type=float, default=140.0, help="of the trace")
     parser.add_argument("--time-scale", type=float, default=1.0, help="the trace's own clock")
     parser.add_argument("--profile", default=PROFILE, help="of the replicas and of the router")
@@ -270,7 +270,7 @@ def main() -> int:
     """The exit code: 0 when every contestant ran in every round."""
     options = arguments()
     setting = Setting(
-        trace=str(find_trace(options.trace, ROOT)),
+        trace=str(options.trace),
         seconds=options.seconds,
         time_scale=options.time_scale,
         profile=options.profile,

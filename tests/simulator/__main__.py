@@ -14,9 +14,9 @@ from rich.console import Console
 from tests.simulator.cases import CASES, Case
 from tests.simulator.pages import page, write_between
 from weighbridge.errors import RefusedError
-from weighbridge.simulate import OURS, checkout, parse_policies, shares, simulate
+from weighbridge.simulate import OURS, parse_policies, shares, simulate
 from weighbridge.simulate_report import WIDE, show
-from weighbridge.traces import find_trace
+from weighbridge.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "simulator.json"
@@ -31,17 +31,16 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="only cases without a result")
     parser.add_argument("--policies", default="", help="by commas, the others' rows stay; else all")
     parser.add_argument("--pages", action="store_true", help="only write the page from the results")
-    parser.add_argument("--trace", type=Path, help="else the one beside the checkout")
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
     options = parser.parse_args()
     results = stored()
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     wanted = [] if options.pages else chosen(options.only)
-    trace = find_trace(options.trace, checkout())
     for case in wanted:
         if options.missing and case.name in results:
             continue
         console.print(f"[bold]{case.title}")
-        done = run(case, trace, parse_policies([options.policies]), console)
+        done = run(case, options.trace, parse_policies([options.policies]), console)
         # Read again: another run may have added cases meanwhile.
         results = stored()
         results[case.name] = merged(results.get(case.name), done)

@@ -15,8 +15,8 @@ from typing import Any
 
 from tests.simulator.pages import write_between
 from weighbridge.config import Placing
-from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, checkout, simulate
-from weighbridge.traces import find_trace
+from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, simulate
+from weighbridge.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "frontier.json"
@@ -81,10 +81,10 @@ POINTS = (
 )
 
 
-def run(loads: Sequence[float]) -> list[dict[str, Any]]:
+def run(trace: Path, loads: Sequence[float]) -> list[dict[str, Any]]:
     """Every point at every load: means over the seeds."""
     base = Options(
-        trace=find_trace(None, checkout()),
+        trace=trace,
         fleets=[Fleet(DEFAULT_ENGINE, REPLICAS)],
         policies=[],
         loads=loads,
@@ -152,11 +152,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loads", default="0.5,0.65", help="by commas")
     parser.add_argument("--pages", action="store_true", help="only write the page from the results")
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
     given = parser.parse_args()
     if given.pages:
         found = json.loads(RESULTS.read_text(encoding="utf-8"))
     else:
-        found = run([float(load) for load in given.loads.split(",")])
+        found = run(given.trace, [float(load) for load in given.loads.split(",")])
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     write_between(PAGE, "frontier", table(found))
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.simulator.pages import number, write_between
 from weighbridge.config import Queue
-from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, checkout, interval, simulate
-from weighbridge.traces import find_trace
+from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, interval, simulate
+from weighbridge.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "overload.json"
@@ -43,10 +43,12 @@ def admission(**queue: float) -> dict[str, Any]:
     return {"enabled": True, "queue": settings, "tenants": tenants}
 
 
-def options(core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[float]) -> Options:
+def options(
+    trace: Path, core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[float]
+) -> Options:
     """One simulation at all loads."""
     return Options(
-        trace=find_trace(None, checkout()),
+        trace=trace,
         fleets=[Fleet(DEFAULT_ENGINE, REPLICAS)],
         policies=[OURS],
         loads=loads,
@@ -60,9 +62,11 @@ def options(core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[
     )
 
 
-def run(core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[float]) -> list[Result]:
+def run(
+    trace: Path, core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[float]
+) -> list[Result]:
     """What is kept of each load's run."""
-    result = simulate(options(core, seconds, seed, loads))
+    result = simulate(options(trace, core, seconds, seed, loads))
     kept = []
     for load, row, detail in zip(loads, result["rows"], result["details"], strict=True):
         keys = ("requests", "refused", "goodput_rps", "ttft_p50_ms", "ttft_p99_ms", "tpot_p99_ms")
@@ -171,12 +175,15 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="*", default=LOADS)
     parser.add_argument("--queue", default="{}", help="queue settings to try, JSON")
     parser.add_argument("--dry", action="store_true", help="only print; nothing is written")
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
     given = parser.parse_args()
     on, off = [], []
     for seed in range(given.seeds):
-        on += run(admission(**json.loads(given.queue)), given.seconds, seed, given.loads)
+        on += run(
+            given.trace, admission(**json.loads(given.queue)), given.seconds, seed, given.loads
+        )
         if not given.dry:
-            off += run({"enabled": False}, given.seconds, seed, given.loads)
+            off += run(given.trace, {"enabled": False}, given.seconds, seed, given.loads)
     off = off or on
     text = "\n\n".join(make(on, off, given.loads) for make in (table, promise_table))
     print(text)

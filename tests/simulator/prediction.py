@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import write_between
-from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, checkout, simulate
-from weighbridge.traces import find_trace
+from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, simulate
+from weighbridge.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "prediction.json"
@@ -31,10 +31,10 @@ TOLD: dict[str, str | dict[str, int] | None] = {
 }
 
 
-def run(seconds: float) -> dict[str, dict[str, Any]]:
+def run(trace: Path, seconds: float) -> dict[str, dict[str, Any]]:
     """The goodput of each, and its last run's figures."""
     options = Options(
-        trace=find_trace(None, checkout()),
+        trace=trace,
         fleets=[Fleet(DEFAULT_ENGINE, REPLICAS)],
         policies=[OURS],
         goodput=True,
@@ -71,7 +71,9 @@ def main() -> None:
     """Runs it, keeps the results, and writes the page anew."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=900.0, help="of the trace")
-    found = run(parser.parse_args().seconds)
+    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
+    given = parser.parse_args()
+    found = run(given.trace, given.seconds)
     text = table(found)
     print(text)
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")

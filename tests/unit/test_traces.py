@@ -11,7 +11,6 @@ from weighbridge.errors import RefusedError
 from weighbridge.traces import (
     BLOCK_TOKENS,
     TraceRequest,
-    find_trace,
     generate,
     load,
     requests_of,
@@ -139,14 +138,3 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         generate(tenantz=1)
     with pytest.raises(RefusedError, match="rate must be above 0"):
         list(requests_of(load(shipped_trace()), rate=-1))
-
-
-def test_a_trace_beside_the_checkout_is_taken(tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    checkout.mkdir()
-    assert find_trace(None, checkout) == shipped_trace()
-    beside = tmp_path / "shared" / "traces" / "mooncake_conversation.jsonl"
-    beside.parent.mkdir(parents=True)
-    beside.touch()
-    assert find_trace(None, checkout) == beside
-    assert find_trace(Path("x"), checkout) == Path("x")
