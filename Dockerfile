@@ -45,7 +45,7 @@ ENV PATH=/opt/weighbridge/bin:$PATH PYTHONUNBUFFERED=1
 # Nothing is written but to a configured usage log and /tmp: a read-only root is enough.
 USER 65532:65532
 WORKDIR /tmp
-EXPOSE 9002 9005
+EXPOSE 9002 9006
 # Whether the sidecar takes requests; Envoy and replicas are asked otherwise (see compose).
 HEALTHCHECK --interval=3s --timeout=5s --retries=5 --start-period=60s \
     CMD ["healthy", "127.0.0.1:9005", "/readyz"]

@@ -92,11 +92,13 @@ class Core:
 
         Keys as shares of the key space, 0 to 1; at most 2,000 slices a model, 256 moves.
         """
-    def decisions(self, after: int) -> str:
-        """The latest decisions with a number above `after`, oldest first:
+    def decisions(self, after: int, most: int = ...) -> str:
+        """The first `most` decisions kept with a number above `after`, oldest first:
         [{"number", "request_id", "session", "tenant", "model", "replica", "fallbacks", "reason",
         "prompt_tokens", "cached_tokens", "output_tokens", "mu", "prefill_mu", "decode_mu", …}, …]
         """
+    def latest_decisions(self, most: int) -> str:
+        """The latest `most` decisions, oldest first, as `decisions` has them."""
     def explain(self, path: str, headers_json: str, body: bytes) -> str:
         """Weighs and places a request without charging it.
 
@@ -182,6 +184,12 @@ class FilledCore:
     """A core with a filled prefix index; its memory is held until it is dropped."""
 
     def index_blocks(self) -> int: ...
+
+def read_asked(content: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Path, headers and body of a body, or of `{"path", "headers", "body"}`, without a tree.
+
+    CoreError where it is no such JSON, holds half a surrogate pair, or nests beyond 127.
+    """
 
 def bench_decision(profile_json: str, case_json: str, seconds: float) -> str:
     """Times decisions in Rust for about `seconds`.

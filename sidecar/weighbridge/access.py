@@ -1,7 +1,8 @@
-"""Who may see the admin pages: those with the token, over TLS where that is configured."""
+"""What the admin pages ask of a request: whom it names, where it comes from, and the token."""
 
 import hashlib
 import hmac
+import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,25 +18,26 @@ from weighbridge.tls import require_valid
 
 # For whoever keeps the process alive: they tell nothing else.
 OPEN_PAGES = frozenset({"/healthz", "/readyz"})
-# What answers beyond loopback where nobody was given a token.
-OPENED_PAGES = OPEN_PAGES | {"/metrics"}
+# Methods that change nothing.
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LEAST_TOKEN_BYTES = 16
+JSON = "application/json"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(slots=True)
 class Access:
-    """What the admin pages ask of those who come. Token and certificates may change."""
+    """What the pages ask of a request. Token and certificates may change."""
 
     token: bytes | None = None
     tls: ssl.SSLContext | None = None
-    # Other machines may come, without a token.
-    is_opened: bool = False
+    # Names and addresses by which the pages may be asked for, beside loopback and their own.
+    hosts: frozenset[str] = frozenset()
 
     def admits(self, path: str, authorization: str | None) -> bool:
         """Whether a request with this `authorization` may see a page."""
-        if self.token is None:
-            return not self.is_opened or path in OPENED_PAGES
-        if path in OPEN_PAGES:
+        if self.token is None or path in OPEN_PAGES:
             return True
         scheme, _, given = (authorization or "").partition(" ")
         # Digests are equally long: how long the comparison takes tells nothing of the token.
@@ -45,22 +47,94 @@ class Access:
         )
         return same and scheme.lower() == "bearer"
 
+    def is_named(self, host: str, reached: str | None) -> bool:
+        """Whether a Host header names these pages; `reached` is the address that was connected to.
+
+        A name of somebody else's that leads here would make a foreign page the same origin.
+        """
+        name = hostname(host)
+        if name in self.hosts or name == "localhost":
+            return True
+        address = as_ip(name)
+        return address is not None and (address.is_loopback or address == as_ip(reached or ""))
+
+    def refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to a request that may not see its page."""
+        host = request.headers.getall("host", [])
+        sockname = request.get_extra_info("sockname")
+        reached = sockname[0] if isinstance(sockname, tuple) else None
+        if len(host) != 1 or not self.is_named(host[0], reached):
+            return problem(403, "host: not a name of this sidecar; admin.hosts lists more")
+        if is_foreign(request, host[0]):
+            return problem(403, "origin: pages of other sites may not ask")
+        if not self.admits(request.path, request.headers.get("authorization")):
+            answer = problem(401, "this page needs the admin token: authorization: Bearer TOKEN")
+            answer.headers["www-authenticate"] = "Bearer"
+            return answer
+        # A form of another site cannot send this type without asking first.
+        if request.method not in SAFE_METHODS and request.content_type != JSON:
+            return problem(415, f"content-type: must be {JSON}")
+        return None
+
     def middleware(self) -> Middleware:
-        """Turns away those who may not see a page."""
+        """Turns away those who may not see a page, and makes JSON of what goes wrong."""
 
         @web.middleware
-        async def check(
-            request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-        ) -> web.StreamResponse:
-            if self.admits(request.path, request.headers.get("authorization")):
+        async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+            refused = self.refusal(request)
+            if refused is not None:
+                return refused
+            try:
                 return await handler(request)
-            return web.json_response(
-                {"error": "this page needs the admin token: authorization: Bearer TOKEN"},
-                status=401,
-                headers={"www-authenticate": "Bearer"},
-            )
+            except web.HTTPException as error:
+                if error.status < 400:
+                    raise
+                answer = problem(error.status, error.text or error.reason)
+                if "allow" in error.headers:
+                    answer.headers["allow"] = error.headers["allow"]
+                return answer
 
         return check
+
+
+async def guard_content(_: web.Request, response: web.StreamResponse) -> None:
+    """Keeps browsers from guessing an answer's type, and other sites from embedding it."""
+    response.headers["x-content-type-options"] = "nosniff"
+    response.headers["cross-origin-resource-policy"] = "same-origin"
+    response.headers["cache-control"] = "no-store"
+
+
+def problem(status: int, error: str) -> web.Response:
+    """What is wrong with a request, as every page says it."""
+    return web.json_response({"error": error}, status=status)
+
+
+def is_foreign(request: web.Request, host: str) -> bool:
+    """Whether a page of another origin sent the request, other than by a link that was followed."""
+    origins = [origin.lower() for origin in request.headers.getall("origin", [])]
+    own = {f"{scheme}://{host.lower()}" for scheme in ("http", "https")}
+    if any(origin not in own for origin in origins):
+        return True
+    is_link = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
+    site = request.headers.get("sec-fetch-site", "none")
+    return site not in ("none", "same-origin") and not is_link
+
+
+def hostname(host: str) -> str:
+    """The host of a Host header: without port, brackets and final dot, in lower case."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
+
+
+def as_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """An address in any spelling; None for a name."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
 
 
 def load(admin: Admin, source: Path) -> Access:
@@ -70,7 +144,8 @@ def load(admin: Admin, source: Path) -> Access:
         where = f"{source}: admin.token_file"
         token = read_token(source.parent / admin.token_file, where)
     tls = None if admin.tls is None else server_tls(admin.tls, source)
-    return Access(token, tls, not parse_host_port(admin.address).is_loopback)
+    own = hostname(parse_host_port(admin.address).host)
+    return Access(token, tls, frozenset({own, *admin.hosts}))
 
 
 def files(admin: Admin, source: Path) -> list[Path]:

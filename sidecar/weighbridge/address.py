@@ -29,11 +29,7 @@ class HostPort:
     @property
     def is_ip(self) -> bool:
         """Whether the host is an IP address, not a name."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        return True
+        return is_ip(self.host)
 
 
 def canonical(host: str) -> str:
@@ -56,6 +52,15 @@ class UnixPath:
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
+
+
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_host_port(text: str) -> HostPort:

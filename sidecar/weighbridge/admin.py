@@ -1,38 +1,49 @@
 """The sidecar's own HTTP pages: health, status, decisions and metrics."""
 
 import asyncio
+import html
 import ipaddress
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 from aiohttp import web
 
-from weighbridge import explain
+from weighbridge import explain, outside
 from weighbridge._core import Core
-from weighbridge.access import Access
+from weighbridge.access import Access, guard_content, problem
 from weighbridge.address import parse_host_port
 from weighbridge.admin_port import AdminPort
-from weighbridge.console.pages import Console
+from weighbridge.console.pages import Console, page
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.metrics import Metrics
 
-INDEX = """weighbridge
-/healthz             200 while the process answers
-/readyz              200 while it takes requests, else 503
-/status              replicas, what they carry and were given
-/decisions?after=N   the latest decisions with a number above N
-/drain?replica=R     POST: R gets no new session and loses its own at their next turn
-/undrain?replica=R   POST: takes that back
-/explain             POST {"path", "headers", "body"}: what would be decided, and why
-/metrics             Prometheus
-/console             all of it to look at, live
-/slices              the key space: slices with their replicas, the latest moves
-/whatif              POST {"model", "replicas", "rate_factor"}: the last minutes simulated
-"""
+# Path, whether it is a link, and what is there.
+INDEX = (
+    ("/console", True, "everything, live in the browser"),
+    ("/status", True, "replicas, their load and what they were given"),
+    (
+        "/decisions",
+        True,
+        "the first 1,024 kept; ?after=N: above a number, ?latest=N: the last ones",
+    ),
+    ("/slices", True, "the key space: slices with their replicas, the latest moves"),
+    ("/metrics", True, "Prometheus"),
+    ("/healthz", True, "200 while the process answers"),
+    ("/readyz", True, "200 while it takes requests, else 503"),
+    ("/drain?replica=R", False, "POST: R gets no new session and loses its own at their next turn"),
+    ("/undrain?replica=R", False, "POST: takes that back"),
+    ("/explain", False, 'POST {"path", "headers", "body"}: what would be decided, and why'),
+    ("/whatif", False, 'POST {"model", "replicas", "rate_factor"}: the last minutes, simulated'),
+)
+INDEX_STYLE = (
+    "<style>body{font:14px/1.6 system-ui,sans-serif;margin:2em}td{padding-right:2em}</style>"
+)
 
-
-# Of a POST to /explain: as much as a whole ext_proc message may hold.
-EXPLAINED_BYTES = 16 << 20
+# A request of a million tokens, as JSON.
+EXPLAINED_BYTES = 4 << 20
+EXPLAINED_AT_ONCE = 2
+MOST_DECISIONS = 1024
 
 
 def is_loopback(peer: str | None) -> bool:
@@ -64,60 +75,77 @@ class AdminServer:
         self._snapshot = snapshot
         self._metrics = Metrics(snapshot)
         self._console = Console(core, snapshot, profiles)
-        self._runner: web.AppRunner | None = None
-        self._port: AdminPort | None = None
+        self._index_page = index()
+        self._explaining = 0
+        self._runners: list[web.AppRunner] = []
+        # That of the pages is the first.
+        self._ports: list[AdminPort] = []
 
     def application(self) -> web.Application:
         """The pages, for the server and for tests."""
-        application = web.Application(
-            client_max_size=EXPLAINED_BYTES, middlewares=[self._access.middleware()]
-        )
-        application.add_routes(
-            [
-                web.get("/", self._index),
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/status", self._status),
-                web.get("/decisions", self._decisions),
-                web.post("/drain", self._drain),
-                web.post("/undrain", self._undrain),
-                web.post("/explain", self._explain),
-                web.get("/metrics", self._metrics_page),
-                *self._console.routes(),
-            ]
-        )
-        return application
+        routes = [
+            web.get("/", self._index),
+            web.get("/status", self._status),
+            web.get("/decisions", self._decisions),
+            web.post("/drain", self._drain),
+            web.post("/undrain", self._undrain),
+            web.post("/explain", self._explain),
+            *self._console.routes(),
+        ]
+        return application(self._access, [*routes, *self._open_routes()])
 
-    async def start(self, address: str) -> Self:
-        """Listens. RefusedError when the address is taken."""
-        where = parse_host_port(address)
-        self._runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=1)
-        await self._runner.setup()
+    def open_application(self) -> web.Application:
+        """The pages that need no token where `metrics.address` is."""
+        return application(Access(hosts=self._access.hosts), self._open_routes())
+
+    def _open_routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+            web.get("/metrics", self._metrics_page),
+        ]
+
+    async def start(self, address: str, metrics_address: str | None = None) -> Self:
+        """Listens. RefusedError when an address is taken."""
+        tls = self._access.tls
         try:
-            # An AppRunner's server is there once it is set up.
-            self._port = AdminPort(cast("web.Server", self._runner.server))
-            await self._port.listen(where, self._access.tls)
-        except OSError as error:
+            await self._listen(self.application(), "admin.address", address, tls)
+            if metrics_address is not None:
+                await self._listen(self.open_application(), "metrics.address", metrics_address)
+        except RefusedError:
             await self.stop()
-            raise RefusedError(f"admin.address: cannot listen on {address}: {error}") from None
+            raise
         return self
+
+    async def _listen(
+        self, pages: web.Application, key: str, address: str, tls: ssl.SSLContext | None = None
+    ) -> None:
+        # What a client compressed is not expanded here: no page asks for that.
+        runner = web.AppRunner(pages, access_log=None, shutdown_timeout=1, auto_decompress=False)
+        self._runners.append(runner)
+        await runner.setup()
+        # An AppRunner's server is there once it is set up.
+        port = AdminPort(cast("web.Server", runner.server))
+        self._ports.append(port)
+        try:
+            await port.listen(parse_host_port(address), tls)
+        except OSError as error:
+            raise RefusedError(f"{key}: cannot listen on {address}: {error}") from None
 
     async def show_certificates(self) -> None:
         """Shows what `access` holds by now to connections from now on."""
-        if self._port is not None:
-            await self._port.show(self._access.tls)
+        if self._ports:
+            await self._ports[0].show(self._access.tls)
 
     async def stop(self) -> None:
         """Stops listening."""
-        if self._port is not None:
-            self._port.close()
-            self._port = None
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        while self._ports:
+            self._ports.pop().close()
+        while self._runners:
+            await self._runners.pop().cleanup()
 
     async def _index(self, _: web.Request) -> web.Response:
-        return web.Response(text=INDEX)
+        return page(self._index_page)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -133,43 +161,61 @@ class AdminServer:
         return web.json_response(await asyncio.to_thread(self._snapshot))
 
     async def _decisions(self, request: web.Request) -> web.Response:
-        text = request.query.get("after", "0")
-        if not (text.isascii() and text.isdigit() and len(text) <= 19):
-            return web.json_response({"error": "after: must be a number"}, status=400)
-        decisions = self._core.decisions(int(text))
-        return web.Response(text=decisions, content_type="application/json")
+        try:
+            after = whole_number(request, "after")
+            latest = whole_number(request, "latest")
+        except RefusedError as error:
+            return problem(400, str(error))
+        if latest is None:
+            text = await asyncio.to_thread(self._core.decisions, after or 0, MOST_DECISIONS)
+        else:
+            most = min(latest, MOST_DECISIONS)
+            text = await asyncio.to_thread(self._core.latest_decisions, most)
+        return web.Response(text=text, content_type="application/json")
 
     async def _drain(self, request: web.Request) -> web.Response:
-        return self._set_drained(request, True)
+        return await self._set_drained(request, True)
 
     async def _undrain(self, request: web.Request) -> web.Response:
-        return self._set_drained(request, False)
+        return await self._set_drained(request, False)
 
-    def _set_drained(self, request: web.Request, on: bool) -> web.Response:
+    async def _set_drained(self, request: web.Request, on: bool) -> web.Response:
         # The pages may be open to others, who may look and not touch.
         if not is_loopback(request.remote):
-            return web.json_response({"error": "only from this machine"}, status=403)
+            return problem(403, "only from this machine")
         endpoint = request.query.get("replica")
         if not endpoint:
-            return web.json_response({"error": "replica: which one? ip:port"}, status=400)
+            return problem(400, "replica: which one? ip:port")
+        try:
+            outside.require_text(endpoint, "replica")
+        except RefusedError as error:
+            return problem(400, str(error))
         if not self._core.drain(endpoint, on):
-            error = f"replica: there is no '{endpoint}'"
-            return web.json_response({"error": error}, status=404)
-        replicas = self._snapshot()["replicas"]
-        found = next(one for one in replicas if one["endpoint"] == endpoint)
+            return problem(404, f"replica: there is no '{endpoint}'")
+        replicas = (await asyncio.to_thread(self._snapshot))["replicas"]
+        found = next((one for one in replicas if one["endpoint"] == endpoint), None)
+        if found is None:
+            return problem(404, f"replica: there is no '{endpoint}' any more")
         answer = {key: found[key] for key in ("endpoint", "state", "requests")}
         return web.json_response(answer)
 
     async def _explain(self, request: web.Request) -> web.Response:
+        if self._explaining >= EXPLAINED_AT_ONCE:
+            return problem(429, f"{EXPLAINED_AT_ONCE} requests are being explained: ask again")
+        self._explaining += 1
         try:
-            asked = explain.parse(await request.read())
+            content = await outside.body(request, EXPLAINED_BYTES)
+            explanation = await asyncio.to_thread(self._explanation, content)
         except ConfigError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        try:
-            explanation = await asyncio.to_thread(explain.ask, self._core, asked)
+            return problem(400, str(error))
         except explain.RefusedByCoreError as error:
             return web.json_response(error.refusal, status=422)
+        finally:
+            self._explaining -= 1
         return web.json_response(explanation)
+
+    def _explanation(self, content: bytes) -> dict[str, Any]:
+        return explain.ask(self._core, explain.parse(content))
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         # With a thousand replicas it takes a while, in which other pages are to answer.
@@ -178,3 +224,35 @@ class AdminServer:
             body=text,
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+
+def application(access: Access, routes: Sequence[web.RouteDef]) -> web.Application:
+    """Pages behind one door."""
+    made = web.Application(middlewares=[access.middleware()])
+    made.on_response_prepare.append(guard_content)
+    made.add_routes(routes)
+    return made
+
+
+def whole_number(request: web.Request, key: str) -> int | None:
+    """A number of the query, if it is there. RefusedError for what is none."""
+    text = request.query.get(key)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 19):
+        raise RefusedError(f"{key}: must be a number")
+    return int(text)
+
+
+def index() -> bytes:
+    """The page of links."""
+    rows = []
+    for path, is_link, what in INDEX:
+        shown = html.escape(path)
+        name = f'<a href="{shown}">{shown}</a>' if is_link else shown
+        rows.append(f"<tr><td>{name}</td><td>{html.escape(what)}</td></tr>")
+    text = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Weighbridge</title>'
+        f"{INDEX_STYLE}</head>\n<body><h1>Weighbridge</h1>\n<table>\n"
+    )
+    return (text + "\n".join(rows) + "\n</table></body></html>\n").encode()

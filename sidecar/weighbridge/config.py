@@ -19,6 +19,7 @@ from weighbridge.logs import LogFormat, LogLevel
 from weighbridge.schema import (
     Endpoint,
     HeaderName,
+    HostName,
     ListenAddress,
     LoopbackAddress,
     Name,
@@ -100,13 +101,8 @@ class AdminTls(Section):
 
 
 class Admin(Section):
-    """The sidecar's own HTTP pages: health, status, decisions and metrics."""
+    """The sidecar's own HTTP pages: health, status, decisions, metrics, the console."""
 
-    open: bool = Field(
-        False,
-        description="Beyond loopback without a token: then /healthz, /readyz and /metrics answer "
-        "anyone, and the other pages nobody.",
-    )
     token_file: Name | None = Field(
         None,
         description="File with the token that every page but /healthz and /readyz asks for, as "
@@ -114,19 +110,36 @@ class Admin(Section):
     )
     tls: AdminTls | None = Field(None, description="Left out: plain HTTP.")
     address: TcpAddress = Field(
-        "127.0.0.1:9005",
-        description="`host:port`, on loopback unless there is a `token_file` or `open` is true.",
+        "127.0.0.1:9005", description="`host:port`, on loopback unless there is a `token_file`."
+    )
+    hosts: tuple[HostName, ...] = Field(
+        (),
+        description="Names, without a port, by which the pages may be asked for (the `Host` "
+        "header), of `metrics.address` too. Loopback, the address configured and the address "
+        "reached always may; others get 403, so that no page elsewhere can pass for this one.",
     )
 
     @field_validator("address")
     @classmethod
     def _strangers_need_a_token(cls, address: str, info: ValidationInfo) -> str:
-        if info.data.get("open") or info.data.get("token_file"):
+        if info.data.get("token_file"):
             return address
         try:
             return require_loopback(address)
         except ValueError as error:
-            raise ValueError(f"{error}; give admin.token_file, or admin.open: true") from None
+            raise ValueError(
+                f"{error}; give admin.token_file, or metrics.address for health and metrics"
+            ) from None
+
+
+class MetricsPage(Section):
+    """Health and metrics for probes and Prometheus, where other machines reach them."""
+
+    address: TcpAddress | None = Field(
+        None,
+        description="`host:port` at which /healthz, /readyz and /metrics answer anyone, without "
+        "a token. Metrics name tenants. Left out: on the admin pages only.",
+    )
 
 
 class Replica(Section):
@@ -632,6 +645,7 @@ class Config(Section):
 
     listen: Listen = Listen()
     admin: Admin = Admin()
+    metrics: MetricsPage = MetricsPage()
     profiles: tuple[Name, ...] = Field(
         (), description="Names of shipped profiles, or paths of files, relative to this one."
     )

@@ -6,26 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from weighbridge import _core
 from weighbridge import core as cores
 from weighbridge._core import Core, CoreError
+from weighbridge.asking import Sidecar, problem_of
 from weighbridge.config import Config, Replica, load
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.profiles import load_profile, locate, shipped_names
 
-# Where a body that stands alone would be sent, by the key that carries its prompt.
-PATHS = {
-    "messages": "/v1/chat/completions",
-    "prompt": "/v1/completions",
-    "input": "/v1/responses",
-}
-# Half a surrogate pair is weighed as the bytes that it would be.
-LONE = "surrogatepass"
-WRAPPER = frozenset({"path", "headers", "body"})
 # Replicas of the example pool that stands in where no configuration is given (RFC 5737).
 EXAMPLE_REPLICAS = 3
 ADMIN_SECONDS = 30.0
@@ -53,48 +45,17 @@ class Asked:
         """As JSON with path, headers and body, for a sidecar's /explain."""
         # Headers of one name may repeat: pairs, not an object.
         headers = [list(pair) for pair in self.headers]
-        text = self.body.decode("utf-8", LONE)
-        content = {"path": self.path, "headers": headers, "body": text}
-        return json.dumps(content).encode("ascii")
+        content = {"path": self.path, "headers": headers, "body": self.body.decode()}
+        return json.dumps(content, ensure_ascii=False).encode()
 
 
 def parse(content: bytes) -> Asked:
     """Reads a body, or `{"path", "headers", "body"}`. ConfigError says what is wrong."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ConfigError("must be an object: a body, or path, headers and body")
-    if "body" not in found or not WRAPPER.issuperset(found):
-        # The bytes as they are: a duplicate key or an escape is weighed as the client sent it.
-        return Asked(default_path(found), (), content)
-    body = found["body"]
-    path = found.get("path", default_path(body if isinstance(body, dict) else {}))
-    if not isinstance(path, str):
-        raise ConfigError("path: must be a string")
-    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
-    return Asked(path, headers_of(found.get("headers", {})), text.encode("utf-8", LONE))
-
-
-def default_path(body: Mapping[str, Any]) -> str:
-    """The endpoint that takes such a body."""
-    return next((path for key, path in PATHS.items() if key in body), PATHS["messages"])
-
-
-def headers_of(found: object) -> tuple[tuple[str, str], ...]:
-    """Headers given as an object or as pairs."""
-    pairs = list(found.items()) if isinstance(found, dict) else found
-    if not isinstance(pairs, list):
-        raise ConfigError("headers: must be an object, or a list of pairs")
-    headers = []
-    for pair in pairs:
-        match pair:
-            case [str(name), str(value)] | (str(name), str(value)):
-                headers.append((name, value))
-            case _:
-                raise ConfigError("headers: names and values must be strings")
-    return tuple(headers)
+        path, headers, body = _core.read_asked(content)
+    except CoreError as error:
+        raise ConfigError(str(error)) from None
+    return Asked(path, tuple(headers), body)
 
 
 def ask(core: Core, asked: Asked) -> dict[str, Any]:
@@ -107,23 +68,13 @@ def ask(core: Core, asked: Asked) -> dict[str, Any]:
     return explanation
 
 
-async def ask_sidecar(admin: str, asked: Asked, token: bytes | None = None) -> dict[str, Any]:
+async def ask_sidecar(sidecar: Sidecar, asked: Asked) -> dict[str, Any]:
     """Asks a running sidecar, whose real cache and ledger answer."""
-    timeout = aiohttp.ClientTimeout(total=ADMIN_SECONDS)
-    url = f"{admin.rstrip('/')}/explain"
-    headers = {} if token is None else {"authorization": f"Bearer {token.decode('ascii')}"}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(url, data=asked.wrapped(), headers=headers) as response,
-        ):
-            answer = json.loads(await response.read())
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise RefusedError(f"{url}: {error or 'no answer'}") from None
-    if response.status == 422:
+    status, answer = await sidecar.post("/explain", asked.wrapped(), ADMIN_SECONDS)
+    if status == 422:
         raise RefusedByCoreError(answer)
-    if response.status != 200:
-        raise RefusedError(f"{url}: {response.status} {answer.get('error', '')}")
+    if status != 200:
+        raise RefusedError(f"{sidecar.url}/explain: {status} {problem_of(answer)}")
     explanation: dict[str, Any] = answer
     return explanation
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
+from weighbridge.address import is_ip, parse_endpoint, parse_host_port, parse_listen
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
 # HTTP's own, which end at Envoy or which it calls by another name.
@@ -21,6 +21,7 @@ UNSEEN_HEADERS = frozenset(
         "upgrade",
     }
 )
+HOST_NAME = re.compile(r"[a-z0-9_.-]+")
 HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -55,10 +56,18 @@ def _header(text: str) -> str:
     return lowered
 
 
+def _host_name(text: str) -> str:
+    name = text.lower().removesuffix(".")
+    if not (HOST_NAME.fullmatch(name) or is_ip(name)):
+        raise ValueError(f"'{text}': must be a host's name or address, without a port")
+    return name
+
+
 LoopbackAddress = Annotated[str, AfterValidator(require_loopback)]
 TcpAddress = Annotated[str, AfterValidator(_host_port)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 

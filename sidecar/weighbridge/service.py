@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 FILE_INTERVAL_SECONDS = 1.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
-FIXED_SECTIONS = ("listen", "admin", "usage_log", "tracing")
+FIXED_SECTIONS = ("listen", "admin", "metrics", "usage_log", "tracing")
 CHANGEABLE_SETTINGS = ("placing", "admission", "health")
 
 
@@ -86,7 +86,7 @@ class Service:
                 self._settings["profiles"],
                 notes=self._notes,
             )
-            await admin.start(config.admin.address)
+            await admin.start(config.admin.address, config.metrics.address)
             stack.push_async_callback(admin.stop)
             transport = await transports.start(self._core, config.listen, self._certificates)
             for name, paths, take in (

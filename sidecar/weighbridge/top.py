@@ -163,7 +163,7 @@ def decision_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
 async def look(sidecar: Sidecar) -> Look:
     """One look. RefusedError when the sidecar does not answer."""
     status, decisions = await asyncio.gather(
-        sidecar.page("/status"), sidecar.page("/decisions?after=0")
+        sidecar.page("/status"), sidecar.page(f"/decisions?latest={DECISIONS}")
     )
     return Look(asyncio.get_running_loop().time(), status, decisions)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from weighbridge import _core
 from weighbridge.errors import RefusedError
+from weighbridge.outside import require_text
 
 MOST_REPLICAS = 1000
 # A run is to end in seconds: this much work at most, whatever is asked.
@@ -40,6 +41,7 @@ class Question:
         factor = content.get("rate_factor", 1)
         if not isinstance(model, str):
             raise RefusedError("model: must be a model's name")
+        require_text(model, "model")
         if isinstance(replicas, bool) or not isinstance(replicas, int):
             raise RefusedError("replicas: must be a whole number")
         if not 1 <= replicas <= MOST_REPLICAS:
@@ -58,7 +60,8 @@ def answer(
     progress: _core.Progress,
 ) -> dict[str, Any]:
     """Runs the simulator; what it says of the question. RefusedError when it cannot."""
-    recent = [one for one in decisions if one["model"] == question.model]
+    names = {question.model, *profile["models"]}
+    recent = [one for one in decisions if one["model"] in names]
     if len(recent) < LEAST_REQUESTS:
         raise RefusedError(
             f"only {len(recent)} of the latest decisions are for {question.model}; "

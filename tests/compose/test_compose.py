@@ -34,7 +34,7 @@ class Compose:
 
     environment: dict[str, str]
     port: int
-    admin_port: int
+    metrics_port: int
     envoy_admin_port: int
 
     def run(self, *arguments: str, seconds: float = 300) -> str:
@@ -78,7 +78,7 @@ class Compose:
 
     def metrics(self) -> dict[str, float]:
         """The sidecar's metrics: each series' figure."""
-        url = f"http://127.0.0.1:{self.admin_port}/metrics"
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as page:
             lines = page.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
@@ -134,7 +134,7 @@ def compose(engine: None) -> Iterator[Compose]:
             "COMPOSE_PROJECT_NAME": PROJECT,
             "COMPOSE_PROFILES": "",
             "WEIGHBRIDGE_PORT": str(port),
-            "WEIGHBRIDGE_ADMIN_PORT": str(port + 1),
+            "WEIGHBRIDGE_METRICS_PORT": str(port + 1),
             "WEIGHBRIDGE_ENVOY_ADMIN_PORT": str(port + 2),
             # What is tested is not how fast it is.
             "WEIGHBRIDGE_OPT_LEVEL": "0",

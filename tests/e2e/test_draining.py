@@ -14,7 +14,7 @@ async def change(running: Running, verb: str, endpoint: str) -> dict[str, Any]:
     url = f"http://{running.stack.config.admin.address}/{verb}"
     async with (
         aiohttp.ClientSession() as session,
-        session.post(url, params={"replica": endpoint}) as response,
+        session.post(url, params={"replica": endpoint}, json={}) as response,
     ):
         assert response.status == 200, await response.text()
         answer: dict[str, Any] = await response.json()

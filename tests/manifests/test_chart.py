@@ -95,9 +95,38 @@ def test_the_sidecar_takes_the_configuration_that_the_chart_writes() -> None:
     things = read(RENDERED)
     config = configuration(things)
     service = by_kind(things, "Service")
-    assert [port["port"] for port in service["spec"]["ports"]] == [9002, 9005]
+    assert [port["port"] for port in service["spec"]["ports"]] == [9002, 9006]
     assert config.listen.address == "0.0.0.0:9002"
-    assert config.admin.address == "0.0.0.0:9005"
+
+
+def test_probes_and_prometheus_reach_metrics_and_people_the_pages_by_port_forward() -> None:
+    things = read(RENDERED)
+    config = configuration(things)
+    # A port forwarding ends on the pod's loopback.
+    assert config.admin.address == "127.0.0.1:9005"
+    assert config.metrics.address == "0.0.0.0:9006"
+    container = by_kind(things, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"ext-proc": 9002, "metrics": 9006}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["port"] == "metrics"
+    targets = [port["targetPort"] for port in by_kind(things, "Service")["spec"]["ports"]]
+    assert set(targets) == set(ports)
+
+
+def test_a_token_for_the_pages_leaves_metrics_to_be_scraped(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("config: {admin: {token_file: /secrets/token, hosts: [weighbridge.test]}}\n")
+    monitor = ("--set", "serviceMonitor.enabled=true")
+    things = template("--values", str(values), *monitor)
+    config = configuration(things)
+    assert config.admin.token_file == "/secrets/token"
+    assert config.admin.hosts == ("weighbridge.test",)
+    assert (config.admin.address, config.metrics.address) == ("127.0.0.1:9005", "0.0.0.0:9006")
+    (endpoint,) = by_kind(things, "ServiceMonitor")["spec"]["endpoints"]
+    service = by_kind(things, "Service")["spec"]["ports"]
+    scraped = next(port for port in service if port["name"] == endpoint["port"])
+    assert scraped["targetPort"] == "metrics"
 
 
 def test_every_value_renders_to_what_an_api_server_takes(tmp_path: Path) -> None:

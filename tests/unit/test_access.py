@@ -26,12 +26,12 @@ TOKEN = "correct-horse-battery"
 PAGES = ("/", "/status", "/decisions", "/metrics", "/explain", "/nowhere")
 
 
-async def serve(secured: Access) -> AsyncIterator[str]:
+async def serve(secured: Access, metrics: str | None = None) -> AsyncIterator[str]:
     core = Core(json.dumps({"profiles": [PROFILE]}))
-    address = f"{LOOPBACK}:{find_free_run(1)}"
+    address = f"{LOOPBACK}:{find_free_run(2) + 1}"
     server = await AdminServer(
         core, lambda: True, lambda: snapshot(core, Config(), View()), secured
-    ).start(address)
+    ).start(address, metrics)
     yield address
     await server.stop()
 
@@ -70,13 +70,86 @@ async def test_every_page_that_tells_something_asks_for_the_token(guarded: str, 
     assert await status(guarded, path, f"Bearer {TOKEN}") != 401
 
 
-async def test_opened_without_a_token_only_health_and_metrics_answer() -> None:
-    admin = Admin(open=True, address="0.0.0.0:9005")
-    async for address in serve(access.load(admin, Path("weighbridge.yaml"))):
-        found = {path: await status(address, path) for path in (*PAGES, "/healthz", "/readyz")}
-        answering = {path for path, code in found.items() if code == 200}
-        assert answering == {"/healthz", "/readyz", "/metrics"}
-        assert {found[path] for path in ("/status", "/decisions", "/explain", "/")} == {401}
+async def test_metrics_need_no_token_at_an_address_of_their_own_and_nothing_else_is_there() -> None:
+    metrics = f"{LOOPBACK}:{find_free_run(2)}"
+    async for address in serve(Access(TOKEN.encode()), metrics):
+        found = {path: await status(metrics, path) for path in (*PAGES, "/console", "/healthz")}
+        assert {path for path, code in found.items() if code != 404} == {"/healthz", "/metrics"}
+        assert found["/healthz"] == found["/metrics"] == await status(metrics, "/readyz") == 200
+        assert await status(address, "/metrics") == 401
+
+
+async def answer(address: str, method: str, path: str, **headers: str) -> int:
+    """The status of an answer, which is JSON where it is an error."""
+    data = b"{}" if method == "POST" else None
+    async with (
+        aiohttp.ClientSession(f"http://{address}") as session,
+        session.request(method, path, headers=headers, data=data) as response,
+    ):
+        if response.status >= 400:
+            assert (await response.json())["error"]
+        return response.status
+
+
+EVERY_PAGE = (
+    *(("GET", f"/{path}") for path in ("", "status", "decisions", "slices", "console", "metrics")),
+    *(("GET", f"/{path}") for path in ("console/events", "healthz", "readyz", "nowhere")),
+    *(("POST", f"/{path}") for path in ("drain?replica=x", "undrain", "explain", "whatif")),
+)
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY_PAGE)
+async def test_no_page_is_for_other_sites(method: str, path: str) -> None:
+    metrics = f"{LOOPBACK}:{find_free_run(2)}"
+    async for address in serve(Access(), metrics):
+        for reached in (address, metrics):
+            port = reached.rpartition(":")[2]
+            for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "["):
+                assert await answer(reached, method, path, **JSON, host=host) == 403
+            for origin in ("http://evil.example", "null", f"http://{LOOPBACK}:1", "file://"):
+                assert await answer(reached, method, path, **JSON, origin=origin) == 403
+            foreign = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+            assert await answer(reached, method, path, **JSON, **foreign) == 403
+
+
+async def test_a_form_of_another_site_changes_nothing() -> None:
+    async for address in serve(Access()):
+        for method, path in EVERY_PAGE:
+            if method == "POST":
+                assert await answer(address, method, path, **{"content-type": "text/plain"}) == 415
+                assert await answer(address, method, path) == 415
+
+
+async def test_own_names_are_answered() -> None:
+    async for address in serve(Access(hosts=frozenset({"weighbridge.test"}))):
+        port = address.rpartition(":")[2]
+        for host in ("localhost", f"LocalHost:{port}", "[::1]:19005", "127.0.0.9", address):
+            assert await answer(address, "GET", "/status", host=host) == 200
+            assert (
+                await answer(address, "GET", "/status", host=host, origin=f"http://{host}") == 200
+            )
+        assert await answer(address, "GET", "/status", host="Weighbridge.test:80") == 200
+        assert await answer(address, "GET", "/status", host="10.0.0.1") == 403
+        # Somebody follows a link in another site's page.
+        link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        assert await answer(address, "GET", "/console", **link) == 200
+
+
+def test_the_address_that_was_reached_is_a_name_in_any_spelling() -> None:
+    access_ = Access()
+    assert access_.is_named("10.1.2.3:9006", "10.1.2.3")
+    assert access_.is_named("10.1.2.3:9006", "::ffff:10.1.2.3")
+    assert access_.is_named("[fd00:0:0:0:0:0:0:1]:9006", "fd00::1")
+    assert not access_.is_named("10.1.2.4:9006", "10.1.2.3")
+    assert not access_.is_named("10.1.2.3", None)
+
+
+def test_hosts_are_names_without_a_port() -> None:
+    assert Admin(hosts=("Weighbridge.Inference.svc.",)).hosts == ("weighbridge.inference.svc",)
+    for wrong in ("a:1", "http://a", "", "a/b", "*"):
+        with pytest.raises(ValidationError, match="without a port"):
+            Admin(hosts=(wrong,))
 
 
 async def test_whoever_keeps_it_alive_needs_no_token(guarded: str) -> None:

@@ -103,10 +103,10 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, content: object, exp
     assert refusal(tmp_path, content).startswith(expected)
 
 
-def test_admin_pages_leave_loopback_only_when_opened(tmp_path: Path) -> None:
-    config = load(write(tmp_path, {"admin": {"address": "0.0.0.0:9005", "open": True}}))
-    assert config.admin.address == "0.0.0.0:9005"
-    assert "give admin.token_file, or admin.open: true" in refusal(
+def test_only_health_and_metrics_leave_loopback_without_a_token(tmp_path: Path) -> None:
+    config = load(write(tmp_path, {"metrics": {"address": "0.0.0.0:9006"}}))
+    assert (config.admin.address, config.metrics.address) == ("127.0.0.1:9005", "0.0.0.0:9006")
+    assert "give admin.token_file, or metrics.address for health and metrics" in refusal(
         tmp_path, {"admin": {"address": "0.0.0.0:80"}}
     )
 

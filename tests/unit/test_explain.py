@@ -1,7 +1,9 @@
 """Explain: what it shows of a request is what the live core charges for it."""
 
+import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import HeaderMap, HeaderValue
@@ -12,6 +14,8 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import (
     ProcessingRequest,
     ProtocolConfiguration,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from weighbridge import explain
@@ -97,10 +101,49 @@ def test_a_body_alone_keeps_its_bytes_and_finds_its_path() -> None:
     assert explain.parse(asked.wrapped()) == asked
 
 
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+names = st.sampled_from(["model", "messages", "prompt", "input", "path", "headers", "other"])
+
+
+@given(
+    st.dictionaries(names, values),
+    st.text(),
+    st.lists(st.tuples(st.text(), st.text())),
+    st.booleans(),
+)
+def test_a_wrapped_request_is_the_same_request(
+    body: dict[str, Any], path: str, headers: list[tuple[str, str]], escaped: bool
+) -> None:
+    content = json.dumps(body, ensure_ascii=escaped).encode()
+    asked = explain.Asked(path, tuple(headers), content)
+    assert explain.parse(asked.wrapped()) == asked
+    wrapped = {"path": path, "headers": headers, "body": body}
+    given_as_object = explain.parse(json.dumps(wrapped, ensure_ascii=escaped).encode())
+    assert (given_as_object.path, given_as_object.headers) == (path, tuple(headers))
+    assert json.loads(given_as_object.body) == body
+    alone = explain.parse(content)
+    keys = ("messages", "prompt", "input")
+    expected = dict(zip(keys, ("chat/completions", "completions", "responses"), strict=True))
+    first = next((key for key in keys if key in body), "messages")
+    assert alone == explain.Asked(f"/v1/{expected[first]}", (), content)
+
+
+@given(st.binary())
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(ConfigError):
+        explain.parse(content)
+
+
 @pytest.mark.parametrize(
     "content",
     [
         "[]",
+        '{"body": "\\ud800"}',
+        '{"a": ' + "[" * 200 + "]" * 200 + "}",
         "{",
         '{"path": 1, "body": {}}',
         '{"headers": [["a"]], "body": {}}',

@@ -128,12 +128,27 @@ impl DecisionLog {
     /// Records with a number above `after`, oldest first.
     #[must_use]
     pub fn after(&self, after: u64) -> Vec<Arc<Record>> {
+        self.first_after(after, usize::MAX)
+    }
+
+    /// The first `most` records with a number above `after`, oldest first.
+    #[must_use]
+    pub fn first_after(&self, after: u64, most: usize) -> Vec<Arc<Record>> {
         self.records
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
             .filter(|record| record.number > after)
+            .take(most)
             .cloned()
             .collect()
+    }
+
+    /// The latest `most` records, oldest first.
+    #[must_use]
+    pub fn latest(&self, most: usize) -> Vec<Arc<Record>> {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        let skipped = records.len().saturating_sub(most);
+        records.iter().skip(skipped).cloned().collect()
     }
 }

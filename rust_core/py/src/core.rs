@@ -109,17 +109,15 @@ impl Core {
         py.detach(|| json(&KeySpace::of(&self.inner)))
     }
 
-    /// Decisions with a number above `after`, oldest first.
-    fn decisions(&self, py: Python<'_>, after: u64) -> PyResult<String> {
-        py.detach(|| {
-            let records = self.inner.log().after(after);
-            json(
-                &records
-                    .iter()
-                    .map(AsRef::as_ref)
-                    .collect::<Vec<&weighbridge_decide::Record>>(),
-            )
-        })
+    /// The first `most` decisions with a number above `after`, oldest first.
+    #[pyo3(signature = (after, most=usize::MAX))]
+    fn decisions(&self, py: Python<'_>, after: u64, most: usize) -> PyResult<String> {
+        py.detach(|| list(&self.inner.log().first_after(after, most)))
+    }
+
+    /// The latest `most` decisions, oldest first.
+    fn latest_decisions(&self, py: Python<'_>, most: usize) -> PyResult<String> {
+        py.detach(|| list(&self.inner.log().latest(most)))
     }
 
     /// Weighs and places one request without charging it.
@@ -137,4 +135,9 @@ impl Core {
                 .and_then(|explanation| json(&explanation))
         })
     }
+}
+
+fn list(records: &[Arc<weighbridge_decide::Record>]) -> PyResult<String> {
+    let records: Vec<_> = records.iter().map(AsRef::as_ref).collect();
+    json(&records)
 }

@@ -2,6 +2,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod asked;
 mod bench;
 mod core;
 mod emulator;
@@ -36,6 +37,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
         weighbridge_server::EXT_PROC_DESCRIPTORS,
     )?;
     module.add("CoreError", module.py().get_type::<CoreError>())?;
+    module.add_function(wrap_pyfunction!(asked::read_asked, module)?)?;
     module.add_function(wrap_pyfunction!(bench::bench_decision, module)?)?;
     module.add_function(wrap_pyfunction!(bench::bench_fill, module)?)?;
     module.add_function(wrap_pyfunction!(bench::bench_body, module)?)?;

@@ -41,10 +41,10 @@ class Feed:
         if number != self._assignment:
             self._assignment = number
             events.append(event("slices", json.loads(self._core.slices())))
-        decisions = json.loads(self._core.decisions(self._decision))
-        if decisions:
-            self._decision = decisions[-1]["number"]
-            latest = [one | {"why": why(one)} for one in decisions[-DECISIONS:]]
+        decisions = json.loads(self._core.latest_decisions(DECISIONS))
+        latest = [one | {"why": why(one)} for one in decisions if one["number"] > self._decision]
+        if latest:
+            self._decision = latest[-1]["number"]
             events.append(event("decisions", latest))
         return b"".join(events)
 
