@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,12 +50,16 @@ class Patient:
     records: list[dict[str, Any]] | dict[str, float] | None = None
 
 
-async def examine(url: str, model: str | None, seed: int = 1) -> list[Check]:
+async def examine(
+    url: str, model: str | None, profile: Mapping[str, Any] | None = None, seed: int = 1
+) -> list[Check]:
     """All checks, in the order in which one builds on another."""
     async with Connection(url, model, 1.0) as target:
         patient = Patient(target, target.session, url.rstrip("/"), Words(seed))
         found = [await health(patient), await answers(patient)]
-        if found[-1].state == "missing":
+        if profile is not None:
+            found.append(await names(patient, profile))
+        if found[1].state == "missing":
             return found
         checks: tuple[Callable[[Patient], Awaitable[Check]], ...] = (
             streams_usage,
@@ -65,8 +69,6 @@ async def examine(url: str, model: str | None, seed: int = 1) -> list[Check]:
             block_reuse,
             chunked_prefill,
             aborts,
-            perf_metrics,
-            cache_events,
         )
         for check in checks:
             try:
@@ -105,6 +107,20 @@ async def answers(patient: Patient) -> Check:
         f"serves {names}; answers /v1/{'chat/' if interface == 'chat' else ''}completions",
         "everything",
         "" if interface == "chat" else "give the model a chat template (--chat_template)",
+    )
+
+
+async def names(patient: Patient, profile: Mapping[str, Any]) -> Check:
+    """Whether the profile knows the replica's model by the name that the replica gives it."""
+    served = [str(one.get("id")) for one in await models(patient.session, patient.url)]
+    unknown = [name for name in served if name not in profile["models"]]
+    return Check(
+        "model names",
+        "missing" if unknown or not served else "ok",
+        f"serves {', '.join(served) or 'no model'}; {profile['name']} has"
+        f" {', '.join(profile['models'])}",
+        "requests by the replica's own name for its model: others get 404",
+        f"list {', '.join(unknown)} in the profile's models" if unknown else "",
     )
 
 
@@ -261,37 +277,6 @@ async def drain(patient: Patient) -> int:
     return len(found) if isinstance(found, list) else 0
 
 
-async def perf_metrics(patient: Patient) -> Check:
-    """Whether it keeps timings by request."""
-    status = await get_status(patient, "GET", "/perf_metrics")
-    good = (await get_text(patient, "/perf_metrics")).lstrip().startswith("[")
-    return Check(
-        "request timings",
-        "ok" if good else "advised",
-        "/perf_metrics answers" if good else f"/perf_metrics: {status or 'no answer'}",
-        "finding slow replicas by their own clock",
-        "" if good else "LLM API YAML: return_perf_metrics: true, perf_metrics_max_requests: 1000",
-    )
-
-
-async def cache_events(patient: Patient) -> Check:
-    """Whether it tells what its cache holds: a new prompt must have left events."""
-    await patient.target.ask(Ask(own=patient.words.text(PREFIX_TOKENS), output=1))
-    text = await get_text(patient, "/kv_cache_events", method="POST")
-    try:
-        events = json.loads(text) if text else []
-    except ValueError:
-        events = []
-    good = isinstance(events, list) and bool(events)
-    return Check(
-        "cache events",
-        "ok" if good else "advised",
-        f"{len(events)} of them" if good else "/kv_cache_events tells nothing",
-        "an exact prefix index instead of a likely one",
-        "" if good else "LLM API YAML: kv_cache_config: {event_buffer_max_size: 16384}",
-    )
-
-
 async def get_status(patient: Patient, method: str, path: str) -> int:
     """The status of a route; 0 if it does not answer."""
     timeout = aiohttp.ClientTimeout(total=5)
@@ -302,20 +287,15 @@ async def get_status(patient: Patient, method: str, path: str) -> int:
         return 0
 
 
-async def get_text(patient: Patient, path: str, method: str = "GET") -> str:
-    """The body of a route; nothing if it does not answer with 200."""
-    try:
-        async with patient.session.request(
-            method, patient.url + path, timeout=aiohttp.ClientTimeout(total=5)
-        ) as response:
-            return await response.text() if response.status == 200 else ""
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-        return ""
-
-
-def run(url: str, model: str | None, json_file: Path | None, console: Console) -> int:
+def run(
+    url: str,
+    model: str | None,
+    profile: Mapping[str, Any] | None,
+    json_file: Path | None,
+    console: Console,
+) -> int:
     """Examines and reports; 1 when something needed is missing."""
-    found = asyncio.run(examine(url, model))
+    found = asyncio.run(examine(url, model, profile))
     healthy = not any(one.state == "missing" for one in found)
     if json_file is not None:
         facts = {"replica": url, "healthy": healthy, "checks": [asdict(one) for one in found]}

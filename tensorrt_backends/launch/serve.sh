@@ -1,5 +1,5 @@
 #!/bin/sh
-# Serves a model as its profile was measured: serve.sh NAME [further options of trtllm-serve].
+# Serves a model with the sizes of its profile: serve.sh NAME [further options of trtllm-serve].
 # NAME is a profile with NAME.env (checkpoint and sizes) and NAME.yaml (LLM API) beside this file.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -181,8 +181,10 @@ async def test_a_busy_replica_is_told_of_and_left_alone(start: Start, tmp_path: 
 
 
 def test_the_doctor_finds_a_sound_replica_sound(start: Start, tmp_path: Path) -> None:
-    url = start(USUAL, event_buffer_max_size=1024)
-    done = run("doctor", "--replica", url, "--json", tmp_path / "found.json")
+    url = start(USUAL)
+    profile = tmp_path / "p.yaml"
+    profile.write_text(json.dumps({"name": "p", "models": [MODEL]}))
+    done = run("doctor", "--replica", url, "--profile", profile, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     assert done.returncode == 0, done.stdout
     assert found["healthy"]
@@ -197,9 +199,17 @@ def test_the_doctor_says_what_to_switch_on(start: Start) -> None:
     assert found["block reuse"]["state"] == "missing"
     assert "enable_block_reuse: true" in found["block reuse"]["remedy"]
     assert "enable_chunked_prefill: true" in found["chunked prefill"]["remedy"]
-    assert "event_buffer_max_size" in found["cache events"]["remedy"]
     assert found["statistics"]["state"] == "ok"
     assert "enable_block_reuse: true" in done.stderr
+
+
+def test_the_doctor_says_that_a_profile_does_not_know_the_model(start: Start) -> None:
+    known = ("--profile", "qwen3-32b-fp8-h100")
+    done = run("doctor", "--replica", start(USUAL), *known, "--json", "-")
+    found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert done.returncode == 1
+    assert found["model names"]["state"] == "missing"
+    assert "in the profile's models" in found["model names"]["remedy"]
 
 
 def test_no_replica_is_one_line() -> None:

@@ -143,6 +143,26 @@ async def echoing(running: Running, authorization: str | None = None) -> AsyncIt
             await runner.cleanup()
 
 
+async def test_a_page_of_another_site_drains_nothing_and_reads_nothing(running: Running) -> None:
+    admin = running.stack.admin_url
+    port = running.stack.ports.sidecar_admin
+    rebound = {"host": f"evil.example:{port}"}
+    simple = {"content-type": "text/plain"}
+    foreign = {"origin": "http://evil.example", "content-type": "application/json"}
+    for endpoint in running.stack.endpoints:
+        url = f"{admin}/drain?replica={endpoint}"
+        for headers, code in ((simple, 415), (foreign, 403), (simple | rebound, 403)):
+            async with running.client.post(url, headers=headers) as response:
+                assert response.status == code
+    for path in ("/decisions", "/status", "/metrics", "/console", "/console/events"):
+        for headers in (rebound, foreign):
+            async with running.client.get(admin + path, headers=headers) as response:
+                assert response.status == 403
+    status = await running.stack.status()
+    assert {one["state"] for one in status["replicas"]} == {"healthy"}
+    assert (await running.post(running.chat())).status == 200
+
+
 def saying(running: Running) -> list[dict[str, Any] | bytes]:
     """Bodies that carry the canary wherever a body carries words, right and wrong ones."""
     say = running.chat(f"my name is {CANARY}")

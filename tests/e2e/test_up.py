@@ -12,14 +12,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.e2e.conftest import processes, session_of
 from tests.e2e.harness import until
+from weighbridge.config import Config, load
 from weighbridge.ports import find_free_run
 from weighbridge.traces import shipped_trace
 
 TRACE = ("--trace", str(shipped_trace()))
+STAYING = ("--requests", "5", "--replicas", "2", "--speed", "100", *TRACE)
 REPLICA_KEYS = {"endpoint", "requests", "mu", "cached_tokens", "ttft_p50_ms", "ttft_p95_ms"}
 
 
@@ -92,6 +95,23 @@ async def test_it_answers_all_and_writes_what_it_promises(transport: str, tmp_pa
     assert "300 of 300 answered" in out
 
 
+async def test_the_sidecar_of_the_demo_is_as_it_ships(tmp_path: Path) -> None:
+    async with up(*STAYING, "--admin-port", str(find_free_run(1))) as process:
+        console = (await line_with(process.stdout, "The console:")).split()[-1]
+        address = console.removeprefix("http://").removesuffix("/console")
+        (serving,) = [pid for pid in children_of(process.pid) if "serve" in command_of(pid)]
+        arguments = arguments_of(serving)
+        config = load(Path(arguments[arguments.index("--config") + 1]))
+        assert config.admin.address == address
+        default = Config()
+        for section in ("placing", "admission", "health", "telemetry"):
+            assert getattr(config, section) == getattr(default, section), section
+        async with aiohttp.ClientSession() as session, session.get(console) as page:
+            assert "<title>Weighbridge</title>" in await page.text()
+        process.send_signal(signal.SIGINT)
+        await finish(process)
+
+
 async def test_json_on_standard_output_is_nothing_but_json() -> None:
     arguments = ("--exit", "--json", "-", "--requests", "20", "--replicas", "2", "--speed", "100")
     async with up(*arguments, *TRACE) as process:
@@ -99,9 +119,6 @@ async def test_json_on_standard_output_is_nothing_but_json() -> None:
     assert code == 0, err
     assert json.loads(out)["ok"] == 20
     assert "20 of 20 answered" in err
-
-
-STAYING = ("--requests", "5", "--replicas", "2", "--speed", "100", *TRACE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -172,5 +189,10 @@ def children_of(parent: int) -> list[int]:
 
 def command_of(pid: int) -> str:
     """What a process runs: the program's name, or the part that Python runs."""
-    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    arguments = arguments_of(pid)
     return arguments[3] if "weighbridge" in arguments else arguments[0]
+
+
+def arguments_of(pid: int) -> list[str]:
+    """A process's command line."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")

@@ -20,6 +20,7 @@ from weighbridge.config import Admin, Config
 from weighbridge.errors import ConfigError
 from weighbridge.ports import LOOPBACK, find_free_run
 from weighbridge.runtime import View
+from weighbridge.stack import weighbridge
 from weighbridge.status import snapshot
 
 TOKEN = "correct-horse-battery"
@@ -195,6 +196,59 @@ async def test_over_tls_only_known_clients_get_in(tmp_path: Path) -> None:
         for other in (None, "stranger"):
             with pytest.raises(aiohttp.ClientError):
                 await ask(other)
+
+
+async def command(*arguments: str) -> tuple[int, str, str]:
+    """Runs a command; its exit code and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *weighbridge(*arguments), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_commands_reach_pages_behind_a_private_authority_and_a_token(tmp_path: Path) -> None:
+    for name in ("server", "client"):
+        await asyncio.to_thread(certify, tmp_path, name)
+    (tmp_path / "token").write_text(TOKEN)
+    body = tmp_path / "body.json"
+    body.write_text('{"model": "m", "prompt": "hello"}')
+    tls = {"certificate": "server.pem", "key": "server.key", "client_ca": "client.pem"}
+    admin = Admin.model_validate({"tls": tls, "token_file": "token"})
+    ca = ("--ca", f"{tmp_path}/server.pem")
+    shown = ("--cert", f"{tmp_path}/client.pem", "--key", f"{tmp_path}/client.key")
+    token = ("--token-file", f"{tmp_path}/token")
+    async for address in serve(access.load(admin, tmp_path / "weighbridge.yaml")):
+        known = ("--admin", address, *ca, *shown, *token)
+        found = await asyncio.gather(
+            command("top", "--rounds", "1", *known),
+            command("explain", str(body), *known),
+            command("drain", "10.0.0.1:80", *known),
+            command("whatif", "m", "--replicas", "2", *known),
+            command("drain", "10.0.0.1:80", "--admin", f"https://{address}", *shown, *token),
+            command("drain", "10.0.0.1:80", "--admin", address, *ca, *token),
+            command("drain", "10.0.0.1:80", "--admin", address, *ca, *shown),
+            command("drain", "10.0.0.1:80", *ca, "--key", "x"),
+            command("drain", "10.0.0.1:80", "--ca", "/no/such.pem"),
+        )
+    assert found[0][0] == 0, found[0]
+    said = [" ".join((out + err).split()) for _, out, err in found[1:]]
+    for text, expected in zip(
+        said,
+        (
+            "there is no replica",
+            "404 replica: there is no '10.0.0.1:80'",
+            "400 model: there is no profile of m",
+            "CERTIFICATE_VERIFY_FAILED",
+            f"https://{address}/drain",
+            "401 this page needs the admin token",
+            "--key: goes with --cert",
+            "--ca: /no/such.pem: No such file",
+        ),
+        strict=True,
+    ):
+        assert expected in text, said
+    assert all(code != 0 and err.count("\n") == 1 for code, _, err in found[1:])
 
 
 def certify(directory: Path, name: str) -> None:

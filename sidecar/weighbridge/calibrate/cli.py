@@ -151,6 +151,10 @@ def doctor(
         str, typer.Option(metavar="URL", help="The replica, such as http://gpu-1:8000.")
     ],
     model: Annotated[str | None, typer.Option(help="Its model, if it serves several.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Compare its model's names with this profile: a shipped name or a file."),
+    ] = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
@@ -160,11 +164,13 @@ def doctor(
 
     Sends it some short requests. Ends with 1 when something needed is missing.
 
-    Example: weighbridge doctor --replica http://gpu-1:8000
+    Example: weighbridge doctor --replica http://gpu-1:8000 --profile llama-3.1-8b-fp8-h100
     """
     from rich.console import Console  # noqa: PLC0415
 
     from weighbridge import doctor as doctors  # noqa: PLC0415
+    from weighbridge.profiles import load_profile, locate  # noqa: PLC0415
 
     console = Console(stderr=str(json_file) == "-")
-    raise typer.Exit(doctors.run(replica, model, json_file, console))
+    known = None if profile is None else load_profile(locate(profile, Path.cwd()))
+    raise typer.Exit(doctors.run(replica, model, known, json_file, console))
