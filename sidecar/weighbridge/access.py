@@ -1,4 +1,4 @@
-"""What the admin pages ask of a request: whom it names, where it comes from, and the token."""
+"""What the admin pages ask of a request: the host it names, its origin, and the token."""
 
 import hashlib
 import hmac
@@ -50,7 +50,7 @@ class Access:
     def is_named(self, host: str, reached: str | None) -> bool:
         """Whether a Host header names these pages; `reached` is the address that was connected to.
 
-        A name of somebody else's that leads here would make a foreign page the same origin.
+        A foreign name that resolves to this address would make a foreign page the same origin.
         """
         name = hostname(host)
         if name in self.hosts or name == "localhost":
@@ -77,7 +77,7 @@ class Access:
         return None
 
     def middleware(self) -> Middleware:
-        """Turns away those who may not see a page, and makes JSON of what goes wrong."""
+        """Refuses requests that may not see their page, and makes JSON of what goes wrong."""
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -267,6 +267,58 @@ def up(
     raise typer.Exit(asyncio.run(demo.run(options, console)))
 
 
+@app.command("load")
+def load_command(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The gateway, such as http://127.0.0.1:10000.")
+    ],
+    *,
+    model: Annotated[str, typer.Option(help="Model that the requests name.")],
+    requests: Annotated[int, typer.Option(min=1, max=100_000, help="Requests to send.")] = 300,
+    speed: Annotated[
+        float, typer.Option(min=0.001, help="Speed of the trace, as a multiple of real time.")
+    ] = 1,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Trace to replay; default: the shipped one."),
+    ] = None,
+    generate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Generate sessions instead: 'defaults', or settings that differ from them.",
+        ),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Send the traffic of a trace to a gateway, and say what was answered by whom, and how soon.
+
+    Example: weighbridge load http://127.0.0.1:10000 --model llama-3.1-8b
+    """
+    from rich.console import Console
+
+    from weighbridge import load
+    from weighbridge.simulate import parse_settings
+
+    if trace is not None and generate is not None:
+        raise typer.BadParameter("give either --trace or --generate")
+    made = None if generate is None else [one for one in generate if one != "defaults"]
+    options = load.Options(
+        url=load.parse_url(url),
+        model=model,
+        requests=requests,
+        speed=speed,
+        trace=trace,
+        generator=None if made is None else parse_settings(made),
+    )
+    console = Console(stderr=str(json_file) == "-")
+    found = asyncio.run(load.run(options, console))
+    console.print(load.render(found))
+    if json_file is not None:
+        write_json(found, json_file)
+    raise typer.Exit(0 if found["ok"] == found["requests"] else EXIT_FAILED)
+
+
 @app.command()
 def simulate(
     *,

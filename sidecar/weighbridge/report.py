@@ -14,6 +14,7 @@ from rich.text import Text
 from weighbridge.traffic import Outcome
 
 EXPLAINED = 5
+SUMMED = {"requests", "mu", "prompt_tokens", "cached_tokens"}
 REASONS = {
     "home": "its session's home",
     "replica_of_slice": "the better of its slice's replicas now",
@@ -151,7 +152,7 @@ def why(decision: Mapping[str, Any]) -> str:
 def render(result: Mapping[str, Any], speed: float) -> Group:
     """The run for people."""
     return Group(
-        replica_table(result["replicas"], speed),
+        replica_table(result["replicas"], f"Replicas (emulated, their time runs x{speed:g})"),
         decision_table(result["decisions"]),
         verdict(result),
     )
@@ -162,16 +163,18 @@ def plain_table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def replica_table(rows: Sequence[Mapping[str, Any]], speed: float) -> Table:
-    """One row a replica, and their sum."""
-    table = plain_table(f"Replicas (emulated, their time runs x{speed:g})")
+def replica_table(rows: Sequence[Mapping[str, Any]], name: str) -> Table:
+    """One row a replica, and their sum; MU where they are known."""
+    table = plain_table(name)
     table.add_column("replica", no_wrap=True)
     for title in ("requests", "MU", "tokens in", "cached", "TTFT p50 ms", "p95"):
         table.add_column(title, justify="right", no_wrap=True)
+    if not rows:
+        return table
     for row in rows:
         table.add_row(row["endpoint"], *_figures(row))
-    total = {key: sum(row[key] for row in rows) for key in ("requests", "mu", "prompt_tokens")}
-    total["cached_tokens"] = sum(row["cached_tokens"] for row in rows)
+    known = rows[0].keys() & SUMMED
+    total = {key: sum(row[key] for row in rows) for key in known}
     table.add_section()
     table.add_row("all", *_figures({**total, "ttft_p50_ms": None, "ttft_p95_ms": None}))
     return table
@@ -182,7 +185,7 @@ def _figures(row: Mapping[str, Any]) -> list[str]:
     times = [row["ttft_p50_ms"], row["ttft_p95_ms"]]
     return [
         f"{row['requests']:,}",
-        f"{row['mu']:,.0f}",
+        f"{row['mu']:,.0f}" if "mu" in row else "",
         f"{row['prompt_tokens']:,}",
         f"{share:.0%}",
         *("" if time is None else f"{time:,.0f}" for time in times),

@@ -244,7 +244,7 @@ class Stack:
         found: list[dict[str, Any]] = []
         while page := await fetch(f"{self.admin_url}/decisions?after={after}"):
             found += page
-            after = page[-1]["number"]
+            after = max(one["number"] for one in page)
         return found
 
 

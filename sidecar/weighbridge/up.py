@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from weighbridge.errors import RefusedError
 from weighbridge.processes import Family
+from weighbridge.progress import following
 from weighbridge.report import show, summary
 from weighbridge.stack import Stack, StackOptions
 from weighbridge.traces import TraceRequest, read_rows, requests_of, shipped_trace
-from weighbridge.traffic import Outcome, drive
+from weighbridge.traffic import drive
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +76,7 @@ def read_requests(options: Options) -> list[TraceRequest]:
 
 async def exercise(stack: Stack, requests: list[TraceRequest], console: Console) -> dict[str, Any]:
     """Sends the traffic through Envoy and sums up what came of it."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("requests answered", total=len(requests))
-
-        def on_done(_: Outcome) -> None:
-            progress.advance(bar)
-
+    with following(console, len(requests)) as on_done:
         outcomes = await drive(stack.url, stack.model, requests, stack.options.speed, on_done)
     return summary(stack.endpoints, outcomes, await stack.status(), await stack.decisions())
 

@@ -236,7 +236,7 @@ async def test_commands_reach_pages_behind_a_private_authority_and_a_token(tmp_p
     for text, expected in zip(
         said,
         (
-            "there is no replica",
+            "no replica of `m` can take the request",
             "404 replica: there is no '10.0.0.1:80'",
             "400 model: there is no profile of m",
             "CERTIFICATE_VERIFY_FAILED",

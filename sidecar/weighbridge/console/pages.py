@@ -65,7 +65,7 @@ class Console:
         self._core = core
         self._snapshot = snapshot
         self._profiles = profiles
-        # Those who watch, the first to come first.
+        # Connections that watch, the oldest first.
         self._viewers: dict[asyncio.Transport, None] = {}
         self._asking = asyncio.Lock()
         self._page = resources.files("weighbridge.console").joinpath("page.html").read_bytes()
@@ -90,8 +90,8 @@ class Console:
         transport = request.transport
         if transport is None:
             raise web.HTTPServiceUnavailable
-        # Who comes has somebody before the screen; who came first may have left long ago. A page
-        # that is sent away while it watches comes back by itself.
+        # Somebody looks at the newest viewer; the oldest may have been left long ago. A page that
+        # loses its place while somebody looks connects again by itself.
         while len(self._viewers) >= MOST_VIEWERS:
             first = next(iter(self._viewers))
             del self._viewers[first]
