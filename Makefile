@@ -93,8 +93,9 @@ bench: build
 	$(BIN)/weighbridge bench decision --json out/decision.json
 	$(BIN)/weighbridge bench transport --json out/transport.json
 
-fuzz:
+fuzz: build
 	$(call say,Fuzzing)
+	$(BIN)/python -m tests.fuzz_pages
 	rust_core/fuzz/run.sh
 
 lint: lint-python lint-rust

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # Looks at Envoy's view that may fail in a row before it counts for nothing.
 PATIENCE = 3
+# Between two times that the core is told what was seen, s.
+TELL_SECONDS = 0.1
 
 
 class Judge(Protocol):
@@ -49,6 +51,7 @@ class HealthWatch:
         self._session: aiohttp.ClientSession | None = None
         self._pollers: list[Poller] = []
         self._loops: list[asyncio.Task[None]] = []
+        self._heard: list[Mapping[str, Any]] = []
         self._skipped = Counter({"unsent": 0, "unreadable": 0})
         self._endpoints: frozenset[str] = frozenset()
         # One change at a time: a second that began meanwhile would close the first one's session.
@@ -74,6 +77,7 @@ class HealthWatch:
     async def _stop(self) -> None:
         loops, self._loops = self._loops, []
         await ended(loops)
+        self._heard.clear()
         pollers, self._pollers = self._pollers, []
         for poller in pollers:
             await poller.close()
@@ -115,6 +119,7 @@ class HealthWatch:
                 telemetry.interval_seconds, telemetry.polls_per_second, telemetry.max_concurrent
             )
             self._pollers.append(Poller("telemetry_polls", poll_engine, pace, self._kept))
+        self._loops.append(self._kept.start("hearing", self._tell_for_ever))
         judge = partial(self._judge_for_ever, health.round_seconds)
         self._loops.append(self._kept.start("health", judge))
 
@@ -128,7 +133,15 @@ class HealthWatch:
         log.warning("%s counts for nothing (%s): %s", url, why, error)
 
     def _hear(self, *observations: Mapping[str, Any]) -> None:
-        self._core.hear(json.dumps(observations))
+        self._heard += observations
+
+    async def _tell_for_ever(self) -> None:
+        """Hands over what was heard together: the core looks at all replicas each time."""
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            heard, self._heard = self._heard, []
+            if heard:
+                await asyncio.to_thread(self._core.hear, json.dumps(heard))
 
     async def _judge_for_ever(self, round_seconds: float) -> None:
         while True:

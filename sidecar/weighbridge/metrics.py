@@ -20,10 +20,14 @@ class StatusCollector:
 
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
+        # Models that have had replicas: of one that has lost them all the series says 0.
+        self._models: set[str] = set()
 
     def collect(self) -> Iterable[Metric]:
         """All families, from one look at the status."""
         status = self._status()
+        self._models.update(replica["model"] for replica in status["replicas"])
+        yield replica_counts(status["replicas"], sorted(self._models)).metric
         for families in (
             process_families,
             reload_families,
@@ -134,15 +138,14 @@ def autoscaling_families(status: Status) -> list[Family]:
         needed.add([model, "mu"], signal["replicas_by_mu"])
         needed.add([model, "kv"], signal["replicas_by_kv"])
         desired.add([model], signal["desired_replicas"])
-    return [demand, capacity, target, needed, desired, replica_counts(status["replicas"])]
+    return [demand, capacity, target, needed, desired]
 
 
-def replica_counts(replicas: Iterable[Mapping[str, Any]]) -> Family:
-    """How many replicas of each model are in each state."""
-    counts: dict[str, dict[str, int]] = {}
+def replica_counts(replicas: Iterable[Mapping[str, Any]], models: Iterable[str]) -> Family:
+    """How many replicas of each of the models are in each state."""
+    counts = {model: dict.fromkeys(STATES, 0) for model in models}
     for replica in replicas:
-        states = counts.setdefault(replica["model"], dict.fromkeys(STATES, 0))
-        states[replica["state"]] += 1
+        counts[replica["model"]][replica["state"]] += 1
     family = Family(cat.REPLICAS)
     for model, states in counts.items():
         for state, count in states.items():

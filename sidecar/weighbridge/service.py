@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import resource
 import signal
 from contextlib import AsyncExitStack
 from functools import partial
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FILE_INTERVAL_SECONDS = 1.0
+MOST_DESCRIPTORS = 1 << 20
 # What a running sidecar cannot change: its sockets, and what its core was made with.
 FIXED_SECTIONS = ("listen", "admin", "metrics", "usage_log", "tracing")
 CHANGEABLE_SETTINGS = ("placing", "admission", "health")
@@ -339,4 +341,13 @@ def run(source: Path) -> None:
     async def main() -> None:
         await Service(source).run()
 
+    take_descriptors()
     asyncio.run(main())
+
+
+def take_descriptors() -> None:
+    """Raises the limit of descriptors as far as it goes: each stream and poll takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

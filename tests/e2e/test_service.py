@@ -3,10 +3,17 @@
 import asyncio
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import pytest
+
 from tests.e2e.harness import Running, Starter, until
+
+# What these look at has no part in the transport.
+ONE_TRANSPORT = pytest.mark.parametrize("transport", ["native"], indirect=True)
 
 LONG = {"x-emulate-output-tokens": "600"}
 
@@ -48,6 +55,125 @@ async def test_a_bad_file_is_refused_in_one_line_and_the_old_stays(running: Runn
     )
     assert (await running.post(running.chat())).status == 200
     running.stack.config_file.write_text(good)
+
+
+@ONE_TRANSPORT
+async def test_a_refused_file_is_seen_wherever_one_looks(running: Running) -> None:
+    good = running.stack.config_file.read_text()
+    assert (await page(running, "/readyz")) == (200, "ready\n")
+    before = (await running.stack.status())["config"]
+    assert before["refused"] is None
+    running.stack.config_file.write_text("replicas: [{endpoint: nowhere}]\n")
+
+    async def refused() -> bool:
+        return (await running.stack.status())["config"]["refused"] is not None
+
+    await until(refused)
+    now = (await running.stack.status())["config"]
+    assert "replicas[0].endpoint" in now["refused"]
+    assert now["hash"] == before["hash"], "what is in force is what was"
+    status, text = await page(running, "/readyz")
+    assert status == 200
+    assert "configuration file was refused" in text
+    assert "nowhere" not in text, "it is open to all"
+    _, metrics = await page(running, "/metrics")
+    assert "weighbridge_config_reload_success 0.0" in metrics
+    assert "weighbridge_config_reload_refusals_total 1.0" in metrics
+    running.stack.config_file.write_text(good)
+
+    async def in_force() -> bool:
+        return not await refused()
+
+    await until(in_force)
+    _, metrics = await page(running, "/metrics")
+    assert "weighbridge_config_reload_success 1.0" in metrics
+
+
+@ONE_TRANSPORT
+async def test_two_sections_that_change_at_once_leave_no_loop_broken(running: Running) -> None:
+    content = running.stack.config_content()
+    for turn in range(3):
+        kept = content["replicas"][: 2 + turn]
+        running.stack.write_config(
+            content
+            | {"replicas": kept}
+            | {"health": {"interval_seconds": 0.1, "timeout_seconds": 0.5 + turn / 10}}
+            | {"telemetry": {"interval_seconds": 0.1 + turn / 10}}
+        )
+        await until(partial(reloaded, running, turn + 1))
+    # Polls of the settings that are in force still find out.
+    gone = content["replicas"][1]["endpoint"]
+    await running.fault(1, kind="crash")
+
+    async def is_out() -> bool:
+        states = {
+            one["endpoint"]: one["state"] for one in (await running.stack.status())["replicas"]
+        }
+        return bool(states[gone] == "ejected")
+
+    await until(is_out)
+    assert set((await running.stack.status())["loops"].values()) == {0}
+    assert "Session is closed" not in log_of(running)
+
+
+@ONE_TRANSPORT
+async def test_the_admin_token_is_followed(start: Starter, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first-token-of-many")
+    async with start(settled=False, sidecar={"admin": {"token_file": "token"}}) as running:
+        assert (await page(running, "/status", "first-token-of-many"))[0] == 200
+        token.write_text("second-token-of-many")
+
+        async def is_taken() -> bool:
+            return (await page(running, "/status", "second-token-of-many"))[0] == 200
+
+        await until(is_taken)
+        assert (await page(running, "/status", "first-token-of-many"))[0] == 401
+        token.write_text("short")
+        await until(lambda: "admin access not reloaded" in log_of(running))
+        assert (await page(running, "/status", "second-token-of-many"))[0] == 200
+
+
+@ONE_TRANSPORT
+async def test_thousands_of_replicas_in_one_file_hold_up_no_page(running: Running) -> None:
+    content = running.stack.config_content()
+    profile = content["replicas"][0]["profile"]
+    more = [
+        {
+            "endpoint": f"127.{1 + n // 60000}.{n // 250 % 250}.{1 + n % 250}:22999",
+            "profile": profile,
+        }
+        for n in range(2000)
+    ]
+    running.stack.write_config(content | {"replicas": [*content["replicas"], *more]})
+
+    async def has(count: int) -> bool:
+        # As a liveness probe asks: one that is not answered in time fails the test.
+        assert (await page(running, "/healthz", seconds=3))[0] == 200
+        return len((await running.stack.status())["replicas"]) == count
+
+    await until(lambda: has(len(content["replicas"]) + len(more)), 60)
+    assert (await running.post(running.chat())).status == 200
+    running.stack.write_config(content)
+    await until(lambda: has(len(content["replicas"])), 60)
+    assert set((await running.stack.status())["loops"].values()) == {0}
+
+
+def reloaded(running: Running, times: int) -> bool:
+    return log_of(running).count(" reloaded ") == times
+
+
+async def page(
+    running: Running, path: str, token: str | None = None, seconds: float = 10
+) -> tuple[int, str]:
+    """One of the admin pages."""
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+        session.get(f"{running.stack.admin_url}{path}") as answer,
+    ):
+        return answer.status, await answer.text()
 
 
 async def test_what_needs_a_restart_is_said(running: Running) -> None:

@@ -137,6 +137,30 @@ def test_alerts_fire_when_they_should_and_not_else() -> None:
     assert [name for name in alerts if tested.count(f"alertname: {name}") < 2] == []
 
 
+def test_every_alert_has_its_runbook() -> None:
+    page = (DEPLOY.parent / "docs" / "operating.md").read_text()
+    headings = {
+        line.removeprefix("#### ") for line in page.splitlines() if line.startswith("#### ")
+    }
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            name = rule["alert"]
+            assert f"| [{name}](#{name.lower()})" in page, "listed"
+            assert name in headings, "with what to do"
+            assert rule["annotations"]["runbook"] == f"docs/operating.md#{name.lower()}"
+
+
+def test_what_several_sidecars_need_is_added_up() -> None:
+    queries = [
+        read(AUTOSCALING / "keda.yaml")[0]["spec"]["triggers"][0]["metadata"]["query"],
+        read(AUTOSCALING / "prometheus-adapter.yaml")[0]["rules"]["external"][0]["metricsQuery"],
+        *(query for _, query in alert_queries() if "needed_replicas" in query),
+        *(query for _, query in dashboard_queries() if "needed_replicas" in query),
+    ]
+    assert len(queries) >= 5
+    assert [query for query in queries if "sum by" not in query] == []
+
+
 @pytest.mark.parametrize("file", ["keda.yaml", "hpa.yaml"])
 def test_autoscaling_examples_fit_their_schemas(file: str) -> None:
     things = read(AUTOSCALING / file)

@@ -221,6 +221,20 @@ def test_a_refused_file_and_sources_that_tell_nothing_arrive() -> None:
     assert up == {"told": 1, "silent": 0, "failing": 0}, "not up before the first list"
 
 
+def test_a_model_that_has_lost_its_replicas_is_still_told_of() -> None:
+    status = STATUS | control_plane(STATUS, Config(), View())
+    told = [status, status | {"replicas": []}]
+    metrics = Metrics(lambda: told.pop(0))
+    metrics.text()
+    found = {
+        (sample.name, sample.labels.get("state")): sample.value
+        for family in families(metrics.text())
+        for sample in family.samples
+    }
+    assert found["weighbridge_replicas", "healthy"] == 0
+    assert found["weighbridge_replicas", "ejected"] == 0
+
+
 def core(replicas: int) -> Core:
     core = Core(json.dumps({"profiles": [PROFILE]}))
     endpoints = [f"10.{index >> 8}.{index & 255}.1:80" for index in range(replicas)]

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
-from weighbridge.address import parse_host_port
 from weighbridge.config import ReplicaState
 from weighbridge.discovery.settings import EnvoySource
 from weighbridge.discovery.source import Found, SourceError, from_template
 from weighbridge.envoy import admin
-from weighbridge.envoy.outliers import endpoint_of, mapping, mappings
+from weighbridge.envoy.outliers import mapping, mappings, where_of
 
 EDS_STATES: dict[str, ReplicaState] = {
     "UNHEALTHY": "ejected",
@@ -52,11 +51,8 @@ def hosts(page: Mapping[str, Any], settings: EnvoySource) -> tuple[Found, ...]:
 
 def host(status: Mapping[str, Any], settings: EnvoySource) -> Found | None:
     """One host; None where it has no TCP address."""
-    endpoint = endpoint_of(status)
-    if endpoint is None:
-        return None
-    where = parse_host_port(endpoint)
-    if not where.is_ip:
+    where = where_of(status)
+    if where is None:
         return None
     places = mapping(status.get("locality"))
     domains = (places.get(key) for key in ("sub_zone", "zone", "region"))

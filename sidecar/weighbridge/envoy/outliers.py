@@ -55,11 +55,18 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 def endpoint_of(host: Mapping[str, Any]) -> str | None:
     """`ip:port`."""
+    where = where_of(host)
+    return None if where is None else str(where)
+
+
+def where_of(host: Mapping[str, Any]) -> HostPort | None:
+    """Its IP address and port, if it has any."""
     socket = mapping(mapping(host.get("address")).get("socket_address"))
     ip, port = socket.get("address"), socket.get("port_value")
     if not isinstance(ip, str) or not isinstance(port, int) or not 0 < port <= MAX_PORT:
         return None
-    return str(HostPort(ip, port))
+    where = HostPort(ip, port)
+    return where if where.is_ip else None
 
 
 def is_out(host: Mapping[str, Any]) -> bool:

@@ -208,6 +208,7 @@ async def test_an_admin_page_that_is_none_is_a_failure(text: bytes) -> None:
         [1, "x", None, []],
         [host("10.0.0.1")["address"], {"address": []}, {"address": {"socket_address": [1]}}],
         [{"address": {"socket_address": {"address": 1, "port_value": "x"}}}],
+        [{"address": {"socket_address": {"address": "fd00::[]1", "port_value": 80}}}],
         [{"address": {"socket_address": {"address": "10.0.0.1", "port_value": 1 << 40}}}],
     ],
 )
