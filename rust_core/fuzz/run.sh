@@ -25,7 +25,7 @@ fi
 
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-  targets=(reader media encodings machine replies protobuf)
+  targets=(reader media encodings machine replies protobuf settings)
 fi
 
 cargo "${toolchain[@]}" fuzz build --fuzz-dir . --sanitizer "$sanitizer"

@@ -1,6 +1,5 @@
 //! A request's costs as a function of what a replica has cached of it.
 
-use crate::fit;
 use std::sync::Arc;
 use weighbridge_weigh::{CostVector, Profile, PromptTokens, Reading, Work};
 

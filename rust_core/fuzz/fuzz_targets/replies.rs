@@ -4,8 +4,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use weighbridge_decide::{Begun, Incoming, UsageSource};
-use weighbridge_fuzz::{check_accounts, core};
+use weighbridge_decide::{Begun, Core, Incoming, UsageSource};
+use weighbridge_fuzz::{PROFILE_OF_TARGETS, check_accounts, core};
 use weighbridge_weigh::{Body, Endpoint};
 
 const TYPES: [&str; 4] = ["application/json", "text/event-stream", "", "text/plain; x"];
@@ -43,23 +43,24 @@ fn incoming<'a>(tenant: &'a str, body: &'a str) -> Incoming<'a> {
     }
 }
 
-fn expected_of_another() -> u64 {
-    let ticket = CORE.decide(&incoming("another", BODIES[0]), 0).expect("a replica is ready");
+fn expected_of_another(core: &Core) -> u64 {
+    let ticket = core.decide(&incoming("another", BODIES[0]), 0).expect("a replica is ready");
     drop(ticket);
-    CORE.log().after(0).last().expect("it was logged").output_tokens
+    core.log().after(0).last().expect("it was logged").output_tokens
 }
 
 fuzz_target!(|told: Told| {
-    let before = expected_of_another();
+    let core = core();
+    let before = expected_of_another(&core);
     let body = BODIES[usize::from(told.body) % BODIES.len()];
     let now_us = 1_000_000;
-    let Ok(Begun::Placed(mut ticket)) = CORE.begin(&incoming("told", body), now_us) else {
+    let Ok(Begun::Placed(mut ticket)) = core.begin(&incoming("told", body), now_us) else {
         panic!("nothing else is in flight");
     };
-    let mut observer = CORE.observe(ticket.join(), Some("r")).expect("it is under way");
+    let mut observer = core.observe(ticket.join(), Some("r")).expect("it is under way");
     let status = told.status.map(|is_good| if is_good { 200 } else { 500 });
     if let Some(status) = status {
-        CORE.first_byte(&mut ticket, status, None, now_us);
+        core.first_byte(&mut ticket, status, None, now_us);
         let kind = TYPES[usize::from(told.kind) % TYPES.len()];
         let encoding = ENCODINGS[usize::from(told.encoding) % ENCODINGS.len()];
         observer.begin(Some(kind), Some(encoding));
@@ -69,13 +70,13 @@ fuzz_target!(|told: Told| {
     }
     let end_us = now_us + u64::from(told.run_ms) * 1_000;
     if told.observer_last {
-        CORE.end(ticket, end_us);
-        CORE.observed(observer, end_us);
+        core.end(ticket, end_us);
+        core.observed(observer, end_us);
     } else {
-        CORE.observed(observer, end_us);
-        CORE.end(ticket, end_us);
+        core.observed(observer, end_us);
+        core.end(ticket, end_us);
     }
-    let records = CORE.take_usage(16);
+    let records = core.take_usage(16);
     let record = records.last().expect("it is billed");
     assert!(record.mu.is_finite() && record.mu >= 0.0, "{record:?}");
     assert!(record.cached_tokens <= record.prompt_tokens, "{record:?}");
@@ -92,7 +93,6 @@ fuzz_target!(|told: Told| {
         let borne = (wire + 48).max(3 * in_time);
         assert!(record.output_tokens <= borne, "{record:?}: {wire} bytes");
     }
-    assert_eq!(expected_of_another(), before, "one tenant's replies are no other's");
-    check_ledgers_empty();
-    assert_eq!(CORE.accounts(), Default::default());
+    assert_eq!(expected_of_another(&core), before, "one tenant's replies are no other's");
+    check_accounts(&core);
 });

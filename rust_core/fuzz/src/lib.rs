@@ -1,5 +1,7 @@
 //! What the targets share: a core with three replicas, and what must hold whatever came in.
 
+pub mod settings;
+
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use weighbridge_decide::{Accounts, Core, Settings};
 use weighbridge_weigh::{Endpoint, Profile, Reading, Work};
