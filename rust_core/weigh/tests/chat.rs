@@ -1,6 +1,6 @@
 //! Chat bodies, as clients send them.
 
-use weighbridge_weigh::{Body, Endpoint, Limits, ReadError, Reading, read};
+use weighbridge_weigh::{Body, Endpoint, Features, Limits, ReadError, Reading, read};
 
 fn chat(json: &str) -> Result<Reading, ReadError> {
     read(
@@ -26,7 +26,7 @@ fn a_plain_chat_is_read() {
     assert_eq!(reading.session.user.as_deref(), Some("u1"));
     assert_eq!(reading.text.system.bytes, 8);
     assert_eq!(reading.text.user.bytes, 12);
-    assert_eq!(reading.text.user.han, 2);
+    assert_eq!(reading.text.user, Features::of("Hello 你好".as_bytes()));
 }
 
 #[test]
