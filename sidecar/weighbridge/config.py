@@ -181,53 +181,34 @@ class Placing(Section):
     cached_candidates: int = Field(
         4, ge=0, le=64, description="Replicas looked at for the prefix that they hold."
     )
-    kv_share: float = Field(
-        0.95, gt=0, le=1, description="Share of KV memory above which a replica gets nothing."
-    )
-    decode_weight: float = Field(
-        0.2, ge=0, le=1, description="How much of the decode MU in flight counts as wait."
-    )
-    prefill_weight: float = Field(
-        4.0, ge=0, le=100, description="How often a request's own prefill counts beside the wait."
+    stall_weight: float = Field(
+        4.0,
+        ge=0,
+        le=1000,
+        description="What a sequence that a prefill stalls counts, beside a request that waits.",
     )
     room_weight: float = Field(
         60.0,
         ge=0,
         le=1000,
-        description="How often, beside that, a prefill counts that another's cache would have"
-        " saved, where a copy takes room that is short.",
+        description="How often a prefill counts, beside its own time, that another's cache would "
+        "have saved, where a copy takes room that is short.",
     )
     reuse_s: float = Field(
         300.0,
         gt=0,
         le=1e6,
-        description="Room is short where a cache is filled anew within this time, s.",
+        description="Room is short where a cache is filled again within this time, s.",
     )
     degraded_factor: float = Field(
         2.0, ge=1, le=1000, description="A degraded replica's predicted time is multiplied by this."
     )
     adapter_ms: float = Field(500.0, ge=0, le=1e9, description="Time to load a LoRA adapter, ms.")
-    objective_ms: float = Field(
-        2_000.0, ge=0, le=1e9, description="A first token is late after so many ms..."
+    objective_ttft_ms: float = Field(
+        2_000.0, ge=1, le=1e9, description="Time to the first token that is in time, ms."
     )
-    objective_share: float = Field(
-        1.5,
-        ge=0,
-        le=1e6,
-        description="...and so many times what its whole prompt takes to compute.",
-    )
-    late_weight: float = Field(
-        8.0,
-        ge=0,
-        le=1000,
-        description="How often each ms counts by which a first token would be late.",
-    )
-    level_ms: float = Field(
-        2_000.0,
-        ge=0,
-        le=1e9,
-        description="What a replica that was given all it can do of late counts beside the wait, "
-        "ms; others by the square of their share.",
+    objective_tpot_ms: float = Field(
+        100.0, ge=0.1, le=1e9, description="Time per token after it that is in time, ms."
     )
     load_tolerance: float = Field(
         0.03,
@@ -264,8 +245,8 @@ class Queue(Section):
         3_000,
         ge=1,
         le=1e9,
-        description="Work in flight that counts as full, ms of the replicas' capacity: about the "
-        "time that an answer takes on a busy replica.",
+        description="Work in flight that counts as full, ms of the replicas' capacity. An answer, "
+        "however long, counts as its sequence's part of it: a full batch is full.",
     )
     prefill_window_ms: float = Field(
         500,

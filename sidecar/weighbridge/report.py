@@ -20,7 +20,6 @@ REASONS = {
     "replica_of_slice": "the better of its slice's replicas now",
     "cached": "not its home, but holds so much of the prompt that it is better",
     "spill_load": "its home carries too much now",
-    "spill_kv": "its home's KV memory is full",
     "spill_health": "its home is not well",
     "subset": "its home is not among those that the gateway allows",
     "fallback": "all carry too much, the least loaded",

@@ -61,12 +61,12 @@ async def test_a_key_takes_effect_and_is_taken_back(start: Starter) -> None:
             decision = await running.decision_of(reply)
             return bool(decision["reason"] not in {"home", "cached"})
 
-        await modify(running, spill_margin_ms=0, spill_margin_share=0, decode_weight=1)
-        await soon(running, {"spill_margin_ms": 0, "spill_margin_share": 0, "decode_weight": 1})
+        await modify(running, spill_margin_ms=0, spill_margin_share=0)
+        await soon(running, {"spill_margin_ms": 0, "spill_margin_share": 0})
         async with long_request(running):
             assert await spilled()
         await running.settled()
-        await modify(running, spill_margin_ms=1e9, spill_margin_share="", decode_weight="")
+        await modify(running, spill_margin_ms=1e9, spill_margin_share="")
         await soon(running, {"spill_margin_ms": 1e9})
         async with long_request(running):
             assert not await spilled()
@@ -75,8 +75,8 @@ async def test_a_key_takes_effect_and_is_taken_back(start: Starter) -> None:
 
 
 async def test_bad_values_are_ignored_and_shown(running: Running) -> None:
-    await modify(running, samples=999, no_such_key=1, kv_share=0.5)
-    await soon(running, {"kv_share": 0.5})
+    await modify(running, samples=999, no_such_key=1, stall_weight=0.5)
+    await soon(running, {"stall_weight": 0.5})
     status = await running.stack.status()
     assert set(status["runtime"]["ignored"]) == {"weighbridge.samples", "weighbridge.no_such_key"}
     assert (await running.post(running.chat())).status == 200

@@ -50,15 +50,11 @@ class Point:
         )
 
 
-def ours(prefill_weight: float, room_weight: float, late_weight: float | None = None) -> Point:
+def ours(stall_weight: float, room_weight: float) -> Point:
     """The live core with these weights of a prefill that a cache would save."""
-    placing = {"prefill_weight": prefill_weight, "room_weight": room_weight}
-    knob = f"`prefill_weight` {prefill_weight:g}, `room_weight` {room_weight:g}"
-    if late_weight is not None:
-        placing["late_weight"] = late_weight
-        knob += f", `late_weight` {late_weight:g}"
-    default = (Placing().prefill_weight, Placing().room_weight)
-    if late_weight is None and (prefill_weight, room_weight) == default:
+    placing = {"stall_weight": stall_weight, "room_weight": room_weight}
+    knob = f"`stall_weight` {stall_weight:g}, `room_weight` {room_weight:g}"
+    if (stall_weight, room_weight) == (Placing().stall_weight, Placing().room_weight):
         knob += " (as shipped)"
     return Point(OURS, knob, placing)
 
@@ -72,7 +68,6 @@ def oracle(price: float) -> Point:
 POINTS = (
     *(ours(weight, 0) for weight in (0, 1, 2, 4)),
     *(ours(4, weight) for weight in (12, 28, 60, 160)),
-    ours(4, 160, 0),
     *(oracle(price) for price in (0, 1, 4, 16, 64)),
     *(
         Point(policy)

@@ -121,11 +121,12 @@ def test_a_cluster_that_cannot_be_steered_and_a_sidecar_left_out() -> None:
 
 
 def test_runtime_keys_that_are_not_taken() -> None:
-    envoy = replace(ENVOY, runtime={"weighbridge.samples": "999", "weighbridge.kv_share": "0.5"})
+    runtime = {"weighbridge.samples": "999", "weighbridge.room_weight": "0.5"}
+    envoy = replace(ENVOY, runtime=runtime)
     sidecar = status()
     sidecar["runtime"]["ignored"] = {"weighbridge.samples": "too much"}
     assert [subject for _, subject in codes(envoy, sidecar)] == [
-        "weighbridge.kv_share",
+        "weighbridge.room_weight",
         "weighbridge.samples",
     ]
 

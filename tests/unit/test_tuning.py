@@ -50,7 +50,7 @@ def test_good_values_are_taken(name: str, text: str, value: object) -> None:
         ("spill_margin_ms", "soon"),
         ("samples", "65"),
         ("samples", "2.5"),
-        ("kv_share", "0"),
+        ("objective_tpot_ms", "0"),
         ("observe_only", "maybe"),
         ("no_such_key", "1"),
     ],
@@ -87,4 +87,4 @@ def test_no_value_breaks_the_configuration(values: dict[str, str]) -> None:
 
 
 def test_ranges_are_told() -> None:
-    assert limits(Placing.model_fields["kv_share"]) == "above 0 to 1"
+    assert limits(Placing.model_fields["turn_gap_s"]) == "above 0 to 1,000,000.0"

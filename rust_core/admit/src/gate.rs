@@ -29,7 +29,13 @@ pub struct Gate {
     promises: Promises,
     pub(crate) drain: Drain,
     pub(crate) now_us: u64,
+    /// Prefill that began recently and has not faded, MU.
+    flow: f64,
 }
+
+/// Time in which prefill that began fades to 1/e, µs: as long as an answer's time per token is
+/// averaged over.
+const FLOW_US: f64 = 5e6;
 
 impl Gate {
     /// A gate with nothing in flight. Settings out of range act as their nearest limit would.
@@ -45,6 +51,7 @@ impl Gate {
             promises: Promises::default(),
             drain: Drain::default(),
             now_us: 0,
+            flow: 0.0,
             capacity,
             settings,
         };
@@ -169,10 +176,25 @@ impl Gate {
     pub fn next_event_us(&self) -> Option<u64> {
         let due = self.waiters.next_due_us();
         let refill = self.promises.next_refill_us();
-        match (due, refill) {
-            (Some(due), Some(refill)) => Some(due.min(refill)),
-            (due, refill) => due.or(refill),
+        [due, refill, self.faded_us()].into_iter().flatten().min()
+    }
+
+    /// Share of the replicas' time that prefill has taken recently.
+    pub(crate) fn flow_share(&self) -> f64 {
+        self.flow / (self.capacity.mu_per_ms.max(1e-9) * FLOW_US / 1e3)
+    }
+
+    /// When prefill has faded so far that more may run, if it is all that keeps others waiting; µs.
+    fn faded_us(&self) -> Option<u64> {
+        let allowed = self.full.prefill_share(&self.running, &self.promised)?;
+        let flow = self.flow_share();
+        if self.waiters.len() == 0 || allowed <= 0.0 || flow < allowed {
+            return None;
         }
+        let us = FLOW_US * (flow / allowed).ln();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let us = us.clamp(0.0, 60e6) as u64;
+        Some(self.now_us + us + 1_000)
     }
 
     /// Takes a new capacity, of a new pool.
@@ -229,6 +251,7 @@ impl Gate {
     fn settle(&mut self, now_us: u64, events: &mut Vec<Event>) {
         let passed = now_us.saturating_sub(self.now_us);
         self.now_us += passed;
+        self.flow *= (-(passed as f64) / FLOW_US).exp();
         if self.waiters.len() == 0 {
             return;
         }
@@ -236,7 +259,7 @@ impl Gate {
         while let Some(id) = self.waiters.overdue(self.now_us) {
             self.shed_waiting(id, ShedReason::Deadline, events);
         }
-        if self.promises.advance(&mut self.accounts, self.now_us) {
+        if self.promises.advance(&mut self.accounts, self.now_us) || self.is_open() {
             self.dispatch(events);
         }
     }
@@ -320,6 +343,7 @@ impl Gate {
         let work = cost.prefill + cost.decode;
         let held = self.full.counted(cost);
         self.running.add(&held);
+        self.flow += cost.prefill.as_mu();
         self.earn(work, priority, promised);
         self.accounts.count(at, 1, 0);
         let now_us = self.now_us;

@@ -42,6 +42,6 @@ pub use book::{Book, BookError, MOST_TENANTS, Priority, Terms};
 pub use door::{Door, Entry, Pass, Turn, Woken};
 pub use gate::Gate;
 pub use outcome::{Event, Grant, Offer, Outcome, Shed, ShedReason, Standing};
-pub use running::Capacity;
+pub use running::{Capacity, Steps};
 pub use settings::{Settings, SettingsError};
 pub use waiters::WaitId;

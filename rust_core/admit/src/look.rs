@@ -78,7 +78,8 @@ impl Gate {
     /// Whether a request that nobody was promised would run at once.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.full.is_open_to(&self.running, &self.promised)
+        self.full
+            .is_open_to(&self.running, &self.promised, self.flow_share())
     }
 
     /// Requests waiting in a class, and their MU.

@@ -14,8 +14,24 @@ pub struct Capacity {
     pub replicas: u32,
     /// Sum of their KV tokens.
     pub kv_tokens: u64,
+    /// Sequences that they decode together when they are well loaded; 0 where that is not known.
+    pub sequences: f64,
+    /// What decoding takes of the time per token that is in time.
+    pub steps: Steps,
     /// Work in flight that came past this gate, as telemetry or other sidecars tell it.
     pub foreign: Amount,
+}
+
+/// What decoding takes of the time per token that is in time, as shares of it, over all replicas. The
+/// rest is for prefill.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Steps {
+    /// A step without sequences; 0 where step times are not known.
+    pub base: f64,
+    /// Each sequence.
+    pub per_sequence: f64,
+    /// Each token of context.
+    pub per_token: f64,
 }
 
 /// In-flight amounts that count as full.
@@ -25,17 +41,22 @@ pub(crate) struct Full {
     prefill: MicroMu,
     /// Of it, one replica's part.
     replica_prefill: MicroMu,
+    /// Of the work, one sequence's part.
+    sequence: Option<MicroMu>,
     kv_tokens: i64,
     /// KV tokens of one replica, at most.
     replica_kv_tokens: u64,
+    steps: Steps,
     /// MU that may wait…
     pub(crate) queue: MicroMu,
     /// …where more than so many requests do.
     pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
     foreign: Running,
-    /// Work and prefill that only promises may have in flight.
+    /// Work and prefill that only promises may have in flight…
     reserved: Running,
+    /// …and the share of capacity that these are.
+    reserved_share: f64,
 }
 
 /// Most of the windows that is kept for promises: a replica has no more than one queue, so what is
@@ -62,15 +83,19 @@ impl Full {
                 prefill: window(settings.prefill_window_ms * share),
                 ..Running::default()
             },
+            reserved_share: share,
             work: window(settings.window_ms),
             prefill: window(settings.prefill_window_ms),
             replica_prefill: window(
                 settings.prefill_window_ms / f64::from(capacity.replicas.max(1)),
             ),
+            sequence: (capacity.sequences > 0.0)
+                .then(|| window(settings.window_ms / capacity.sequences)),
             kv_tokens,
             replica_kv_tokens: capacity
                 .kv_tokens
                 .div_ceil(u64::from(capacity.replicas.max(1))),
+            steps: capacity.steps,
             queue: window(settings.queue_window_ms),
             places: capacity.replicas as usize,
             foreign,
@@ -78,19 +103,40 @@ impl Full {
     }
 
     /// What of a request counts as in flight: a prompt that is longer than a replica's part of the
-    /// window, or a context longer than its memory, fills that replica and no other.
+    /// window, or a context longer than its memory, fills that replica and no other; an answer takes
+    /// one sequence's part.
     pub(crate) fn counted(&self, cost: Amount) -> Amount {
         Amount {
             prefill: cost.prefill.min(self.replica_prefill),
+            decode: self
+                .sequence
+                .map_or(cost.decode, |part| cost.decode.min(part)),
             kv_tokens: cost.kv_tokens.min(self.replica_kv_tokens),
             ..cost
         }
     }
 
     /// Whether more may run that nobody was promised: beside all that is in flight, `promised` of
-    /// it on promises, and what is kept for these.
-    pub(crate) fn is_open_to(&self, running: &Running, promised: &Running) -> bool {
+    /// it on promises, and what is kept for these, where prefill takes `flow` of the time.
+    pub(crate) fn is_open_to(&self, running: &Running, promised: &Running, flow: f64) -> bool {
         self.has_room(&self.taken(running, promised))
+            && self
+                .prefill_share(running, promised)
+                .is_none_or(|share| flow < share)
+    }
+
+    /// Share of the replicas' time that prefill may take, so that tokens come in time for all that
+    /// decode beside it and what is kept for promises; none where step times are not known.
+    pub(crate) fn prefill_share(&self, running: &Running, promised: &Running) -> Option<f64> {
+        let kept = (self.reserved_share - self.token_share(promised)).max(0.0);
+        let decode = self.steps.base + self.token_share(running) + kept;
+        (self.steps.base > 0.0).then_some(1.0 - decode)
+    }
+
+    /// Share of the time per token that these sequences take.
+    fn token_share(&self, running: &Running) -> f64 {
+        self.steps.per_sequence * running.requests.max(0) as f64
+            + self.steps.per_token * running.kv_tokens.max(0) as f64
     }
 
     /// Whether more may run beside these alone.

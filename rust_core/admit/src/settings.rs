@@ -7,9 +7,8 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Work in flight that counts as full, ms of the replicas' capacity: about the time that an
-    /// answer takes on a busy replica (by Little's law a saturated pool has capacity × time in
-    /// flight).
+    /// Work in flight that counts as full, ms of the replicas' capacity. An answer, however long,
+    /// counts as its sequence's part of it at most: replicas that decode full batches are full.
     pub window_ms: f64,
     /// Prefill not yet done that counts as full, ms of the replicas' capacity: the time to first
     /// token that the replicas' own queues may add. A prompt counts as one replica's part at most.

@@ -17,6 +17,7 @@ use crate::seeking::Seeking;
 use crate::settings::{Placing, ReplicaSetting, ReplicaState, Settings, SettingsError};
 use crate::shards::hash;
 use crate::span::{Span, TraceParent};
+use crate::steps;
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
 use crate::tokenizers;
@@ -200,8 +201,7 @@ impl Core {
         let drains = self.drains();
         specs.iter_mut().for_each(|spec| drains.amend(spec));
         let number = self.registry.replace(specs);
-        self.doors
-            .set_pool(&self.registry.pool_full(), self.now_us());
+        self.measure_doors(&self.registry.pool_full(), self.now_us());
         number
     }
 
@@ -246,7 +246,7 @@ impl Core {
             .hear(observations, &pool, |model| means.of(model), now_us);
         // The pool may be another by now.
         let _published = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        self.doors.set_pool(&self.registry.pool_full(), now_us);
+        self.measure_doors(&self.registry.pool_full(), now_us);
     }
 
     /// Judges the replicas' health by what was heard up to `now_us`, and lets the ill have less. To
@@ -264,7 +264,7 @@ impl Core {
             self.react();
         } else {
             // Foreign load may have expired.
-            self.doors.set_pool(&pool, now_us);
+            self.measure_doors(&pool, now_us);
         }
         Ok(changes)
     }
@@ -385,6 +385,13 @@ impl Core {
     /// Changes how replicas are chosen, from the next request on.
     pub fn set_placing(&self, placing: Placing) {
         self.placing.store(Arc::new(placing));
+        self.measure_doors(&self.registry.pool_full(), self.now_us());
+    }
+
+    /// Tells the doors what the pool's replicas can do.
+    fn measure_doors(&self, pool: &Pool, now_us: u64) {
+        let tpot_ms = self.placing.load().objective_tpot_ms;
+        self.doors.set_pool(pool, tpot_ms, now_us);
     }
 
     /// Whether decisions are only recorded: the gateway is told nothing, nobody waits, and nothing is
@@ -442,6 +449,7 @@ impl Core {
             adapters: replica.adapters.clone(),
             capacity_mu_per_min: profile.capacity_mu_per_min,
             kv_tokens: profile.kv_tokens,
+            steps: steps::of(profile),
             domain: replica.domain.clone(),
             // What was set to be out of service stays so, however well it is.
             state: match replica.state {

@@ -111,14 +111,16 @@ pub struct Considered {
     pub endpoint: String,
     /// Prompt tokens that it has likely cached.
     pub cached_tokens: u64,
-    /// Predicted wait before the request would start, ms.
+    /// Prefill ahead of the request, ms.
     pub wait_ms: f64,
-    /// Predicted prefill, ms.
+    /// Its own prefill, ms.
     pub prefill_ms: f64,
-    /// By how much its first token would be late, ms.
-    pub late_ms: f64,
-    /// The work placed on it of late, as a share of what it can do.
-    pub busy: f64,
+    /// Predicted time to the first token, ms.
+    pub first_ms: f64,
+    /// Predicted time per token after it, ms.
+    pub tpot_ms: f64,
+    /// What the request would cost those already there, in ms of a first token.
+    pub others_ms: f64,
     /// What was compared: the lowest wins.
     pub score: f64,
     /// Why it was looked at.
@@ -199,8 +201,9 @@ fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Consid
             cached_tokens: weighed.weighing.cost(candidate.cached_blocks).cached_tokens,
             wait_ms: candidate.wait_ms,
             prefill_ms: candidate.prefill_ms,
-            late_ms: candidate.late_ms,
-            busy: candidate.busy,
+            first_ms: candidate.first_ms,
+            tpot_ms: candidate.tpot_ms,
+            others_ms: candidate.others_ms,
             score: candidate.score,
             role: candidate.role.as_str(),
             verdict: candidate.verdict.as_str(),

@@ -34,6 +34,7 @@ mod shards;
 mod signs;
 mod span;
 mod status;
+mod steps;
 mod tally;
 mod ticket;
 mod tokenizers;

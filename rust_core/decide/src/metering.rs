@@ -207,7 +207,8 @@ impl Metering {
         let pass = state.pass.take();
         let woken = pass.map_or_else(Woken::default, |pass| pass.finish(actual, now_us));
         if let Some(mut charge) = state.charge.take() {
-            charge.correct(actual);
+            let took = MicroMu::from_mu(cost.before_first_token());
+            charge.correct((actual > MicroMu::ZERO).then_some(took));
         }
         if let Some(measures) = self.measures.get(&facts.origin.model) {
             measures.took(Times::of(facts, state, now_us));

@@ -5,7 +5,7 @@ use crate::health::HealthSetting;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weighbridge_place::assigner::AssignerSettings;
-use weighbridge_place::{ChoiceSettings, State};
+use weighbridge_place::{ChoiceSettings, Objectives, State};
 use weighbridge_weigh::{Profile, ProfileError};
 
 /// Settings of one [`crate::Core`].
@@ -249,29 +249,21 @@ pub struct Placing {
     pub samples: usize,
     /// Replicas with the longest cached prefix that are looked at.
     pub cached_candidates: usize,
-    /// Share of a replica's KV memory, 0 to 1, above which it gets nothing.
-    pub kv_share: f64,
-    /// How much of the decode MU in flight counts as wait, 0 to 1.
-    pub decode_weight: f64,
-    /// How often a request's own prefill counts beside the wait.
-    pub prefill_weight: f64,
-    /// How often, beside that, a prefill counts that another's cache would have saved, where a copy
+    /// What a sequence that is stalled beside a prefill counts, beside a request that waits.
+    pub stall_weight: f64,
+    /// How often, beside its own time, a prefill counts that another's cache would have saved, where a copy
     /// takes room that is short.
     pub room_weight: f64,
-    /// Room is short where a cache is filled anew within this time, s.
+    /// Room is short where a cache is filled again within this time, s.
     pub reuse_s: f64,
     /// A degraded replica's score is multiplied by this.
     pub degraded_factor: f64,
     /// Time to load a LoRA adapter, ms.
     pub adapter_ms: f64,
-    /// A first token is late after so many ms…
-    pub objective_ms: f64,
-    /// …and so many times what the whole prompt takes to compute.
-    pub objective_share: f64,
-    /// How often each ms counts by which a first token would be late.
-    pub late_weight: f64,
-    /// What a replica that was given all it can do of late counts beside the wait, ms.
-    pub level_ms: f64,
+    /// Time to the first token that is in time, ms.
+    pub objective_ttft_ms: f64,
+    /// Time per token after it that is in time, ms.
+    pub objective_tpot_ms: f64,
     /// How far the assigner lets a replica be above the mean utilisation, as a share of it.
     pub load_tolerance: f64,
     /// Time between a session's turns, s: after it a moved session pays for its prefix again.
@@ -314,17 +306,13 @@ impl Default for Placing {
             spill_margin_share: choice.spill_margin_share,
             samples: choice.samples,
             cached_candidates: choice.cached,
-            kv_share: choice.kv_share,
-            decode_weight: choice.decode_weight,
-            prefill_weight: choice.prefill_weight,
+            stall_weight: choice.stall_weight,
             room_weight: choice.room_weight,
             reuse_s: choice.reuse_ms / 1e3,
             degraded_factor: choice.degraded_factor,
             adapter_ms: choice.adapter_ms,
-            objective_ms: choice.objective_ms,
-            objective_share: choice.objective_share,
-            late_weight: choice.late_weight,
-            level_ms: choice.level_ms,
+            objective_ttft_ms: choice.objectives.ttft_ms,
+            objective_tpot_ms: choice.objectives.tpot_ms,
             load_tolerance: assigner.tolerance,
             turn_gap_s: assigner.turn_gap_s,
             horizon_s: assigner.horizon_s,
@@ -336,23 +324,25 @@ impl Default for Placing {
 }
 
 impl Placing {
+    pub(crate) fn objectives(&self) -> Objectives {
+        Objectives {
+            ttft_ms: self.objective_ttft_ms,
+            tpot_ms: self.objective_tpot_ms,
+        }
+    }
+
     pub(crate) fn choice(&self) -> ChoiceSettings {
         ChoiceSettings {
             spill_margin_ms: self.spill_margin_ms,
             spill_margin_share: self.spill_margin_share,
             samples: self.samples,
             cached: self.cached_candidates,
-            kv_share: self.kv_share,
-            decode_weight: self.decode_weight,
-            prefill_weight: self.prefill_weight,
+            stall_weight: self.stall_weight,
             room_weight: self.room_weight,
             reuse_ms: self.reuse_s * 1e3,
             degraded_factor: self.degraded_factor,
             adapter_ms: self.adapter_ms,
-            objective_ms: self.objective_ms,
-            objective_share: self.objective_share,
-            late_weight: self.late_weight,
-            level_ms: self.level_ms,
+            objectives: self.objectives(),
             memory_ms: self.heat_memory_s * 1e3,
         }
     }

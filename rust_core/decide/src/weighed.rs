@@ -200,7 +200,7 @@ impl Core {
             prefill: &prefill,
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
             kv: &kv,
-            hold_ms: weighed.weighing.hold_ms(),
+            kv_tokens: weighed.weighing.kv_tokens(),
             subset: subset.as_deref(),
             keeper: weighed.keeper,
             now_ms: now_us / 1000,

@@ -104,11 +104,9 @@ impl Weighing {
         self.profile.kv_reserved(&self.work(blocks), most)
     }
 
-    /// Milliseconds for which a reference replica holds them: until the answer is written, in steps
-    /// of the reference batch.
+    /// KV tokens that it is expected to hold when it ends.
     #[must_use]
-    pub fn hold_ms(&self) -> f64 {
-        let answers = f64::from(self.cold.choices.max(1));
-        self.decode_mu() / answers * self.profile.reference_batch
+    pub fn kv_tokens(&self) -> u64 {
+        self.cost(0).kv_tokens
     }
 }

@@ -93,7 +93,7 @@ fn ask<'a>(session: u64, chain: &'a [u64], seed: u64) -> Ask<'a> {
         prefill: &prefill,
         decode: MicroMu::from_mu(100.0),
         kv: &|_| 1_500,
-        hold_ms: 0.0,
+        kv_tokens: 1_000,
         subset: None,
         keeper: None,
         now_ms: 0,

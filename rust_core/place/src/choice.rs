@@ -29,8 +29,8 @@ pub struct Ask<'a> {
     /// The KV tokens that the engine sets aside for it on a replica that has so many blocks of the
     /// chain cached. Must not grow with more blocks.
     pub kv: &'a dyn Fn(u32) -> u64,
-    /// Milliseconds for which a reference replica holds them.
-    pub hold_ms: f64,
+    /// KV tokens that it is expected to hold when it ends.
+    pub kv_tokens: u64,
     /// Endpoints the gateway allows; `None` allows all.
     pub subset: Option<&'a [&'a str]>,
     /// Milliseconds on the caller's monotonic clock.
@@ -65,8 +65,6 @@ pub enum Reason {
     Keeper,
     /// The home was too loaded.
     SpillLoad,
-    /// The home's KV memory was too full.
-    SpillKv,
     /// The home was not healthy.
     SpillHealth,
     /// The gateway's subset hint left out the home.
@@ -79,13 +77,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Home,
         Self::ReplicaOfSlice,
         Self::Cached,
         Self::Keeper,
         Self::SpillLoad,
-        Self::SpillKv,
         Self::SpillHealth,
         Self::Subset,
         Self::Fallback,
@@ -101,7 +98,6 @@ impl Reason {
             Self::Cached => "cached",
             Self::Keeper => "keeper",
             Self::SpillLoad => "spill_load",
-            Self::SpillKv => "spill_kv",
             Self::SpillHealth => "spill_health",
             Self::Subset => "subset",
             Self::Fallback => "fallback",
@@ -115,10 +111,6 @@ impl Reason {
 pub enum Verdict {
     /// It could take the request.
     Fit,
-    /// Its load is beyond the bound.
-    Loaded,
-    /// Its KV memory would be too full.
-    KvFull,
     /// Its state keeps it out.
     Unhealthy,
     /// The subset hint leaves it out.
@@ -131,8 +123,6 @@ impl Verdict {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fit => "fit",
-            Self::Loaded => "loaded",
-            Self::KvFull => "kv_full",
             Self::Unhealthy => "unhealthy",
             Self::NotInSubset => "not_in_subset",
         }
@@ -177,15 +167,17 @@ pub struct Candidate {
     pub role: Role,
     /// Blocks of the request's chain it has likely cached.
     pub cached_blocks: u32,
-    /// Predicted wait before the request starts, in ms.
+    /// Prefill ahead of it, ms.
     pub wait_ms: f64,
-    /// Predicted prefill once it starts, in ms.
+    /// Its own prefill, ms.
     pub prefill_ms: f64,
-    /// By how much its first token would be late, in ms.
-    pub late_ms: f64,
-    /// The work placed on it of late, as a share of what it can do.
-    pub busy: f64,
-    /// What was compared: the lowest wins. In ms, or as the policy says.
+    /// Predicted time to its first token, ms.
+    pub first_ms: f64,
+    /// Predicted time per token after it, ms.
+    pub tpot_ms: f64,
+    /// What it would cost the requests already there, in ms of a first token.
+    pub others_ms: f64,
+    /// What was compared: the lowest wins; ms.
     pub score: f64,
     /// What was found.
     pub verdict: Verdict,

@@ -1,35 +1,25 @@
 //! The choice: among the slice's replicas, the best cached and a few others, the soonest to answer.
 //!
-//! A candidate's score is the milliseconds until it could have the prompt done:
+//! A candidate's score is in ms of a first token: what the request would get there, and what it would
+//! cost the others there, by the step-time model of [`crate::forecast`]:
 //!
 //! ```text
-//! score = (wait + prefill_weight · prefill + room_weight · short · lost + late_weight · late
-//!          + level_ms · busy² + adapter) · health
-//! wait    = (prefill MU + decode_weight · decode MU on its ledger) ÷ (MU/ms · warm-up share)
-//!           + memory
-//! memory  = the time for which a request holds its KV tokens · (KV tokens set aside, its own with
-//!           them ÷ what there is − 1)⁺: what does not fit, the engine lets wait
-//! prefill = this request's prefill MU, given the blocks it has cached ÷ MU/ms
+//! score = (first + others + late + room_weight · short · lost + adapter) · health
 //! lost    = the prefill that the longest match of all would save and its own does not, ms
-//! short   = min(1, reuse_ms ÷ the time in which its cache is filled anew)²; 0 while it is not full
-//! late    = (wait + prefill − objective_ms − objective_share · whole prefill)⁺
-//! busy    = MU placed on it of late ÷ (what it can do in that time · warm-up share)
+//! short   = min(1, reuse_ms ÷ the time in which its cache is filled again)²; 0 while it is not full
 //! adapter = the time to load the adapter, where it lacks it
 //! health  = degraded_factor where it is degraded, else 1
 //! ```
 //!
-//! A copy of a prefix on a second replica takes the time of all who wait there: own prefill counts
-//! several times, as long as the first token is predicted to come within its objective. And it pushes
-//! others out, where the cache is full of what will be used again: there a prefill that another's
-//! cache saves counts many times, and where caches outlast the pauses of sessions, not. What is left
-//! to choose among levels the work of the last half minute, which waits alone do not: most are zero.
-//! By the square, since it does not matter who is busier where all are idle; and not for prompts too
-//! short for the prefix index to tell sessions by, which have only their home to stay together.
+//! A copy of a prefix on a second replica takes the time of all who are there, which `others` counts,
+//! and pushes other prefixes out where the cache is full of what will be used again, which `room_weight`
+//! counts. KV memory that is full is a wait like any other, so pressure never makes a request forget
+//! its cache.
 //!
 //! A request that goes on from a response which one replica alone keeps goes there. Of others,
 //! the lowest score wins, but the replica that holds half of the prompt or more keeps the request,
 //! and else home does, unless the winner beats it by the spill margin.
-//! Looked at are: the slice's replicas (home first, by rendezvous of key and replica), those with the
+//! Candidates are the slice's replicas (home first, by rendezvous of key and replica), those with the
 //! longest cached prefix, and a few of the pool, half of them the same each time for the same key.
 //! Estimating latency per candidate rather than comparing loads is Prequal's lesson (Wydrowski et al.,
 //! NSDI 2024); weighing a cached prefix against load is Preble's (Srivatsa et al., 2024).
@@ -37,6 +27,7 @@
 use smallvec::SmallVec;
 
 use crate::choice::{Ask, Candidate, Decision, FALLBACKS, NoReplica, Reason, Role, Verdict};
+use crate::forecast::{Forecast, Newcomer, Objectives};
 use crate::key::mix;
 use crate::mu::MicroMu;
 use crate::prefix::Matches;
@@ -52,9 +43,6 @@ const MOST_HOMES: usize = 4;
 /// Candidates that there is room for without asking for more memory.
 const MOST_LOOKED_AT: usize = 17;
 
-/// Prompts of fewer blocks say too little of their session for the prefix index to hold it together.
-const SHORT: usize = 4;
-
 /// What the choice may be told.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ChoiceSettings {
@@ -66,17 +54,10 @@ pub struct ChoiceSettings {
     pub samples: usize,
     /// Replicas with the longest cached prefix that are looked at.
     pub cached: usize,
-    /// Highest share of a replica's KV memory, 0 to 1, that may be set aside, this request counted;
-    /// beyond it requests come only where no replica has room.
-    pub kv_share: f64,
-    /// How much of the decode work on a replica's ledger counts as wait, 0 to 1: batching lets a
-    /// prompt start before the replies ahead of it have ended.
-    pub decode_weight: f64,
-    /// How often this request's own prefill counts: what a cached prefix would have saved is also
-    /// taken from all who come after, so far above 1.
-    pub prefill_weight: f64,
-    /// How often, beside that, the prefill counts that another replica's cache would have saved,
-    /// where a copy takes room that is short: all of it where a cache is filled anew within
+    /// What a sequence that is stalled beside a prefill counts, beside a request that waits.
+    pub stall_weight: f64,
+    /// How often the prefill counts, beside its own time, that another replica's cache would have saved,
+    /// where a copy takes room that is short: all of it where a cache is filled again within
     /// `reuse_ms`, and less by the square of the time where it lasts longer.
     pub room_weight: f64,
     /// Sessions come back within this time, ms.
@@ -85,16 +66,9 @@ pub struct ChoiceSettings {
     pub degraded_factor: f64,
     /// Milliseconds to load an adapter.
     pub adapter_ms: f64,
-    /// A first token is late after so many milliseconds…
-    pub objective_ms: f64,
-    /// …and so many times what the whole prompt takes to compute.
-    pub objective_share: f64,
-    /// How often each millisecond counts by which a first token would be late.
-    pub late_weight: f64,
-    /// What a replica that was given all it can do of late counts beside the wait, ms; others by
-    /// the square of their share. Levels the load where nobody waits.
-    pub level_ms: f64,
-    /// Time within which placed work counts as of late, ms: the one by which it fades.
+    /// First tokens and tokens that are in time.
+    pub objectives: Objectives,
+    /// Time within which placed work counts as recent, ms: the one by which it fades.
     pub memory_ms: f64,
 }
 
@@ -105,17 +79,15 @@ impl Default for ChoiceSettings {
             spill_margin_share: 0.1,
             samples: 8,
             cached: 4,
-            kv_share: 0.95,
-            decode_weight: 0.2,
-            prefill_weight: 4.0,
+            stall_weight: 4.0,
             room_weight: 60.0,
             reuse_ms: 300_000.0,
             degraded_factor: 2.0,
             adapter_ms: 500.0,
-            objective_ms: 2_000.0,
-            objective_share: 1.5,
-            late_weight: 8.0,
-            level_ms: 2_000.0,
+            objectives: Objectives {
+                ttft_ms: 2_000.0,
+                tpot_ms: 100.0,
+            },
             memory_ms: 30_000.0,
         }
     }
@@ -312,27 +284,27 @@ impl Look<'_> {
 
     fn weigh(&mut self, replica: &Replica, role: Role) -> Candidate {
         let settings = self.settings;
-        let totals = replica.load.totals();
         let cached_blocks = replica.cache.believed(self.matches.blocks(replica.id));
-        let ahead = totals.prefill.as_mu() + settings.decode_weight * totals.decode.as_mu();
         let own = self.own(cached_blocks);
-        let kv_share = replica.kv_share_of(totals.kv_reserved, own.kv);
-        // An engine that runs nothing takes what fills it.
-        let is_idle = totals.kv_reserved <= 0;
-        let has_room = kv_share <= settings.kv_share || (is_idle && kv_share <= 1.0);
-        // What does not fit waits in the engine until others have ended.
-        let memory_ms = if has_room {
-            0.0
-        } else {
-            (kv_share - 1.0).max(0.0) * self.ask.hold_ms.max(0.0)
-        };
-        let wait_ms = ahead.max(0.0) / replica.mu_per_ms() + memory_ms / replica.full_mu_per_ms();
         let prefill = own.prefill.as_mu().max(0.0);
         let prefill_ms = prefill / replica.full_mu_per_ms();
+        let doing = replica.doing(settings.memory_ms);
+        let newcomer = Newcomer {
+            prefill_ms,
+            decode_mu: self.ask.decode.as_mu(),
+            kv_tokens: self.ask.kv_tokens as f64,
+            kv_reserved: own.kv as f64,
+        };
+        let forecast = Forecast::of(
+            &replica.spec.steps,
+            &doing,
+            &newcomer,
+            &settings.objectives,
+            settings.stall_weight,
+        );
         let lost_ms = (prefill - self.least_prefill).max(0.0) / replica.full_mu_per_ms();
-        let filled_anew =
-            settings.reuse_ms * replica.cache.turnover() / settings.memory_ms.max(1.0);
-        let short = (filled_anew * filled_anew).min(1.0);
+        let refill = settings.reuse_ms * replica.cache.turnover() / settings.memory_ms.max(1.0);
+        let short = (refill * refill).min(1.0);
         let adapter = self
             .ask
             .adapter
@@ -342,7 +314,28 @@ impl Look<'_> {
             State::Degraded => settings.degraded_factor.max(1.0),
             _ => 1.0,
         };
-        let verdict = match replica.spec.state {
+        let score = (forecast.first_ms
+            + forecast.others_ms
+            + forecast.late_ms
+            + settings.room_weight * short * lost_ms
+            + adapter_ms)
+            * health;
+        Candidate {
+            replica: replica.id,
+            role,
+            cached_blocks,
+            wait_ms: doing.ahead_ms,
+            prefill_ms,
+            first_ms: forecast.first_ms,
+            tpot_ms: forecast.tpot_ms,
+            others_ms: forecast.others_ms,
+            score,
+            verdict: self.verdict(replica),
+        }
+    }
+
+    fn verdict(&self, replica: &Replica) -> Verdict {
+        match replica.spec.state {
             _ if self
                 .allowed
                 .is_some_and(|ids| ids.binary_search(&replica.id).is_err()) =>
@@ -352,35 +345,7 @@ impl Look<'_> {
             State::Ejected | State::Draining => Verdict::Unhealthy,
             // One request at a time shows whether it is well again.
             State::Probing if replica.load.own().requests > 0 => Verdict::Unhealthy,
-            _ if !has_room => Verdict::KvFull,
             _ => Verdict::Fit,
-        };
-        let whole_ms = self.whole.prefill.as_mu().max(0.0) / replica.full_mu_per_ms();
-        let allowed_ms = settings.objective_ms + settings.objective_share * whole_ms;
-        let late_ms = (wait_ms + prefill_ms - allowed_ms).max(0.0);
-        let level_ms = if self.ask.chain.len() < SHORT {
-            0.0
-        } else {
-            settings.level_ms
-        };
-        let busy = replica.ms_for(replica.load.recent()) / settings.memory_ms.max(1.0);
-        let score = (wait_ms
-            + settings.prefill_weight * prefill_ms
-            + settings.room_weight * short * lost_ms
-            + settings.late_weight * late_ms
-            + level_ms * busy * busy
-            + adapter_ms)
-            * health;
-        Candidate {
-            replica: replica.id,
-            role,
-            cached_blocks,
-            wait_ms,
-            prefill_ms,
-            late_ms,
-            busy,
-            score,
-            verdict,
         }
     }
 
@@ -392,7 +357,7 @@ impl Look<'_> {
         }
         let has_one = chosen.is_some();
         let chosen = chosen
-            .or_else(|| self.least_unfit())
+            .or_else(|| self.draining().copied())
             .ok_or(match self.ask.subset {
                 Some(_) => NoReplica::EmptySubset,
                 None => NoReplica::NoneReady,
@@ -469,17 +434,7 @@ impl Look<'_> {
             .max(self.settings.spill_margin_share * candidate.wait_ms)
     }
 
-    /// Full memory is better than a drain; a drain is better than nothing.
-    fn least_unfit(&self) -> Option<Candidate> {
-        let full = self
-            .candidates
-            .iter()
-            .filter(|candidate| candidate.verdict == Verdict::KvFull);
-        full.min_by(|a, b| self.order(a, b))
-            .or_else(|| self.draining())
-            .copied()
-    }
-
+    /// A drain is better than nothing.
     fn draining(&self) -> Option<&Candidate> {
         let last = self.candidates.iter().filter(|candidate| {
             let state = self
@@ -491,17 +446,15 @@ impl Look<'_> {
         last.min_by(|a, b| self.order(a, b))
     }
 
-    /// The next best, fit ones first; the last of them from another failure domain than the chosen
+    /// The next best; the last of them from another failure domain than the chosen
     /// one where all would be from its own.
     fn fallbacks(&self, chosen: &Candidate) -> SmallVec<[ReplicaId; FALLBACKS]> {
         let usable = |candidate: &&Candidate| {
-            candidate.replica != chosen.replica
-                && matches!(candidate.verdict, Verdict::Fit | Verdict::KvFull)
+            candidate.replica != chosen.replica && candidate.verdict == Verdict::Fit
         };
         let mut others: SmallVec<[&Candidate; 12]> =
             self.candidates.iter().filter(usable).collect();
-        let unfit = |candidate: &Candidate| candidate.verdict != Verdict::Fit;
-        others.sort_by(|a, b| unfit(a).cmp(&unfit(b)).then_with(|| self.order(a, b)));
+        others.sort_by(|a, b| self.order(a, b));
         let domain = |id: ReplicaId| self.member(id).map(|replica| replica.spec.domain.as_str());
         let elsewhere = |candidate: &Candidate| domain(candidate.replica) != domain(chosen.replica);
         let (first, rest) = others.split_at(others.len().min(FALLBACKS));
@@ -534,7 +487,6 @@ impl Look<'_> {
             _ if self.ask.keeper == Some(chosen.replica) => Reason::Keeper,
             (_, Verdict::NotInSubset) => Reason::Subset,
             (_, Verdict::Unhealthy) => Reason::SpillHealth,
-            (_, Verdict::KvFull) => Reason::SpillKv,
             (Role::Slice, _) => Reason::ReplicaOfSlice,
             (Role::Cached, _) => Reason::Cached,
             (Role::Sampled, _) => Reason::SpillLoad,

@@ -41,6 +41,18 @@ impl Totals {
     }
 }
 
+/// What was charged to a [`Load`] recently: it fades.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Recent {
+    /// Prefill work.
+    pub prefill: MicroMu,
+    /// Requests.
+    pub requests: f64,
+}
+
+/// A request, as recent ones are counted: fine enough to fade.
+const ONE: i64 = 1_000_000;
+
 /// The ledger of one replica: five sums that any thread may change without a lock.
 ///
 /// Each sum is exact: a [`Charge`] gives back precisely what it took. They are read one after
@@ -53,7 +65,9 @@ pub struct Load {
     kv_tokens: AtomicI64,
     kv_reserved: AtomicI64,
     requests: AtomicI64,
-    recent: AtomicI64,
+    recent_prefill: AtomicI64,
+    /// Millionths of requests.
+    recent_requests: AtomicI64,
     /// By how much all that was charged has faded since the beginning: −ln of the share left, an f64.
     faded: AtomicU64,
     foreign_work: AtomicI64,
@@ -66,23 +80,28 @@ impl Load {
     pub fn charge(self: &Arc<Self>, amount: Amount) -> Charge {
         self.add(amount);
         self.requests.fetch_add(1, Relaxed);
-        let placed = amount.prefill + amount.decode;
-        self.recent.fetch_add(placed.micro(), Relaxed);
+        let placed = amount.prefill;
+        self.recent_prefill.fetch_add(placed.micro(), Relaxed);
+        self.recent_requests.fetch_add(ONE, Relaxed);
         Charge {
             load: Arc::clone(self),
             amount,
             prefill_open: true,
             is_open: true,
-            placed,
+            placed: Some(placed),
             faded: self.faded(),
         }
     }
 
-    /// The work that was charged here recently and has not faded, whether it is done or not. What
-    /// turned out to be less was corrected.
+    /// What was charged here recently and has not faded, whether it is done or not. What turned out to
+    /// be less was corrected.
     #[must_use]
-    pub fn recent(&self) -> MicroMu {
-        MicroMu::from_micro(self.recent.load(Relaxed)).max(MicroMu::ZERO)
+    pub fn recent(&self) -> Recent {
+        let prefill = MicroMu::from_micro(self.recent_prefill.load(Relaxed));
+        Recent {
+            prefill: prefill.max(MicroMu::ZERO),
+            requests: self.recent_requests.load(Relaxed).max(0) as f64 / ONE as f64,
+        }
     }
 
     /// Lets what was charged recently fade to a share of it, 0 to 1. What others charge meanwhile is
@@ -90,8 +109,10 @@ impl Load {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     pub fn fade(&self, keep: f64) {
         let keep = keep.clamp(0.0, 1.0);
-        let gone = self.recent.load(Relaxed) as f64 * (1.0 - keep);
-        self.recent.fetch_sub(gone as i64, Relaxed);
+        for recent in [&self.recent_prefill, &self.recent_requests] {
+            let gone = recent.load(Relaxed) as f64 * (1.0 - keep);
+            recent.fetch_sub(gone as i64, Relaxed);
+        }
         let faded = self.faded() - keep.max(f64::MIN_POSITIVE).ln();
         self.faded.store(faded.to_bits(), Relaxed);
     }
@@ -165,8 +186,8 @@ pub struct Charge {
     prefill_open: bool,
     /// It is on the ledger.
     is_open: bool,
-    /// What of it is among the ledger's recent work…
-    placed: MicroMu,
+    /// The prefill that is among the ledger's recent work, if the request is…
+    placed: Option<MicroMu>,
     /// …as it was when so much had faded.
     faded: f64,
 }
@@ -211,9 +232,12 @@ impl Charge {
             self.load.take(self.amount);
             self.load.requests.fetch_sub(1, Relaxed);
         }
-        let placed = self.placed;
-        self.correct(MicroMu::ZERO);
-        load.recent.fetch_add(placed.micro(), Relaxed);
+        let placed = self.placed.take();
+        self.recount(placed, None);
+        if let Some(prefill) = placed {
+            load.recent_prefill.fetch_add(prefill.micro(), Relaxed);
+            load.recent_requests.fetch_add(ONE, Relaxed);
+        }
         self.placed = placed;
         self.faded = load.faded();
         self.load = Arc::clone(load);
@@ -230,13 +254,23 @@ impl Charge {
         held
     }
 
-    /// Corrects what counts as recent work to what the request really took, `actual`; nothing, where
-    /// it did not happen.
-    pub fn correct(&mut self, actual: MicroMu) {
+    /// Corrects what counts as recent prefill to what the request really took; `None`, where it did
+    /// not happen.
+    pub fn correct(&mut self, prefill: Option<MicroMu>) {
+        let placed = std::mem::replace(&mut self.placed, prefill);
+        self.recount(placed, prefill);
+    }
+
+    /// Counts the request as recent with another prefill, or no more, as far as it has not faded.
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+    fn recount(&self, was: Option<MicroMu>, is: Option<MicroMu>) {
         let left = (self.faded - self.load.faded()).exp().min(1.0);
-        let change = MicroMu::from_mu((actual - self.placed).as_mu() * left);
-        self.load.recent.fetch_add(change.micro(), Relaxed);
-        self.placed = actual;
+        let mu = |prefill: Option<MicroMu>| prefill.map_or(0.0, MicroMu::as_mu);
+        let change = MicroMu::from_mu((mu(is) - mu(was)) * left);
+        self.load.recent_prefill.fetch_add(change.micro(), Relaxed);
+        let requests = i64::from(is.is_some()) - i64::from(was.is_some());
+        let change = (requests * ONE) as f64 * left;
+        self.load.recent_requests.fetch_add(change as i64, Relaxed);
     }
 
     /// What the charge holds now.

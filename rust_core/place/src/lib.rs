@@ -7,9 +7,9 @@
 
 pub mod address;
 pub mod assigner;
-pub mod bounded_hash;
 pub mod choice;
 pub mod choose;
+pub mod forecast;
 pub mod heat;
 pub mod key;
 pub mod ledger;
@@ -18,17 +18,18 @@ pub mod prefix;
 pub mod published;
 pub mod registry;
 pub mod replica;
+mod ring;
 pub mod slices;
 pub mod warm_up;
 pub mod warmth;
 
 pub use address::canonical_endpoint;
-pub use bounded_hash::choose_bounded_hash;
 pub use choice::{Ask, Candidate, Decision, NoReplica, Reason, Role, Verdict};
 pub use choose::{ChoiceSettings, choose};
+pub use forecast::{Forecast, Objectives, StepTimes};
 pub use heat::{Heat, Placed};
 pub use key::Key;
-pub use ledger::{Amount, Charge, Load, Totals};
+pub use ledger::{Amount, Charge, Load, Recent, Totals};
 pub use mu::MicroMu;
 pub use prefix::{Matches, PrefixIndex, ReplicaCache};
 pub use published::Published;

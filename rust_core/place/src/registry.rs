@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 
 use crate::address::canonical_endpoint;
-use crate::bounded_hash::Ring;
 use crate::ledger::Load;
 use crate::prefix::{PrefixIndex, ReplicaCache};
 use crate::replica::{ModelPool, Pool, Replica, ReplicaId, ReplicaSpec};
+use crate::ring::Ring;
 
 /// How large the prefix index may grow, and how finely it knows what replicas have cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

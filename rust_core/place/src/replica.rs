@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::address::canonical_endpoint;
-use crate::bounded_hash::Ring;
+use crate::forecast::{Doing, StepTimes};
 use crate::ledger::Load;
 use crate::mu::MicroMu;
 use crate::prefix::{PrefixIndex, ReplicaCache};
+use crate::ring::Ring;
 
 /// A replica's number: stable while its endpoint is known to the registry, and never that of
 /// another. Its lower bits are a slot, small and dense; the upper ones are the slot's generation,
@@ -68,6 +69,8 @@ pub struct ReplicaSpec {
     pub capacity_mu_per_min: f64,
     /// KV tokens its memory holds.
     pub kv_tokens: u64,
+    /// What its iterations take.
+    pub steps: StepTimes,
     /// Failure domain: rack or zone; empty where unknown.
     pub domain: String,
     /// Health.
@@ -84,6 +87,7 @@ impl Default for ReplicaSpec {
             adapters: Vec::new(),
             capacity_mu_per_min: 60_000.0,
             kv_tokens: 1_000_000,
+            steps: StepTimes::default(),
             domain: String::new(),
             state: State::Healthy,
             share: 1.0,
@@ -142,15 +146,21 @@ impl Replica {
         work.as_mu().max(0.0) / self.mu_per_ms()
     }
 
-    /// Share of its KV memory that would be set aside with `more` tokens on top.
+    /// What it does now; what was placed on it counts as recent for `memory_ms`.
     #[must_use]
-    pub fn kv_share(&self, more: u64) -> f64 {
-        self.kv_share_of(self.load.totals().kv_reserved, more)
-    }
-
-    #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn kv_share_of(&self, held: i64, more: u64) -> f64 {
-        (held.max(0) as f64 + more as f64) / (self.spec.kv_tokens.max(1) as f64)
+    pub fn doing(&self, memory_ms: f64) -> Doing {
+        let (totals, recent) = (self.load.totals(), self.load.recent());
+        let memory_ms = memory_ms.max(1.0);
+        Doing {
+            ahead_ms: self.ms_for(totals.prefill),
+            requests: totals.requests as f64,
+            decode_mu: totals.decode.as_mu(),
+            kv_tokens: totals.kv_tokens as f64,
+            kv_reserved: totals.kv_reserved as f64,
+            kv_limit: self.spec.kv_tokens as f64,
+            prefill_share: self.ms_for(recent.prefill) / memory_ms,
+            arrivals: recent.requests / memory_ms,
+        }
     }
 }
 

@@ -239,37 +239,31 @@ fn foreign_work_is_seen_but_is_not_our_own() {
 fn work_that_did_not_happen_is_not_recent_work_either() {
     let load = Arc::new(Load::default());
     let amount = |mu: f64| Amount {
-        decode: MicroMu::from_mu(mu),
+        prefill: MicroMu::from_mu(mu),
         ..Amount::default()
+    };
+    let recent = |load: &Load| (load.recent().prefill.as_mu(), load.recent().requests);
+    let near = |(mu, requests): (f64, f64), expected: (f64, f64)| {
+        (mu - expected.0).abs() < 1e-3 && (requests - expected.1).abs() < 1e-3
     };
     let mut kept = load.charge(amount(100.0));
     let mut refused = load.charge(amount(1e6));
     refused.over();
-    assert_eq!(
-        (load.own().requests, load.recent().as_mu()),
-        (1, 1_000_100.0)
-    );
+    assert_eq!(load.own().requests, 1);
+    assert_eq!(recent(&load), (1_000_100.0, 2.0));
     load.fade(0.5);
-    refused.correct(MicroMu::ZERO);
-    assert!(
-        (load.recent().as_mu() - 50.0).abs() < 1e-3,
-        "{:?}",
-        load.recent()
-    );
+    refused.correct(None);
+    assert!(near(recent(&load), (50.0, 0.5)), "{:?}", load.recent());
     drop(refused);
 
     // A retry went on to another replica: that is where the work is.
     let other = Arc::new(Load::default());
     kept.move_to(&other);
-    assert!(load.recent().as_mu() < 1e-3);
+    assert!(near(recent(&load), (0.0, 0.0)), "{:?}", load.recent());
     other.fade(0.1);
     kept.over();
-    kept.correct(MicroMu::from_mu(40.0));
-    assert!(
-        (other.recent().as_mu() - 4.0).abs() < 1e-3,
-        "{:?}",
-        other.recent()
-    );
+    kept.correct(Some(MicroMu::from_mu(40.0)));
+    assert!(near(recent(&other), (4.0, 0.1)), "{:?}", other.recent());
     drop(kept);
     assert_eq!(other.own(), Totals::default());
 }

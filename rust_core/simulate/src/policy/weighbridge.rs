@@ -60,8 +60,6 @@ impl Live {
         let mut settings: Map<String, Value> = scenario.core.clone();
         settings.insert("profiles".to_owned(), json!([]));
         settings.insert("decision_log".to_owned(), json!(0));
-        let off = || json!({"enabled": false});
-        settings.entry("admission").or_insert_with(off);
         let mut settings: Settings =
             serde_json::from_value(Value::Object(settings)).map_err(refused)?;
         settings.profiles = profiles.to_vec();
