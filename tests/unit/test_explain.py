@@ -86,7 +86,10 @@ def test_a_cached_prompt_is_shown_by_replica_and_costs_less() -> None:
     core = explain.core_for(asked, None)
     cold = explain.ask(core, asked)
     assert cold["cached"] == []
-    open_stream(core, asked).close()
+    stream = open_stream(core, asked)
+    answered = HeaderMap(headers=[HeaderValue(key=":status", raw_value=b"200")])
+    stream.on_message(bytes(ProcessingRequest(response_headers=HttpHeaders(headers=answered))))
+    stream.close()
     warm = explain.ask(core, asked)
     (cached,) = warm["cached"]
     assert cached["endpoint"] == cold["chosen"] == warm["chosen"]

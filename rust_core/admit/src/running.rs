@@ -63,6 +63,10 @@ pub(crate) struct Full {
 /// kept free is depth that others would build, not capacity; they need some to keep replicas busy.
 const MOST_RESERVED: f64 = 0.5;
 
+/// Share of the time that is left for prefill however late tokens are: otherwise replicas whose steps
+/// take longer than the objective would never start anything.
+const LEAST_PREFILL: f64 = 0.2;
+
 impl Full {
     /// What counts as full of a capacity of which so much is promised.
     pub(crate) fn new(capacity: &Capacity, settings: &Settings, promised_mu_per_min: f64) -> Self {
@@ -130,7 +134,7 @@ impl Full {
     pub(crate) fn prefill_share(&self, running: &Running, promised: &Running) -> Option<f64> {
         let kept = (self.reserved_share - self.token_share(promised)).max(0.0);
         let decode = self.steps.base + self.token_share(running) + kept;
-        (self.steps.base > 0.0).then_some(1.0 - decode)
+        (self.steps.base > 0.0).then_some((1.0 - decode).max(LEAST_PREFILL))
     }
 
     /// Share of the time per token that these sequences take.

@@ -163,16 +163,17 @@ impl Scene {
         Ok(sessions)
     }
 
-    /// Decides on one request of a session, and releases it.
+    /// Decides on one request of a session, which is answered at once.
     ///
     /// # Errors
     /// When the body is refused.
     pub fn visit(&mut self, session: u64, bytes: usize) -> Result<(), SceneError> {
         let request = Request::new(&self.model, session, true, bytes);
         self.now_us += 10;
-        let ticket =
+        let mut ticket =
             decide(&self.core, &request, self.now_us).map_err(|refusal| refused(&refusal))?;
-        drop(ticket);
+        self.core.first_byte(&mut ticket, 200, None, self.now_us);
+        self.core.end(ticket, self.now_us);
         Ok(())
     }
 

@@ -137,7 +137,9 @@ fn a_prefix_of_another_adapter_is_not_cached() {
         let found = serde_json::to_value(&found).unwrap();
         let cached = found["cost"]["cached_tokens"].as_u64().unwrap();
         assert_eq!(cached > 1_000, is_warm, "{adapter}: {cached}");
-        drop(begin(&core, &body));
+        let mut ticket = begin(&core, &body);
+        core.first_byte(&mut ticket, 200, None, 0);
+        core.end(ticket, 1);
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```text
 //! first  = ahead + prefill + step · (1.5 + (ahead + prefill) ÷ chunk) + memory
 //! tpot   = step with the newcomer ÷ (1 − share of the time that goes into prefill)
-//! memory = (KV tokens wanted − free)⁺ · residence ÷ KV tokens set aside
+//! memory = residence · max(KV tokens that are short ÷ KV tokens set aside, 1 ÷ n); 0 where none are
 //! ```
 //!
 //! where `ahead` is the prefill not yet computed, and `residence` the time that a sequence stays.
@@ -171,7 +171,9 @@ impl Forecast {
         let reserved = doing.kv_reserved.max(0.0);
         let wanted = newcomer.kv_reserved - (doing.kv_limit - reserved);
         let memory = if wanted > 0.0 && reserved > 0.0 {
-            wanted * mean_output * tpot_ms / reserved
+            // Memory comes free when a sequence ends.
+            let ends = (wanted / reserved).max(1.0 / sequences.max(1.0));
+            ends * mean_output * tpot_ms
         } else {
             0.0
         };

@@ -121,7 +121,7 @@ async fn health_and_other_requests_are_answered_while_large_bodies_are_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_with_long_bodies_that_wait_hold_up_no_other() {
-    let queue = serde_json::json!({"window_ms": 10.0, "max_wait_ms": 60_000});
+    let queue = serde_json::json!({"prefill_window_ms": 1.0, "max_wait_ms": 60_000});
     let core = core(&serde_json::json!({"admission": {"queue": queue}}));
     let options = Options {
         threads: 1,
@@ -131,7 +131,7 @@ async fn requests_with_long_bodies_that_wait_hold_up_no_other() {
     let channel = connect(server.address()).await;
     let mut first = Call::open(channel.clone(), post(BUFFERED)).await;
     first.reply().await.unwrap();
-    first.send(message(chat(0), true)).await;
+    first.send(message(chat(200_000), true)).await;
     first.reply().await.unwrap();
     let mut waiting = Vec::new();
     for _ in 0..17 {

@@ -93,7 +93,7 @@ fn core() -> Arc<Core> {
 fn narrow(held_body_bytes: usize) -> Arc<Core> {
     common::core(&serde_json::json!({
         "held_body_bytes": held_body_bytes,
-        "admission": {"queue": {"window_ms": 10.0, "max_wait_ms": 60_000, "queue_requests": 100,
+        "admission": {"queue": {"prefill_window_ms": 1.0, "max_wait_ms": 60_000, "queue_requests": 100,
             "queue_window_ms": 1e9}},
     }))
 }
@@ -233,7 +233,7 @@ fn a_request_that_waits_keeps_nothing_of_a_body_that_envoy_has() {
 fn a_long_body_goes_on_coming_while_its_request_waits() {
     let core = narrow(4 << 20);
     let mut first = Client::new(&core, DUPLEX, &[]);
-    first.body(&chat(0), true);
+    first.body(&chat(200_000), true);
     let body = chat(200_000);
     for trailers in [false, true] {
         let mut client = Client::new(&core, DUPLEX, &[]);

@@ -181,7 +181,6 @@ fn classes(window: &Window) -> Classes {
 /// The row of each of a chunk's bytes: within a run by the byte, elsewhere by the three classes.
 #[expect(
     clippy::indexing_slicing,
-    clippy::needless_range_loop,
     reason = "arrays of one length, by indices below it"
 )]
 #[inline]

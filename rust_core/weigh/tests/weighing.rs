@@ -88,7 +88,13 @@ fn tokens_are_told_by_part() {
     assert!(close(tokens.user, text("How heavy is this lorry?")));
     assert!(close(tokens.assistant, text("Forty tonnes.")));
     let tools = r#"{"type": "function", "function": {"name": "weigh"}}"#;
-    assert!(close(tokens.tools, 3.0 * text(tools)));
+    assert!(
+        // A schema is counted piece by piece.
+        (tokens.tools / (3.0 * text(tools)) - 1.0).abs() < 0.06,
+        "{} and {}",
+        tokens.tools,
+        3.0 * text(tools)
+    );
     assert!(close(tokens.template, 10.0 + 3.0 * 4.0 + 100.0));
     assert!(close(tokens.images, 85.0));
     assert_eq!(tokens.image_tiles, 1);
