@@ -176,9 +176,8 @@ def test_every_figure_of_the_status_arrives() -> None:
     assert found["weighbridge_tenant_tokens_total", cached] == 60
     assert found["weighbridge_usage_records_lost_total", ()] == 2
     assert found["weighbridge_requests_reaped_total", ()] == 3
-    assert found["weighbridge_spans_total", (("outcome", "sent"),)] == 6
-    assert found["weighbridge_spans_total", (("outcome", "failed"),)] == 5
-    assert found["weighbridge_spans_total", (("outcome", "lost"),)] == 4
+    for outcome, spans in {"sent": 6, "failed": 5, "lost": 4}.items():
+        assert found["weighbridge_spans_total", (("outcome", outcome),)] == spans
     prefill = tuple(sorted([*replica, ("phase", "prefill")]))
     assert found["weighbridge_replica_mu_in_flight", prefill] == 10.5
     true_cached = (("model", "m"), ("token_type", "cached"))
