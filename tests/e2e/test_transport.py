@@ -57,7 +57,7 @@ async def test_bytes_that_are_no_message_end_the_stream_and_nothing_else(running
 async def test_a_message_above_the_limit_ends_the_stream(
     start: Starter, transport: Transport
 ) -> None:
-    listen = {"address": f"{LOOPBACK}:{find_free_run(1)}", "transport": transport}
+    listen = {"address": f"{LOOPBACK}:{find_free_run(40) + 39}", "transport": transport}
     async with start(sidecar={"listen": listen | {"max_message_bytes": 64 << 10}}) as running:
         async with open_stream(running) as call:
             await call.write(b"\0" * (65 << 10))
@@ -72,7 +72,7 @@ async def test_a_message_above_the_limit_ends_the_stream(
 async def test_a_body_above_the_limit_is_refused_and_not_let_past(
     start: Starter, transport: Transport
 ) -> None:
-    listen = {"address": f"{LOOPBACK}:{find_free_run(1)}", "transport": transport}
+    listen = {"address": f"{LOOPBACK}:{find_free_run(40) + 39}", "transport": transport}
     async with start(sidecar={"listen": listen | {"max_message_bytes": 64 << 10}}) as running:
         async with open_stream(running) as call:
             exchange = Exchange(call)

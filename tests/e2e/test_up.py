@@ -96,7 +96,7 @@ async def test_it_answers_all_and_writes_what_it_promises(transport: str, tmp_pa
 
 
 async def test_the_sidecar_of_the_demo_is_as_it_ships(tmp_path: Path) -> None:
-    async with up(*STAYING, "--admin-port", str(find_free_run(1))) as process:
+    async with up(*STAYING, "--admin-port", str(find_free_run(40) + 39)) as process:
         console = (await line_with(process.stdout, "The console:")).split()[-1]
         address = console.removeprefix("http://").removesuffix("/console")
         (serving,) = [pid for pid in children_of(process.pid) if "serve" in command_of(pid)]
