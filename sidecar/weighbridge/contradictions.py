@@ -89,7 +89,11 @@ def of_filters(
         )
     for one in asking:
         routes = [route for route in envoy.routes if route.cluster == cluster]
-        if one.disabled or (routes and all(one.name in route.filters_off for route in routes)):
+        if one.disabled and not any(one.name in route.filters_on for route in routes):
+            switched_off = True
+        else:
+            switched_off = bool(routes) and all(one.name in route.filters_off for route in routes)
+        if switched_off:
             yield Contradiction(
                 "filter_disabled", one.name, "it is switched off for every route to the replicas"
             )

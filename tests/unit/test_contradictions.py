@@ -94,6 +94,8 @@ def test_a_filter_that_is_missing_or_off() -> None:
     assert codes(replace(ENVOY, filters=[observing])) == [("filter_missing", "127.0.0.1:9002")]
     off = replace(ASKING, disabled=True)
     assert codes(replace(ENVOY, filters=[off])) == [("filter_disabled", "ext_proc")]
+    switched_on = replace(ENVOY.routes[0], filters_on=frozenset({"ext_proc"}))
+    assert codes(replace(ENVOY, filters=[off], routes=[switched_on])) == []
     route = replace(ENVOY.routes[0], filters_off=frozenset({"ext_proc"}))
     assert codes(replace(ENVOY, routes=[route])) == [("filter_disabled", "ext_proc")]
     # A canary's second route may do without.

@@ -52,6 +52,8 @@ class RouteView:
     has_fraction: bool
     # Bytes, where the route says so.
     body_limit: int | None = None
+    # Filters that are off in the chain, and that the route switches on.
+    filters_on: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ def route(entry: Mapping[str, Any]) -> RouteView:
         cluster=str(action.get("cluster", "")),
         timeout_s=seconds(action.get("timeout"), ROUTE_TIMEOUT),
         filters_off=frozenset(off),
+        filters_on=frozenset(per_filter) - off,
         has_fraction="runtime_fraction" in entry.get("match", {}),
         body_limit=body_limit(entry.get("request_body_buffer_limit")),
     )
