@@ -63,6 +63,9 @@ pub(crate) struct Full {
 /// kept free is depth that others would build, not capacity; they need some to keep replicas busy.
 const MOST_RESERVED: f64 = 0.5;
 
+/// An answer counts as what a sequence of a full batch gets done in this time, ms, at most.
+const SEQUENCE_MS: f64 = 3_000.0;
+
 /// Share of the time that is left for prefill however late tokens are: otherwise replicas whose steps
 /// take longer than the objective would never start anything.
 const LEAST_PREFILL: f64 = 0.2;
@@ -93,8 +96,7 @@ impl Full {
             replica_prefill: window(
                 settings.prefill_window_ms / f64::from(capacity.replicas.max(1)),
             ),
-            sequence: (capacity.sequences > 0.0)
-                .then(|| window(settings.window_ms / capacity.sequences)),
+            sequence: (capacity.sequences > 0.0).then(|| window(SEQUENCE_MS / capacity.sequences)),
             kv_tokens,
             replica_kv_tokens: capacity
                 .kv_tokens
