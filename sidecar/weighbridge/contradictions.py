@@ -1,13 +1,13 @@
 """Where Envoy's view and the sidecar's contradict each other: one line each, with what to do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from weighbridge.address import UnixPath, parse_listen
 from weighbridge.autoscale import OPEN_STATES
 from weighbridge.config import MESSAGE_ROOM
-from weighbridge.envoy.view import EnvoyView, ExtProc, Host
+from weighbridge.envoy.view import EnvoyView, ExtProc, Host, RouteView
 from weighbridge.tuning import PREFIX
 
 # More than a wait for admission: for the answer's way, s.
@@ -43,6 +43,13 @@ def contradictions(status: Mapping[str, Any], envoy: EnvoyView) -> list[Contradi
         *of_routes(envoy, cluster),
         *of_runtime(status, envoy),
     ]
+
+
+def is_switched_off(one: ExtProc, routes: Sequence[RouteView]) -> bool:
+    """Whether no route asks the filter."""
+    if one.disabled and not any(one.name in route.filters_on for route in routes):
+        return True
+    return bool(routes) and all(one.name in route.filters_off for route in routes)
 
 
 def of_configuration(status: Mapping[str, Any]) -> Iterator[Contradiction]:
@@ -89,11 +96,7 @@ def of_filters(
         )
     for one in asking:
         routes = [route for route in envoy.routes if route.cluster == cluster]
-        if one.disabled and not any(one.name in route.filters_on for route in routes):
-            switched_off = True
-        else:
-            switched_off = bool(routes) and all(one.name in route.filters_off for route in routes)
-        if switched_off:
+        if is_switched_off(one, routes):
             yield Contradiction(
                 "filter_disabled", one.name, "it is switched off for every route to the replicas"
             )

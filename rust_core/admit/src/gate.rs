@@ -188,7 +188,7 @@ impl Gate {
     fn faded_us(&self) -> Option<u64> {
         let allowed = self.full.prefill_share(&self.running, &self.promised)?;
         let flow = self.flow_share();
-        if self.waiters.len() == 0 || allowed <= 0.0 || flow < allowed {
+        if self.waiters.len() == 0 || flow < allowed {
             return None;
         }
         let us = FLOW_US * (flow / allowed).ln();

@@ -6,14 +6,15 @@
     clippy::indexing_slicing
 )]
 
+mod common;
+
 use bytes::Bytes;
-use prost::Message;
+use common::ClientCodec;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
@@ -25,41 +26,6 @@ use weighbridge_stream::wire::{
     HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
     ProtocolConfiguration, Request, Response,
 };
-
-#[derive(Clone, Copy, Default)]
-struct ClientCodec;
-
-impl Codec for ClientCodec {
-    type Encode = ProcessingRequest;
-    type Decode = ProcessingResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for ClientCodec {
-    type Item = ProcessingRequest;
-    type Error = Status;
-    fn encode(&mut self, item: Self::Item, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(dst)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for ClientCodec {
-    type Item = ProcessingResponse;
-    type Error = Status;
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        ProcessingResponse::decode(src)
-            .map(Some)
-            .map_err(|error| Status::internal(error.to_string()))
-    }
-}
 
 fn core() -> Arc<Core> {
     let settings = serde_json::from_value(serde_json::json!({
