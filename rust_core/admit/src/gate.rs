@@ -186,7 +186,7 @@ impl Gate {
 
     /// When prefill has faded so far that more may run, if it is all that keeps others waiting; µs.
     fn faded_us(&self) -> Option<u64> {
-        let allowed = self.full.prefill_share(&self.running, &self.promised)?;
+        let allowed = self.full.prefill_share(&self.running)?;
         let flow = self.flow_share();
         if self.waiters.len() == 0 || flow < allowed {
             return None;

@@ -53,10 +53,8 @@ pub(crate) struct Full {
     pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
     foreign: Running,
-    /// Work and prefill that only promises may have in flight…
+    /// Work and prefill that only promises may have in flight.
     reserved: Running,
-    /// …and the share of capacity that these are.
-    reserved_share: f64,
 }
 
 /// Most of the windows that is kept for promises: a replica has no more than one queue, so what is
@@ -90,7 +88,6 @@ impl Full {
                 prefill: window(settings.prefill_window_ms * share),
                 ..Running::default()
             },
-            reserved_share: share,
             work: window(settings.window_ms),
             prefill: window(settings.prefill_window_ms),
             replica_prefill: window(
@@ -126,16 +123,14 @@ impl Full {
     /// it on promises, and what is kept for these, where prefill takes `flow` of the time.
     pub(crate) fn is_open_to(&self, running: &Running, promised: &Running, flow: f64) -> bool {
         self.has_room(&self.taken(running, promised))
-            && self
-                .prefill_share(running, promised)
-                .is_none_or(|share| flow < share)
+            && self.prefill_share(running).is_none_or(|share| flow < share)
     }
 
     /// Share of the replicas' time that prefill may take, so that tokens come in time for all that
-    /// decode beside it and what is kept for promises; none where step times are not known.
-    pub(crate) fn prefill_share(&self, running: &Running, promised: &Running) -> Option<f64> {
-        let kept = (self.reserved_share - self.token_share(promised)).max(0.0);
-        let decode = self.steps.base + self.token_share(running) + kept;
+    /// decode beside it; none where step times are not known. Nothing is kept here for promises: a
+    /// share of time that they do not use would be lost.
+    pub(crate) fn prefill_share(&self, running: &Running) -> Option<f64> {
+        let decode = self.steps.base + self.token_share(running);
         (self.steps.base > 0.0).then_some((1.0 - decode).max(LEAST_PREFILL))
     }
 
