@@ -1,7 +1,9 @@
 //! The gRPC service `envoy.service.ext_proc.v3.ExternalProcessor`.
 
-use crate::codec::WireCodec;
-use crate::counted::Counted;
+use crate::codec::WireEncoder;
+use crate::messages::Messages;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
@@ -11,12 +13,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_stream::Stream as Messages;
+use tokio_stream::Stream as Items;
 use tonic::body::Body;
+use tonic::codec::{EncodeBody, SingleMessageCompressionOverride};
 use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
-use tonic::server::{Grpc, NamedService, StreamingService};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::server::NamedService;
+use tonic::{Code, Status};
 use weighbridge_decide::{Core, Memory, Refusal, Share};
 use weighbridge_stream::wire::{
     self, CommonAnswer, ProcessingRequest, ProcessingResponse, TrailersAnswer,
@@ -206,7 +209,7 @@ impl<P> NamedService for ExternalProcessor<P> {
 impl<P: Process> Service<http::Request<Body>> for ExternalProcessor<P> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -214,54 +217,29 @@ impl<P: Process> Service<http::Request<Body>> for ExternalProcessor<P> {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() != METHOD {
-            return Box::pin(ready(Ok(
-                Status::unimplemented("unknown method").into_http()
-            )));
+            return ready(Ok(Status::unimplemented("unknown method").into_http()));
         }
-        let mut grpc =
-            Grpc::new(WireCodec).apply_max_message_size_config(Some(self.max_message_bytes), None);
-        let process = (self.factory)();
+        let mut process = (self.factory)();
+        let (head, body) = request.into_parts();
+        process.opened(&MetadataMap::from_headers(head.headers));
         let share = Arc::new(process.share());
-        let request = request.map(|body| Counted::new(body, Arc::clone(&share)));
-        let open = Open {
+        let replies = Replies {
             process: Some(process),
-            share,
-            max_message_bytes: self.max_message_bytes,
-            beside: self.beside.clone(),
-        };
-        Box::pin(async move { Ok(grpc.streaming(open, request).await) })
-    }
-}
-
-/// A stream about to begin.
-struct Open<P> {
-    process: Option<P>,
-    share: Arc<Share>,
-    max_message_bytes: usize,
-    beside: Handle,
-}
-
-impl<P: Process> StreamingService<ProcessingRequest> for Open<P> {
-    type Response = ProcessingResponse;
-    type ResponseStream = Replies<P>;
-    type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
-        let mut process = self.process.take();
-        if let Some(process) = &mut process {
-            process.opened(request.metadata());
-        }
-        ready(Ok(Response::new(Replies {
-            process,
             busy: None,
-            messages: request.into_inner(),
+            messages: Messages::new(body, Arc::clone(&share), self.max_message_bytes),
             inbox: VecDeque::new(),
             ready: VecDeque::new(),
-            share: Arc::clone(&self.share),
+            share,
             failed: None,
             max_message_bytes: self.max_message_bytes,
             beside: self.beside.clone(),
-        })))
+        };
+        let uncompressed = SingleMessageCompressionOverride::default();
+        let body = EncodeBody::new_server(WireEncoder, replies, None, uncompressed, None);
+        let mut response = http::Response::new(Body::new(body));
+        let kind = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        ready(Ok(response))
     }
 }
 
@@ -276,7 +254,7 @@ struct Replies<P> {
     /// Absent while it answers a heavy message, and when nothing more is to be said.
     process: Option<P>,
     busy: Option<JoinHandle<Answered<P>>>,
-    messages: Streaming<ProcessingRequest>,
+    messages: Messages<Body>,
     /// What came while the process was busy.
     inbox: VecDeque<ProcessingRequest>,
     ready: VecDeque<ProcessingResponse>,
@@ -296,7 +274,7 @@ impl<P: Process> Replies<P> {
     ) -> Poll<Option<Result<ProcessingRequest, Status>>> {
         match self.inbox.pop_front() {
             Some(message) => Poll::Ready(Some(Ok(message))),
-            None => Pin::new(&mut self.messages).poll_next(context),
+            None => self.messages.poll_next(context),
         }
     }
 
@@ -344,7 +322,7 @@ impl<P: Process> Replies<P> {
     }
 }
 
-impl<P: Process> Messages for Replies<P> {
+impl<P: Process> Items for Replies<P> {
     type Item = Result<ProcessingResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -367,7 +345,7 @@ impl<P: Process> Messages for Replies<P> {
                     Poll::Pending if this.failed.is_some() => return Poll::Pending,
                     Poll::Pending => {}
                 }
-                match Pin::new(&mut this.messages).poll_next(context) {
+                match this.messages.poll_next(context) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(None) => return Poll::Ready(None),
                     Poll::Ready(Some(Err(status))) => this.failed = Some(status),

@@ -4,9 +4,9 @@
 
 mod clock;
 mod codec;
-mod counted;
 mod ext_proc;
 mod listen;
+mod messages;
 mod reflection;
 mod server;
 mod socket;
