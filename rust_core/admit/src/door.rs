@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use weighbridge_place::MicroMu;
+use weighbridge_place::{Amount, MicroMu};
 
 use crate::gate::Gate;
 use crate::outcome::{Event, Grant, Offer, Outcome, Shed};
@@ -205,6 +205,17 @@ impl Pass {
             inside.gate.prefill_done(grant, now_us, events);
         });
         done.1
+    }
+
+    /// It turns out to be larger than it was offered: see [`Gate::grow`].
+    pub fn grow(&mut self, cost: Amount, taken: MicroMu, now_us: u64) -> Woken {
+        let Some(grant) = &mut self.grant else {
+            return Woken::default();
+        };
+        let grown = self.door.inside(now_us, |inside, events| {
+            inside.gate.grow(grant, cost, taken, now_us, events);
+        });
+        grown.1
     }
 
     /// A part of its decode is done.

@@ -147,6 +147,40 @@ impl Gate {
         self.work_done(grant, prefill, MicroMu::ZERO, now_us, events);
     }
 
+    /// A running request turns out to be larger than it was offered: it counts as `cost` in flight, its
+    /// prefill as before, and its tenant is charged at least the `taken` MU that it has had by now.
+    pub fn grow(
+        &mut self,
+        grant: &mut Grant,
+        cost: Amount,
+        taken: MicroMu,
+        now_us: u64,
+        events: &mut Vec<Event>,
+    ) {
+        self.settle(now_us, events);
+        if grant.over {
+            return;
+        }
+        let held = self.full.counted(cost);
+        let held = Amount {
+            prefill: grant.held.prefill,
+            decode: held.decode.max(grant.held.decode),
+            kv_tokens: held.kv_tokens.max(grant.held.kv_tokens),
+            ..held
+        };
+        self.running.take(&grant.held);
+        self.running.add(&held);
+        if grant.promised {
+            self.promised.take(&grant.held);
+            self.promised.add(&held);
+        }
+        grant.held = held;
+        if taken > grant.charged {
+            self.true_up(grant, taken);
+            grant.charged = taken;
+        }
+    }
+
     /// A part of a request's decode is done and no longer counts as in flight.
     pub fn decode_done(
         &mut self,

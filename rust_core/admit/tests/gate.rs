@@ -29,6 +29,7 @@ enum Step {
     },
     PrefillDone(usize),
     DecodeDone(usize, f64),
+    Grow(usize, f64),
     Over(usize),
     Cancel(usize),
     Pass(u64),
@@ -66,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, factor)| Step::Release { which, factor }),
         3 => any::<usize>().prop_map(Step::PrefillDone),
         2 => (any::<usize>(), 0.0..MOST_MU).prop_map(|(which, mu)| Step::DecodeDone(which, mu)),
+        2 => (any::<usize>(), 0.0..MOST_MU).prop_map(|(which, mu)| Step::Grow(which, mu)),
         2 => any::<usize>().prop_map(Step::Over),
         2 => any::<usize>().prop_map(Step::Cancel),
         5 => (0u64..2_000_000).prop_map(Step::Pass),
@@ -206,6 +208,21 @@ impl World {
                     self.gate
                         .decode_done(&mut grant, done, self.now_us, &mut self.events);
                     held.decode -= done.min(held.decode);
+                    self.running.push((grant, held));
+                }
+            }
+            Step::Grow(which, mu) => {
+                if let Some((mut grant, mut held)) = self.pick(which) {
+                    let more = MicroMu::from_mu(mu);
+                    let cost = Amount {
+                        decode: held.decode + more,
+                        ..held
+                    };
+                    let before = grant.charged();
+                    self.gate
+                        .grow(&mut grant, cost, more, self.now_us, &mut self.events);
+                    assert_eq!(grant.charged(), before.max(more));
+                    held.decode += more;
                     self.running.push((grant, held));
                 }
             }

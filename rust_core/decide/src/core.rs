@@ -256,6 +256,7 @@ impl Core {
     /// Never, as far as the replicas were accepted when they were set.
     pub fn judge(&self, now_us: u64) -> Result<Vec<HealthChange>, SettingsError> {
         self.reap(now_us);
+        self.metering.outrun(now_us);
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = self.registry.pool_full();
         let (changes, moved) = self.watch.round(&pool, now_us);

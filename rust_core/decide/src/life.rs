@@ -1,6 +1,7 @@
 //! What one request holds, from its placing to its end, in one object: whichever way it ends, all of
 //! it is given back.
 
+use crate::claims::longest_answer;
 use crate::shards::{Shards, hash};
 use crate::signs::{Measured, Signs};
 use crate::ticket::Origin;
@@ -12,7 +13,7 @@ use weighbridge_admit::{Pass, Woken};
 use weighbridge_learn::health::Source;
 use weighbridge_learn::predict::Ask;
 use weighbridge_learn::usage::Reply;
-use weighbridge_place::{Charge, MicroMu, Placed, Replica};
+use weighbridge_place::{Amount, Charge, MicroMu, Placed, Replica};
 use weighbridge_weigh::{Profile, Work};
 
 /// What is known of a request when it begins, for what is learnt when it ends.
@@ -116,6 +117,8 @@ pub(crate) struct Held {
     pub(crate) first_byte_us: Option<u64>,
     /// Its prompt is computed, if that can be seen.
     is_computed: bool,
+    /// Tokens that each answer is expected to have, now.
+    expected_output: u64,
     /// A stream observes the reply and is not done.
     pub(crate) is_observed: bool,
     pub(crate) reply: Option<Reply>,
@@ -142,6 +145,7 @@ impl Life {
         flight: Option<Measured>,
         brought: Option<Brought>,
     ) -> Self {
+        let expected_output = facts.work.output_tokens;
         Self {
             facts,
             held: Mutex::new(Held {
@@ -155,6 +159,7 @@ impl Life {
                 status: 0,
                 first_byte_us: None,
                 is_computed: false,
+                expected_output,
                 is_observed: false,
                 reply: None,
                 ended_us: None,
@@ -231,6 +236,50 @@ impl Life {
         }
         let pass = held.pass.as_mut();
         pass.map_or_else(Woken::default, |pass| pass.prefill_done(now_us))
+    }
+
+    /// So many tokens of each answer are out. Where they are more than was expected, the answer counts
+    /// as one that goes on for as long again, within what it may have: the longer it has been, the more
+    /// is likely to come.
+    pub(crate) fn outrun(&self, held: &mut Held, tokens: u64, now_us: u64) -> Woken {
+        let facts = &self.facts;
+        if tokens <= held.expected_output || held.ended_us.is_some() || held.status >= 400 {
+            return Woken::default();
+        }
+        let most = longest_answer(&facts.profile, facts.max_output);
+        let expected = tokens.saturating_mul(2).min(most);
+        if expected <= held.expected_output {
+            return Woken::default();
+        }
+        held.expected_output = expected;
+        let work = |output_tokens| Work {
+            output_tokens,
+            ..facts.work
+        };
+        let cost = |tokens| {
+            let work = work(tokens).within(facts.profile.longest_sequence());
+            facts.profile.cost(&work)
+        };
+        let whole = cost(expected);
+        let mut amount = Amount {
+            decode: MicroMu::from_mu(whole.decode_mu),
+            kv_tokens: whole.kv_tokens,
+            ..Amount::default()
+        };
+        if let Some(charge) = &mut held.charge {
+            let now = charge.amount();
+            amount.prefill = now.prefill;
+            amount.kv_reserved = now.kv_reserved.max(amount.kv_tokens);
+            charge.adjust(amount);
+        }
+        let taken = MicroMu::from_mu(cost(tokens.min(most)).total());
+        let pass = held.pass.as_mut();
+        pass.map_or_else(Woken::default, |pass| pass.grow(amount, taken, now_us))
+    }
+
+    /// Tokens of each answer from which on it is longer than expected.
+    pub(crate) fn expects(&self) -> u64 {
+        self.lock().expected_output
     }
 
     /// The routing stream has ended: nothing is on the replica's ledger any more. `None` where it had

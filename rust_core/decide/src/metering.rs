@@ -42,6 +42,8 @@ pub struct Observer {
     life: Arc<Life>,
     reader: Option<ReplyReader>,
     has_output: bool,
+    /// Tokens of each answer from which on it is longer than expected.
+    expected: u64,
 }
 
 impl Observer {
@@ -58,6 +60,15 @@ impl Observer {
                 self.has_output = true;
                 let woken = self.life.computed(&mut self.life.lock(), now_us);
                 drop(woken);
+            }
+            let choices = u64::from(self.life.facts.work.choices.max(1));
+            let tokens = reader.streamed_tokens() / choices;
+            if tokens > self.expected {
+                let mut held = self.life.lock();
+                let woken = self.life.outrun(&mut held, tokens, now_us);
+                drop(held);
+                drop(woken);
+                self.expected = self.life.expects().max(tokens);
             }
         }
     }
@@ -145,11 +156,34 @@ impl Metering {
         }
         held.is_observed = true;
         drop(held);
+        let expected = life.expects();
         Some(Observer {
             life,
             reader: None,
             has_output: false,
+            expected,
         })
+    }
+
+    /// Lets answers of which nothing is seen as they are made count as they run: by the time, at the pace
+    /// of a full replica on its profile.
+    pub(crate) fn outrun(&self, now_us: u64) {
+        for life in self.open.begun_before(now_us) {
+            let mut held = life.lock();
+            let facts = &life.facts;
+            if held.is_observed && facts.ask.stream {
+                continue; // its events tell
+            }
+            let Some(flight) = &held.flight else {
+                continue; // nobody knows when it began to decode
+            };
+            let most = claims::longest_answer(&facts.profile, facts.max_output);
+            let decoded_mu = flight.decoded_mu(now_us);
+            let tokens = claims::tokens_for(&facts.profile, &facts.work, decoded_mu, most);
+            let woken = life.outrun(&mut held, tokens, now_us);
+            drop(held);
+            drop(woken);
+        }
     }
 
     /// The reply was seen to its end.

@@ -119,6 +119,13 @@ impl ReplyReader {
         (self.lost && self.wire_bytes > 0) || self.sink().is_some_and(seen)
     }
 
+    /// Output tokens of a stream so far, of all its answers, as its events and text suggest; 0 of what
+    /// is no stream or cannot be read.
+    #[must_use]
+    pub fn streamed_tokens(&self) -> u64 {
+        self.sink().map_or(0, |sink| sink.parser.streamed_tokens())
+    }
+
     /// What was seen so far; at the end of the body, all of it.
     #[must_use]
     pub fn reply(&self) -> Reply {

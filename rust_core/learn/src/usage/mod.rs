@@ -77,8 +77,12 @@ impl Reply {
     /// Output tokens: as the reply says, or else as its events and text suggest.
     #[must_use]
     pub fn output_tokens(&self) -> u64 {
-        let guess = || self.output_events.max(self.text_bytes / BYTES_PER_TOKEN);
-        self.usage.output_tokens.unwrap_or_else(guess)
+        (self.usage.output_tokens).unwrap_or_else(|| self.seen_tokens())
+    }
+
+    /// Output tokens as events and text suggest.
+    fn seen_tokens(&self) -> u64 {
+        self.output_events.max(self.text_bytes / BYTES_PER_TOKEN)
     }
 
     /// Time per output token after the first, µs; `None` where there was no more than one event.

@@ -110,6 +110,14 @@ impl Parser {
         }
     }
 
+    /// Output tokens of a stream so far, as its events and text suggest; 0 of what is no stream.
+    pub(crate) fn streamed_tokens(&self) -> u64 {
+        match self.form {
+            Form::Events => self.reply.seen_tokens(),
+            Form::Json | Form::Unknown => 0,
+        }
+    }
+
     /// Whether output has been seen. What is no stream comes when all of it is there.
     pub(crate) fn has_output(&self) -> bool {
         self.reply.output_from_us.is_some() || self.form == Form::Json && self.reply.body_bytes > 0
