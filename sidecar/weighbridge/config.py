@@ -592,7 +592,8 @@ class EnvoySettings(Section):
         2 << 30,
         ge=64 << 20,
         description="Envoy's memory, bytes: near it the requests that hold the most of it are "
-        "ended, then new ones refused. Below what the container may have.",
+        "ended, then new ones refused, then connections cut that send more. Some 100 MB below what "
+        "the container may have.",
     )
     max_connections: int = Field(
         1 << 16,

@@ -2,6 +2,7 @@
 
 from envoy_data_plane.envoy.config.overload.v3 import (
     BufferFactoryConfig,
+    LoadShedPoint,
     OverloadAction,
     OverloadManager,
     ResourceMonitor,
@@ -24,9 +25,12 @@ TRACKED_POWER_OF_TWO = 20
 
 
 def overload_manager(settings: EnvoySettings) -> OverloadManager:
-    """Near the bound, the streams that hold the most go first; then no new request comes in."""
+    """Near the bound, the HTTP/2 streams that hold the most go first; then no new request comes in;
+    last, an HTTP/1.1 connection that sends more is cut: of those Envoy can take no single stream.
+    """
     return OverloadManager(
-        refresh_interval=seconds(0.25),
+        # What arrives in between comes on top of the bound.
+        refresh_interval=seconds(0.05),
         resource_monitors=[
             ResourceMonitor(
                 name=HEAP,
@@ -46,6 +50,12 @@ def overload_manager(settings: EnvoySettings) -> OverloadManager:
             action("envoy.overload_actions.reset_high_memory_stream", scaled=(0.85, 0.95)),
             action("envoy.overload_actions.disable_http_keepalive", threshold=0.9),
             action("envoy.overload_actions.stop_accepting_requests", threshold=0.95),
+        ],
+        loadshed_points=[
+            LoadShedPoint(
+                name="envoy.load_shed_points.http1_server_abort_dispatch",
+                triggers=[Trigger(name=HEAP, threshold=ThresholdTrigger(value=0.98))],
+            ),
         ],
         buffer_factory_config=BufferFactoryConfig(
             minimum_account_to_track_power_of_two=TRACKED_POWER_OF_TWO
