@@ -75,6 +75,8 @@ class Core:
         """
     def now_us(self) -> int:
         """µs on the core's clock, in which usage records tell the time."""
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight by endpoint, at the replicas that have any."""
     def status(self) -> str:
         """{"pool": int, "replicas": [{"endpoint", "model", "state", "requests", "prefill_mu",
         "decode_mu", "kv_tokens", "capacity_mu_per_min", "cached_blocks",

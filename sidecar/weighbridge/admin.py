@@ -29,7 +29,7 @@ INDEX = (
     ),
     ("/slices", True, "the key space: slices with their replicas, the latest moves"),
     ("/metrics", True, "Prometheus"),
-    ("/healthz", True, "200 while the process answers"),
+    ("/healthz", True, "200 while the process works, 503 where it has stood still for a minute"),
     ("/readyz", True, "200 while it takes requests, else 503"),
     ("/drain?replica=R", False, "POST: R gets no new session and loses its own at their next turn"),
     ("/undrain?replica=R", False, "POST: takes that back"),
@@ -66,11 +66,15 @@ class AdminServer:
         profiles: Sequence[Mapping[str, Any]] = (),
         *,
         notes: Callable[[], Sequence[str]] = tuple,
+        is_alive: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`notes` are lines that /readyz adds: what is not as it should be."""
+        """`notes` are lines that /readyz adds: what is not as it should be.
+
+        All that it is given is called from the thread that the pages are on, and others.
+        """
         self._core = core
         self._access = access or Access()
-        self._is_ready = is_ready
+        self._is_ready, self._is_alive = is_ready, is_alive
         self._notes = notes
         self._snapshot = snapshot
         self._metrics = Metrics(snapshot)
@@ -148,7 +152,9 @@ class AdminServer:
         return page(self._index_page)
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        is_alive = self._is_alive()
+        text = "ok" if is_alive else "the control plane stands still"
+        return web.Response(text=f"{text}\n", status=200 if is_alive else 503)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         is_ready = self._is_ready()

@@ -5,6 +5,7 @@ import json
 import logging
 import resource
 import signal
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
@@ -22,6 +23,7 @@ from weighbridge.drift import DriftWatch, Known
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.health import HealthWatch
 from weighbridge.loops import Loops, ended
+from weighbridge.own_thread import OwnThread
 from weighbridge.reloads import Reloads
 from weighbridge.runtime import Overrides, RuntimeWatch
 from weighbridge.status import snapshot
@@ -36,6 +38,11 @@ log = logging.getLogger(__name__)
 
 FILE_INTERVAL_SECONDS = 1.0
 MOST_DESCRIPTORS = 1 << 20
+# Envoys' connections, sources of replicas, logs and the process itself.
+OTHER_DESCRIPTORS = 256
+# How often this loop says that it runs, and after what silence /healthz says that it does not, s.
+BEAT_SECONDS = 1.0
+STALLED_SECONDS = 60.0
 # What a running sidecar cannot change: its sockets, and what its core was made with.
 FIXED_SECTIONS = ("listen", "admin", "metrics", "usage_log", "tracing")
 CHANGEABLE_SETTINGS = ("placing", "admission", "health")
@@ -57,6 +64,9 @@ class Service:
         self._sender = sender(self._config, self._core, source)
         self._loops = Loops()
         self._health = HealthWatch(self._core, self._loops)
+        # Pages answer and polls go on whatever the other loops are at, and neither holds up these.
+        self._pages, self._polls = OwnThread("weighbridge-pages"), OwnThread("weighbridge-polls")
+        self._beat_at = time.monotonic()
         self._runtime = RuntimeWatch(lambda: self._config, self._tune)
         self._fleet = Fleet(
             self._config,
@@ -87,9 +97,12 @@ class Service:
                 self._access,
                 self._settings["profiles"],
                 notes=self._notes,
+                is_alive=self._is_alive,
             )
-            await admin.start(config.admin.address, config.metrics.address)
-            stack.push_async_callback(admin.stop)
+            pages = await stack.enter_async_context(self._pages)
+            polls = await stack.enter_async_context(self._polls)
+            await pages.run(admin.start(config.admin.address, config.metrics.address))
+            stack.push_async_callback(lambda: pages.run(admin.stop()))
             transport = await transports.start(self._core, config.listen, self._certificates)
             for name, paths, take in (
                 ("certificates", tls_files(config, self._source), partial(self._show, transport)),
@@ -102,11 +115,12 @@ class Service:
                 if paths:
                     follow = partial(watch.follow, name, paths, FILE_INTERVAL_SECONDS, take)
                     stack.callback(self._loops.start(name.replace(" ", "_"), follow).cancel)
-            stack.push_async_callback(self._health.close)
+            stack.push_async_callback(lambda: polls.run(self._health.close()))
             stack.push_async_callback(self._fleet.close)
             await self._fleet.start(config, self._certificates)
-            await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
+            await self._watch_health()
             for name, work in (
+                ("beat", self._beat),
                 ("file", self._follow_file),
                 ("reload", self._reload_when_wanted),
                 ("assigner", self._assign),
@@ -148,7 +162,7 @@ class Service:
     async def _admit(self, admin: AdminServer) -> None:
         found = access.load(self._config.admin, self._source)
         self._access.token, self._access.tls = found.token, found.tls
-        await admin.show_certificates()
+        await self._pages.run(admin.show_certificates())
 
     async def _set_ready(self, transport: transports.Transport, ready: bool) -> None:
         self._ready = ready
@@ -181,10 +195,21 @@ class Service:
             # Ready once it knows where to send requests.
             if self._fleet.is_known and not self._ready and not self._stop.is_set():
                 await self._set_ready(transport, True)
-            config = self._config
-            await self._health.watch(self._fleet.endpoints(), config.health, config.telemetry)
+            await self._watch_health()
             await self._fleet_changed.wait()
             self._fleet_changed.clear()
+
+    async def _watch_health(self) -> None:
+        config, endpoints = self._config, self._fleet.endpoints()
+        await self._polls.run(self._health.watch(endpoints, config.health, config.telemetry))
+
+    async def _beat(self) -> None:
+        while True:
+            self._beat_at = time.monotonic()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _is_alive(self) -> bool:
+        return time.monotonic() - self._beat_at < STALLED_SECONDS
 
     async def _assign(self) -> None:
         while True:

@@ -97,11 +97,12 @@ impl Doors {
                 let mut all = members.replicas.iter();
                 all.all(|replica| replica.spec.state == State::Draining)
             });
+            // Added up before the door is held: requests want it.
+            let window_ms = door.look(Gate::window_ms);
+            let capacity = members.map_or_else(Capacity::default, |members| {
+                capacity(members, window_ms, tpot_ms)
+            });
             door.change(now_us, |gate, events| {
-                let window_ms = gate.window_ms();
-                let capacity = members.map_or_else(Capacity::default, |members| {
-                    capacity(members, window_ms, tpot_ms)
-                });
                 gate.set_capacity(capacity, now_us, events);
                 if is_over {
                     gate.shed_all(now_us, events);

@@ -27,7 +27,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weighbridge_learn::predict::Predictor;
-use weighbridge_place::{Decision, Pool, Registry, ReplicaSpec};
+use weighbridge_place::{Decision, Pool, Registry, Replica, ReplicaSpec};
 use weighbridge_weigh::{Body, Endpoint};
 
 /// What is known of a request when it is to be decided.
@@ -289,6 +289,15 @@ impl Core {
     #[must_use]
     pub fn reaped(&self) -> u64 {
         self.reaped.load(Relaxed)
+    }
+
+    /// Requests in flight by endpoint, at the replicas that have any.
+    #[must_use]
+    pub fn in_flight(&self) -> HashMap<String, i64> {
+        let pool = self.registry.pool_full();
+        let at = |replica: &Replica| (replica.spec.endpoint.clone(), replica.load.own().requests);
+        let busy = pool.replicas().map(|replica| at(replica));
+        busy.filter(|(_, requests)| *requests != 0).collect()
     }
 
     /// Judges health by other settings from now on.

@@ -5,6 +5,7 @@ use crate::settings::ReplicaState;
 use crate::signs::Signs;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use weighbridge_learn::health::{Cause, Health, Settings as Judgement, Sign, Standing};
 use weighbridge_place::{Pool, Replica, ReplicaId, State};
@@ -34,6 +35,12 @@ impl Default for HealthSetting {
             most_foreign_ms: 30_000.0,
             judgement: Judgement::default(),
         }
+    }
+}
+
+impl HealthSetting {
+    fn first_byte_us(&self) -> u64 {
+        self.first_byte_ms.saturating_mul(1000)
     }
 }
 
@@ -96,6 +103,8 @@ pub struct HealthStatus {
 /// All replicas' health.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    /// Beside the rest: a request that ends does not wait for a round over all replicas.
+    first_byte_us: AtomicU64,
     by_id: RwLock<HashMap<ReplicaId, Arc<Signs>>>,
     judging: Mutex<Judging>,
 }
@@ -116,6 +125,7 @@ struct Judging {
 impl Watch {
     pub(crate) fn new(setting: HealthSetting) -> Self {
         Self {
+            first_byte_us: AtomicU64::new(setting.first_byte_us()),
             by_id: RwLock::default(),
             judging: Mutex::new(Judging {
                 health: Health::new(setting.judgement),
@@ -132,12 +142,13 @@ impl Watch {
 
     pub(crate) fn set(&self, setting: HealthSetting) {
         let mut judging = self.judging();
+        self.first_byte_us.store(setting.first_byte_us(), Relaxed);
         judging.health.set(setting.judgement);
         judging.setting = setting;
     }
 
     pub(crate) fn first_byte_us(&self) -> u64 {
-        self.judging().setting.first_byte_ms.saturating_mul(1000)
+        self.first_byte_us.load(Relaxed)
     }
 
     /// What is gathered of a replica; `None` where it has left.
@@ -156,15 +167,14 @@ impl Watch {
     /// it and which are its like.
     pub(crate) fn follow(&self, pool: &Pool, kinds: &HashMap<String, (f64, u32)>) {
         let mut judging = self.judging();
-        let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::with_capacity(pool.len());
         let mut stay = Vec::new();
         let mut all = Vec::new();
         for replica in pool.replicas() {
             let endpoint = &replica.spec.endpoint;
             let (batch, group) = kinds.get(endpoint).copied().unwrap_or((1.0, 0));
-            let known = by_id
-                .remove(&replica.id)
+            let known = self
+                .signs(replica.id)
                 .filter(|signs| signs.endpoint == *endpoint);
             if known.is_some() {
                 stay.push((replica.id.0, group));
@@ -184,7 +194,8 @@ impl Watch {
             .iter()
             .map(|(id, signs)| (signs.endpoint.clone(), *id))
             .collect();
-        *by_id = next;
+        // Made before it is swapped in: requests ask for it.
+        *self.by_id.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// What a replica may be given, as it was judged last.

@@ -353,3 +353,41 @@ fn a_clock_that_jumps_costs_nothing() {
         assert_ne!(one.state, ReplicaState::Ejected);
     }
 }
+
+/// Thousands that fail at once are one pool more, not one each.
+#[test]
+fn a_round_publishes_one_pool_however_many_fail() {
+    const MANY: usize = 2_000;
+    let core = core(MANY);
+    let before = Status::of(&core).pool;
+    let seen: Vec<Observation> = (0..MANY)
+        .map(|at| serde_json::from_value(json!({"endpoint": endpoint(at), "probe": "refused"})))
+        .collect::<Result<_, _>>()
+        .unwrap();
+    for turn in 1..=5 {
+        core.hear(&seen, turn * SECOND);
+    }
+    assert_eq!(
+        Status::of(&core).pool,
+        before,
+        "what is heard publishes nothing"
+    );
+    let changes = core.judge(6 * SECOND).unwrap();
+    assert!(
+        changes.len() > MANY / 4,
+        "{} were judged ill",
+        changes.len()
+    );
+    assert_eq!(Status::of(&core).pool, before + 1);
+}
+
+#[test]
+fn those_in_flight_are_told_of_busy_replicas_alone() {
+    let core = core(3);
+    assert!(core.in_flight().is_empty());
+    let ticket = place(&core, "hello", 0);
+    let busy = core.in_flight();
+    assert_eq!(busy.values().copied().collect::<Vec<_>>(), [1]);
+    core.end(ticket, SECOND);
+    assert!(core.in_flight().is_empty());
+}

@@ -2,6 +2,7 @@
 
 use crate::{json, refused};
 use pyo3::prelude::*;
+use std::collections::HashMap;
 use std::sync::Arc;
 use weighbridge_decide::{
     Admission, HealthSetting, KeySpace, Observation, Placing, ReplicaSetting, Settings, Status,
@@ -17,19 +18,23 @@ pub(crate) struct Core {
 #[pymethods]
 impl Core {
     #[new]
-    fn new(settings_json: &str) -> PyResult<Self> {
-        let settings: Settings = serde_json::from_str(settings_json).map_err(refused)?;
-        let inner = weighbridge_decide::Core::new(settings).map_err(refused)?;
-        let inner = Arc::new(inner);
-        keep_time(&inner).map_err(refused)?;
-        Ok(Self { inner })
+    fn new(py: Python<'_>, settings_json: &str) -> PyResult<Self> {
+        py.detach(|| {
+            let settings: Settings = serde_json::from_str(settings_json).map_err(refused)?;
+            let inner = weighbridge_decide::Core::new(settings).map_err(refused)?;
+            let inner = Arc::new(inner);
+            keep_time(&inner).map_err(refused)?;
+            Ok(Self { inner })
+        })
     }
 
     /// Replaces the replicas and gives the new pool's number.
     fn set_replicas(&self, py: Python<'_>, replicas_json: &str) -> PyResult<u64> {
-        let replicas: Vec<ReplicaSetting> = serde_json::from_str(replicas_json).map_err(refused)?;
-        py.detach(|| self.inner.set_replicas(replicas))
-            .map_err(refused)
+        py.detach(|| {
+            let replicas: Vec<ReplicaSetting> =
+                serde_json::from_str(replicas_json).map_err(refused)?;
+            self.inner.set_replicas(replicas).map_err(refused)
+        })
     }
 
     /// Has a replica drained, or takes that back; whether there is such a replica.
@@ -44,24 +49,30 @@ impl Core {
     }
 
     /// Changes how replicas are chosen, from the next request on.
-    fn set_placing(&self, placing_json: &str) -> PyResult<()> {
-        let placing: Placing = serde_json::from_str(placing_json).map_err(refused)?;
-        self.inner.set_placing(placing);
-        Ok(())
+    fn set_placing(&self, py: Python<'_>, placing_json: &str) -> PyResult<()> {
+        py.detach(|| {
+            let placing: Placing = serde_json::from_str(placing_json).map_err(refused)?;
+            self.inner.set_placing(placing);
+            Ok(())
+        })
     }
 
     /// Changes tenants' terms and what may wait, from now on.
     fn set_admission(&self, py: Python<'_>, admission_json: &str) -> PyResult<()> {
-        let admission: Admission = serde_json::from_str(admission_json).map_err(refused)?;
-        py.detach(|| self.inner.set_admission(&admission))
-            .map_err(refused)
+        py.detach(|| {
+            let admission: Admission = serde_json::from_str(admission_json).map_err(refused)?;
+            self.inner.set_admission(&admission).map_err(refused)
+        })
     }
 
     /// Takes in what was seen of replicas from outside their requests.
     fn hear(&self, py: Python<'_>, observations_json: &str) -> PyResult<()> {
-        let seen: Vec<Observation> = serde_json::from_str(observations_json).map_err(refused)?;
-        py.detach(|| self.inner.hear(&seen, self.inner.now_us()));
-        Ok(())
+        py.detach(|| {
+            let seen: Vec<Observation> =
+                serde_json::from_str(observations_json).map_err(refused)?;
+            self.inner.hear(&seen, self.inner.now_us());
+            Ok(())
+        })
     }
 
     /// Judges the replicas' health; the changes of state as a JSON list.
@@ -73,10 +84,12 @@ impl Core {
     }
 
     /// Judges health by other settings from now on.
-    fn set_health(&self, health_json: &str) -> PyResult<()> {
-        let setting: HealthSetting = serde_json::from_str(health_json).map_err(refused)?;
-        self.inner.set_health(setting);
-        Ok(())
+    fn set_health(&self, py: Python<'_>, health_json: &str) -> PyResult<()> {
+        py.detach(|| {
+            let setting: HealthSetting = serde_json::from_str(health_json).map_err(refused)?;
+            self.inner.set_health(setting);
+            Ok(())
+        })
     }
 
     /// Whether decisions are only recorded, from the next request on.
@@ -97,6 +110,11 @@ impl Core {
     /// µs on the core's clock, in which usage records tell the time.
     fn now_us(&self) -> u64 {
         self.inner.now_us()
+    }
+
+    /// Requests in flight by endpoint, at the replicas that have any.
+    fn in_flight(&self, py: Python<'_>) -> HashMap<String, i64> {
+        py.detach(|| self.inner.in_flight())
     }
 
     /// The core at this moment.

@@ -1,7 +1,6 @@
 """The replicas as the sidecar and Envoy know them, kept up to date from the sources."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -62,16 +61,15 @@ class Fleet:
         # The configuration's own list is there before anything is asked.
         listed = [Found(replica) for replica in config.replicas]
         self._membership.want(listed, now(), at_start=True)
-        self._profile_of: Mapping[str, str] = {}
-        self._note_profiles()
 
     def steered(self) -> list[tuple[Replica, ReplicaState]]:
         """Whom the core may choose, with the state as sources see it and the share as it is now."""
         return self._membership.steered(now())
 
     def profiles(self) -> Mapping[str, str]:
-        """The profile of each that may be chosen. From any thread."""
-        return self._profile_of
+        """The profile of each member. From any thread."""
+        members = self._membership.members.values()
+        return {one.found.replica.endpoint: one.found.replica.profile for one in members}
 
     def endpoints(self) -> list[str]:
         """All members, also those that nothing is steered to yet or any more."""
@@ -137,7 +135,7 @@ class Fleet:
     def report(self) -> dict[str, Any]:
         """How sources, members and Envoys stand, for status and metrics."""
         stages: dict[str, int] = {}
-        for member in list(self._membership.members.values()):
+        for member in self._membership.members.values():
             stages[member.stage.value] = stages.get(member.stage.value, 0) + 1
         sessions = [] if self._ads is None else self._ads.sessions
         return {
@@ -193,31 +191,17 @@ class Fleet:
             self._started = True
         taken = frozenset[str]() if self._ads is None else self._ads.taken()
         is_leaving = self._membership.is_leaving
-        in_flight = await asyncio.to_thread(requests, self._core) if is_leaving else {}
+        in_flight = await asyncio.to_thread(self._core.in_flight) if is_leaving else {}
         changed |= self._membership.step(at, in_flight, taken)
         # The core before Envoy: who is dropped from Envoy is not steered to any more.
         if changed or at - self._shares_at >= SHARE_SECONDS:
             self._shares_at = at
-            self._note_profiles()
             await self._on_change()
         if self._ads is not None and (changed or self._told is None):
             told = self._membership.told()
             if told != self._told:
                 self._told = told
-                self._ads.tell(told)
-
-    def _note_profiles(self) -> None:
-        # Another mapping each time: other threads read the former one to its end.
-        members = self._membership.members.values()
-        self._profile_of = {
-            one.found.replica.endpoint: one.found.replica.profile for one in members
-        }
-
-
-def requests(core: Core) -> Mapping[str, int]:
-    """Requests in flight at each replica."""
-    status = json.loads(core.status())
-    return {one["endpoint"]: one["requests"] for one in status["replicas"]}
+                await self._ads.tell(told)
 
 
 def pace(config: Config) -> Pace:

@@ -59,11 +59,12 @@ class Membership:
 
     def __init__(self, pace: Pace) -> None:
         self.pace = pace
-        self._members: dict[str, Member] = {}
+        # Another mapping after each change: other threads read the former one to its end.
+        self._members: Mapping[str, Member] = {}
 
     @property
     def members(self) -> Mapping[str, Member]:
-        """All members by their endpoint."""
+        """All members by their endpoint, as they are now: later changes are in another mapping."""
         return self._members
 
     @property
@@ -88,15 +89,17 @@ class Membership:
     def want(self, found: Iterable[Found], now: float, at_start: bool) -> None:
         """Takes a complete list. Replicas `at_start` need not warm up."""
         wanted = {one.replica.endpoint: one for one in found}
+        members = dict(self._members)
         for endpoint, one in wanted.items():
-            self._members[endpoint] = self._wanted(self._members.get(endpoint), one, now, at_start)
-        for endpoint, member in list(self._members.items()):
+            members[endpoint] = self._wanted(members.get(endpoint), one, now, at_start)
+        for endpoint, member in self._members.items():
             if endpoint in wanted:
                 continue
             if member.stage is Stage.ANNOUNCED:
-                self._members[endpoint] = replace(member, stage=Stage.LEFT, since=now)
+                members[endpoint] = replace(member, stage=Stage.LEFT, since=now)
             elif member.stage is Stage.SERVING:
-                self._members[endpoint] = replace(member, stage=Stage.LEAVING, since=now)
+                members[endpoint] = replace(member, stage=Stage.LEAVING, since=now)
+        self._members = members
 
     def _wanted(self, member: Member | None, found: Found, now: float, at_start: bool) -> Member:
         warm_since = None if at_start or self.pace.warm_up_seconds == 0 else now
@@ -115,14 +118,14 @@ class Membership:
         True where anything has changed.
         """
         changed = False
-        for endpoint, member in list(self._members.items()):
+        members = {}
+        for endpoint, member in self._members.items():
             moved = self._moved(member, now, in_flight.get(endpoint, 0), endpoint in envoy_has)
-            if moved is not member:
-                changed = True
-                if moved is None:
-                    del self._members[endpoint]
-                else:
-                    self._members[endpoint] = moved
+            changed |= moved is not member
+            if moved is not None:
+                members[endpoint] = moved
+        if changed:
+            self._members = members
         return changed
 
     def _moved(self, member: Member, now: float, requests: int, envoy_has: bool) -> Member | None:

@@ -72,10 +72,11 @@ class AdsServer:
         """The Envoys that are connected."""
         return list(self._sessions)
 
-    def tell(self, replicas: Sequence[Replica]) -> None:
-        """Replaces the list, and sends it to all."""
+    async def tell(self, replicas: Sequence[Replica]) -> None:
+        """Replaces the list, and sends it to all. One call at a time."""
         number = 1 if self._snapshot is None else self._snapshot.number + 1
-        self._snapshot = snapshot(number, replicas, self._health_path)
+        # On a thread of its own: thousands of messages take a while.
+        self._snapshot = await asyncio.to_thread(snapshot, number, replicas, self._health_path)
         self._lists[number] = self._snapshot.endpoints
         self._lists.pop(number - REMEMBERED, None)
         for wake in self._sessions.values():

@@ -149,3 +149,15 @@ def test_what_a_source_says_of_a_replica_is_passed_on() -> None:
     assert steered(members, 0) == {ENDPOINTS[0]: "ejected"}
     members.want([Found(replica)], 1, at_start=False)
     assert steered(members, 1) == {ENDPOINTS[0]: "healthy"}
+
+
+def test_a_list_that_another_thread_walks_does_not_change_under_it() -> None:
+    members = Membership(Pace(drain_seconds=0.0, warm_up_seconds=0.0, patience_seconds=None))
+    members.want(found("10.0.0.1:80", "10.0.0.2:80"), 0.0, at_start=True)
+    walked = []
+    for now, endpoint in enumerate(members.members):
+        walked.append(endpoint)
+        members.want(found(*(f"10.0.1.{n}:80" for n in range(50 + now))), now, at_start=False)
+        members.step(now + 10.0, {}, frozenset())
+    assert walked == ["10.0.0.1:80", "10.0.0.2:80"]
+    assert not {"10.0.0.1:80", "10.0.0.2:80"} & set(members.members)

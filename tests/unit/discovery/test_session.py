@@ -117,16 +117,16 @@ async def test_the_server_logs_a_refusal_and_knows_what_envoy_still_has(
             request_serializer=bytes,
             response_deserializer=DiscoveryResponse.parse,
         )(sent())
-        server.tell([Replica(endpoint="10.0.0.1:80", profile="p")])
+        await server.tell([Replica(endpoint="10.0.0.1:80", profile="p")])
         requests.put_nowait(ask())
         requests.put_nowait(ask((await call.read()).nonce))
         (session,) = server.sessions
         await came_true(lambda: session.taken == 1)
-        server.tell([Replica(endpoint="10.0.0.2:80", profile="p")])
+        await server.tell([Replica(endpoint="10.0.0.2:80", profile="p")])
         requests.put_nowait(ask((await call.read()).nonce, refusal="no such thing"))
         await came_true(lambda: session.refusals == 1)
         assert server.taken() == frozenset()
-        server.tell([Replica(endpoint="10.0.0.3:80", profile="p")])
+        await server.tell([Replica(endpoint="10.0.0.3:80", profile="p")])
         assert (await call.read()).version_info == "3"
         assert (session.taken, session.refusal) == (1, "no such thing")
         call.cancel()
