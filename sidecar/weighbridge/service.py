@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weighbridge import __version__, access, logs, tls, transports, watch
 from weighbridge._core import Core, CoreError
 from weighbridge.admin import AdminServer
+from weighbridge.admin_port import MOST_CONNECTIONS
 from weighbridge.config import Config, load
 from weighbridge.core import admission, build, health, placing, replica_settings, settings
 from weighbridge.discovery.checks import check_lists, check_sources
@@ -85,6 +86,7 @@ class Service:
         """Serves until SIGTERM or SIGINT, then drains."""
         config = self._config
         logs.configure(config.log.level, config.log.format)
+        take_descriptors(config)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -269,6 +271,7 @@ class Service:
             if config == self._config:
                 self._reloads.cleared()
                 return
+            gathering = self._fleet.prepared(config)
             self._take(config)
         except (RefusedError, CoreError) as error:
             log.error("not reloaded: %s", error)
@@ -279,7 +282,8 @@ class Service:
             raise
         self._reloads.taken(config)
         logs.configure(config.log.level, config.log.format)
-        await self._fleet.configure(config)
+        if gathering is not None:
+            await self._fleet.configure(config, gathering)
         # The loop that follows the fleet takes over how it is watched: one task, not two.
         self._fleet_changed.set()
         log.info("reloaded %s: %d replicas", self._source, len(config.replicas))
@@ -299,7 +303,7 @@ class Service:
         before = self._config
         try:
             self._set_all(config)
-        except CoreError:
+        except Exception:
             self._set_all(before)
             raise
         self._config = config
@@ -366,13 +370,32 @@ def run(source: Path) -> None:
     async def main() -> None:
         await Service(source).run()
 
-    take_descriptors()
     asyncio.run(main())
 
 
-def take_descriptors() -> None:
-    """Raises the limit of descriptors as far as it goes: each stream and poll takes one."""
+def take_descriptors(config: Config) -> None:
+    """Raises the limit of descriptors to the highest allowed, and warns where that is too few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        # The system's own limit may be lower than what this process is allowed.
+        except (OSError, ValueError) as error:
+            log.warning("the limit of descriptors stays at %d: %s", soft, error)
+    needed = descriptors(config)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        log.warning(
+            "%d descriptors are too few: up to %d may be in use at once, and then polls and "
+            "connections fail; raise the limit (`ulimit -n`, LimitNOFILE)",
+            soft,
+            needed,
+        )
+
+
+def descriptors(config: Config) -> int:
+    """The most that may be in use at once: polls, pages, and what serves."""
+    health, telemetry = config.health, config.telemetry
+    polls = [one.max_concurrent for one in (health, telemetry) if one.enabled]
+    return sum(polls) + MOST_CONNECTIONS + OTHER_DESCRIPTORS

@@ -100,12 +100,14 @@ class Fleet:
         if self._ads is not None:
             self._ads.set_certificates(certificates)
 
-    async def configure(self, config: Config) -> None:
-        """Follows other sources, where they have changed; members stay as far as they are found."""
+    def prepared(self, config: Config) -> Gathering | None:
+        """What `configure` will follow; None where no source changes. Nothing is changed yet."""
         if (config.replicas, config.discovery) == self._settings:
-            return
-        # Made before anything is changed: it is all of it, or nothing.
-        gathering = self._gather(config, self._gathering)
+            return None
+        return self._gather(config, self._gathering)
+
+    async def configure(self, config: Config, gathering: Gathering) -> None:
+        """Follows other sources; members stay as far as they are found."""
         self._settings = (config.replicas, config.discovery)
         self._membership.pace = pace(config)
         await self._unfollow()
