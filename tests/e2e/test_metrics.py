@@ -1,10 +1,15 @@
 """Metrics after real traffic through a real Envoy: every request is timed, weighed and compared."""
 
+import re
+from pathlib import Path
+
 import aiohttp
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.harness import Running, until
 
+ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yaml"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -52,3 +57,14 @@ async def test_requests_are_timed_and_predictions_compared(running: Running) -> 
     acme = frozenset({("tenant", "acme"), ("model", model), ("token_type", "output")})
     assert found["weighbridge_tenant_tokens_total", acme] == 48
     assert found["weighbridge_desired_replicas", frozenset({("model", model)})] == 1
+
+
+@pytest.mark.parametrize("transport", ["native"], indirect=True)
+async def test_envoy_has_the_metrics_that_alerts_ask_of_it(running: Running) -> None:
+    asked = set(re.findall(r"\benvoy_[a-z0-9_]+", ALERTS.read_text()))
+    assert asked, "the alerts on a sidecar that is away ask Envoy"
+    url = f"{running.stack.envoy_admin_url}/stats/prometheus"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        text = await response.text()
+    # Also those that have counted nothing yet: an alert on a name that is none says nothing.
+    assert asked <= set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))

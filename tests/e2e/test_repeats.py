@@ -5,8 +5,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
 
 from tests.e2e.harness import Running, Starter, until
+from weighbridge.ports import LOOPBACK, find_free_run
 
 OK = b'{"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
 
@@ -55,10 +59,17 @@ class Fake:
 
 
 @asynccontextmanager
-async def fakes(start: Starter, count: int) -> AsyncIterator[tuple[Running, list[Fake]]]:
-    """A stack whose replicas are `count` of those."""
-    settings = {"health": {"enabled": False}, "telemetry": {"enabled": False}}
-    async with start(replicas=count, sidecar=settings) as running:
+async def fakes(
+    start: Starter, count: int, ads: bool = False
+) -> AsyncIterator[tuple[Running, list[Fake]]]:
+    """A stack whose replicas are `count` of those; `ads`: Envoy has its list from the sidecar."""
+    settings: dict[str, Any] = {"health": {"enabled": False}, "telemetry": {"enabled": False}}
+    more: dict[str, Any] = {}
+    if ads:
+        # Beside the five ports of the stack itself.
+        more["base_port"] = find_free_run(count + 1, find_free_run(5) + 5)
+        settings["discovery"] = {"ads": {"address": f"{LOOPBACK}:{more['base_port'] + count}"}}
+    async with start(replicas=count, sidecar=settings, **more) as running:
         servers = []
         replicas = []
         for number in range(count):
@@ -86,10 +97,11 @@ def all_healthy(running: Running, count: int) -> Callable[[], Awaitable[bool]]:
     return check
 
 
+@pytest.mark.parametrize("ads", [False, True], ids=["listed", "discovered"])
 async def test_a_request_of_which_replicas_die_meets_two_and_its_client_is_told_not_to_repeat_it(
-    start: Starter,
+    start: Starter, ads: bool
 ) -> None:
-    async with fakes(start, 5) as (running, replicas):
+    async with fakes(start, 5, ads) as (running, replicas):
         reply = await running.post(running.chat(user="die"))
         assert sum(one.asked for one in replicas) == 2
         assert reply.status == 502
