@@ -18,6 +18,7 @@ mod list;
 mod noise;
 #[cfg(test)]
 mod order;
+mod outlook;
 mod pool;
 mod profile;
 mod quiet;
@@ -29,6 +30,7 @@ mod step;
 
 pub use cache::{CacheEvent, KvStats};
 pub use engine::{Engine, Load};
+pub use outlook::Expected;
 pub use profile::{CapacityPolicy, EngineProfile, ProfileError};
 pub use request::{Accepted, RequestSpec, SubmitError};
 pub use silicon::{named_profile, profile_names};
