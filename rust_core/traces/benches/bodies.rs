@@ -10,6 +10,7 @@ use weighbridge_traces::{BodyOptions, Generator, Replay, Scaling, Spread, TextPo
 fn bodies(criterion: &mut Criterion) {
     let generator = Generator {
         user_tokens: Spread {
+            least: 0.0,
             median: 3_000.0,
             sigma: 1.0,
             most: 30_000.0,

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::builder::{NewRequest, TraceBuilder};
 use crate::seed::mix;
-use crate::trace::{MessageId, Piece, Role};
+use crate::trace::{Kind, MessageId, Piece, Role};
 
 /// Continuations that part after a system prompt: at least this many,
 const FORKS: usize = 8;
@@ -128,6 +128,7 @@ impl<'a> BlockSessions<'a> {
             session,
             tenant: row.tenant,
             turn,
+            kind: Kind::Chat,
             prompt,
             output_tokens: row.output_tokens,
             max_tokens: None,

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use serde::Deserialize;
 
 use crate::text::{TOKEN_BYTES, TextPool};
-use crate::trace::{Message, MessageId, Piece, Request, Role, Trace};
+use crate::trace::{Image, Kind, Message, MessageId, Piece, Request, Role, Trace};
 
 /// How bodies are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl BodyOptions {
     }
 }
 
-/// Appends the body of a chat completion. `salt` keeps the contents of copies apart, all but their
-/// system prompts; 0 changes nothing.
+/// Appends the body of a chat completion, or of a request for embeddings. `salt` keeps the contents
+/// of copies apart, all but their system prompts; 0 changes nothing.
 pub(crate) fn write(
     trace: &Trace,
     request: &Request,
@@ -60,6 +60,16 @@ pub(crate) fn write(
     out.extend_from_slice(b"{\"model\":");
     // A string into a Vec: cannot fail.
     let _ = serde_json::to_writer(&mut *out, &options.model);
+    if request.kind == Kind::Embeddings {
+        out.extend_from_slice(b",\"input\":\"");
+        for id in path {
+            if let Some(message) = trace.message(id) {
+                words(trace, message, salt, pool, out);
+            }
+        }
+        out.extend_from_slice(b"\"}");
+        return;
+    }
     out.extend_from_slice(b",\"messages\":[");
     for (place, id) in path.into_iter().enumerate() {
         let Some(message) = trace.message(id) else {
@@ -70,6 +80,16 @@ pub(crate) fn write(
         }
         out.extend_from_slice(b"{\"role\":\"");
         out.extend_from_slice(message.role.as_str().as_bytes());
+        if let Some(image) = message.image {
+            out.extend_from_slice(b"\",\"content\":[{\"type\":\"text\",\"text\":\"");
+            content(trace, message, salt, pool, out);
+            out.extend_from_slice(
+                b"\"},{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:image/gif;base64,",
+            );
+            picture(image, salt, out);
+            out.extend_from_slice(b"\"}}]}");
+            continue;
+        }
         out.extend_from_slice(b"\",\"content\":\"");
         content(trace, message, salt, pool, out);
         out.extend_from_slice(b"\"}");
@@ -88,6 +108,49 @@ pub(crate) fn write(
         out.extend_from_slice(b",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     }
     out.push(b'}');
+}
+
+/// Appends a picture in base64: a GIF's head, with its content's number among its bytes.
+fn picture(image: Image, salt: u64, out: &mut Vec<u8>) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = [0u8; 33];
+    let content = image_content(image, salt).to_le_bytes();
+    let head = b"GIF89a".iter().copied();
+    let sizes = image
+        .width
+        .to_le_bytes()
+        .into_iter()
+        .chain(image.height.to_le_bytes());
+    // What stands between the sizes and the content says that there is no table of colours.
+    let all = head.chain(sizes).chain([0, 0, 0]).chain(content);
+    for (byte, value) in bytes.iter_mut().zip(all) {
+        *byte = value;
+    }
+    for three in bytes.chunks_exact(3) {
+        let bits = three
+            .iter()
+            .fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+        for shift in [18, 12, 6, 0] {
+            let at = (bits >> shift) as usize & 63;
+            out.push(ALPHABET.get(at).copied().unwrap_or(b'A'));
+        }
+    }
+}
+
+fn image_content(image: Image, salt: u64) -> u64 {
+    match salt {
+        0 => image.content,
+        salt => crate::seed::mix(salt, image.content),
+    }
+}
+
+/// Appends a picture's tokens, four bytes each.
+pub(crate) fn image_tokens(image: Image, salt: u64, out: &mut Vec<u8>) {
+    let content = image_content(image, salt);
+    for at in 0..u64::from(image.tokens()) {
+        let token = crate::seed::mix(content, at).to_le_bytes();
+        out.extend_from_slice(token.get(..TOKEN_BYTES).unwrap_or(&token));
+    }
 }
 
 /// Appends a message's words, a space between them.
@@ -123,7 +186,7 @@ pub(crate) fn words(
     }
 }
 
-/// Appends the words of the message `id`, if there is such a message.
+/// Appends the tokens of the message `id`, if there is such a message: its words, then its picture.
 pub(crate) fn words_of(
     trace: &Trace,
     id: MessageId,
@@ -133,5 +196,8 @@ pub(crate) fn words_of(
 ) {
     if let Some(message) = trace.message(id) {
         words(trace, message, salt, pool, out);
+        if let Some(image) = message.image {
+            image_tokens(image, salt, out);
+        }
     }
 }

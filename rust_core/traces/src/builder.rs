@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::TraceError;
-use crate::trace::{Message, MessageId, Piece, Request, Role, Trace};
+use crate::trace::{Image, Kind, Message, MessageId, Piece, Request, Role, Trace};
 
 /// What clients without a word on it allow as the answer's length, tokens.
 pub(crate) const USUAL_MAX_TOKENS: u32 = 2048;
@@ -26,6 +26,7 @@ pub(crate) struct NewRequest {
     pub(crate) session: u32,
     pub(crate) tenant: u32,
     pub(crate) turn: u32,
+    pub(crate) kind: Kind,
     pub(crate) prompt: MessageId,
     pub(crate) output_tokens: u32,
     pub(crate) max_tokens: Option<u32>,
@@ -59,6 +60,17 @@ impl TraceBuilder {
         role: Role,
         pieces: &[Piece],
     ) -> MessageId {
+        self.show(before, role, pieces, None)
+    }
+
+    /// Adds a message after `before`, perhaps with a picture.
+    pub(crate) fn show(
+        &mut self,
+        before: Option<MessageId>,
+        role: Role,
+        pieces: &[Piece],
+        image: Option<Image>,
+    ) -> MessageId {
         let from = count(self.trace.pieces.len());
         let used = pieces.iter().filter(|piece| piece.tokens > 0);
         self.trace.pieces.extend(used.copied());
@@ -73,7 +85,10 @@ impl TraceBuilder {
             before,
             role,
             tokens,
-            total_tokens: earlier_tokens.saturating_add(tokens),
+            image,
+            total_tokens: earlier_tokens
+                .saturating_add(tokens)
+                .saturating_add(image.map_or(0, Image::tokens)),
             count: earlier + 1,
             pieces: (from, count(self.trace.pieces.len())),
         });
@@ -91,6 +106,7 @@ impl TraceBuilder {
             session: new.session,
             tenant: new.tenant,
             turn: new.turn,
+            kind: new.kind,
             prompt: new.prompt,
             reply: None,
             input_tokens,

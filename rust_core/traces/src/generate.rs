@@ -13,12 +13,15 @@ use serde::{Deserialize, Serialize};
 use crate::builder::{NewRequest, TraceBuilder};
 use crate::error::TraceError;
 use crate::seed::{mix, rng};
-use crate::trace::{MessageId, Piece, Role, Trace};
+use crate::trace::{Image, Kind, MessageId, Piece, Role, Trace};
 
 /// A log-normal length or time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {
+    /// None is below it.
+    #[serde(default)]
+    pub least: f64,
     /// Half are below it.
     pub median: f64,
     /// Deviation of the logarithm; 0: all are equal.
@@ -81,7 +84,7 @@ pub struct Generator {
     pub tenants: u32,
     /// Exponent of their shares: 0 is equal, 1 is Zipf's law.
     pub tenant_skew: f64,
-    /// System prompts of each tenant.
+    /// System prompts of each tenant; 0: there are none.
     pub prompts_per_tenant: u32,
     /// Length of a system prompt, tokens.
     pub system_tokens: Spread,
@@ -107,6 +110,14 @@ pub struct Generator {
     pub diurnal: Diurnal,
     /// Sessions without a person.
     pub agents: Agents,
+    /// What all requests are for.
+    pub kind: Kind,
+    /// Share of what users say that has a picture beside it.
+    pub image_share: f64,
+    /// Sides of a picture, pixels.
+    pub image_px: Spread,
+    /// Longest answer that clients allow, tokens; 0: a power of two that is enough.
+    pub max_tokens: u32,
 }
 
 impl Default for Generator {
@@ -130,6 +141,10 @@ impl Default for Generator {
             bursts: Bursts::default(),
             diurnal: Diurnal::default(),
             agents: Agents::default(),
+            kind: Kind::Chat,
+            image_share: 0.0,
+            image_px: spread(900.0, 0.5, 2048.0),
+            max_tokens: 0,
         }
     }
 }
@@ -166,8 +181,9 @@ impl Default for Agents {
     }
 }
 
-const fn spread(median: f64, sigma: f64, most: f64) -> Spread {
+pub(crate) const fn spread(median: f64, sigma: f64, most: f64) -> Spread {
     Spread {
+        least: 0.0,
         median,
         sigma,
         most,
@@ -186,18 +202,23 @@ impl Generator {
     /// # Errors
     /// A setting is out of its range.
     pub fn generate(&self) -> Result<Trace, TraceError> {
-        let dice = Dice::new(self)?;
         let mut builder = TraceBuilder::new(&format!("generated-{}", self.seed));
+        self.add(&mut builder, "")?;
+        builder.finish()
+    }
+
+    /// Adds its requests to a trace, as those of one tenant of that name if one is given.
+    pub(crate) fn add(&self, builder: &mut TraceBuilder, tenant: &str) -> Result<(), TraceError> {
         let mut maker = Maker {
             settings: self,
-            dice,
+            tenant,
+            dice: Dice::new(self)?,
             chance: rng(self.seed, 0x6765_6e65),
             contents: 0,
             requests: 0,
-            builder: &mut builder,
+            builder,
         };
-        maker.sessions()?;
-        builder.finish()
+        maker.sessions()
     }
 
     /// How many times the mean rate sessions start at `at_s`.
@@ -238,6 +259,7 @@ impl Dice {
             ("diurnal.amplitude", settings.diurnal.amplitude),
             ("agents.share", settings.agents.share),
             ("agents.fan_out_chance", settings.agents.fan_out_chance),
+            ("image_share", settings.image_share),
         ];
         for (name, share) in shares {
             if !(0.0..=1.0).contains(&share) {
@@ -261,7 +283,11 @@ impl Dice {
             gap: Exp::new(settings.sessions_per_s * peak).map_err(|_| wrong("sessions_per_s"))?,
             peak,
             tenant: zipf(settings.tenants, skew, "tenants or tenant_skew")?,
-            prompt: zipf(settings.prompts_per_tenant, 1.0, "prompts_per_tenant")?,
+            prompt: zipf(
+                settings.prompts_per_tenant.max(1),
+                1.0,
+                "prompts_per_tenant",
+            )?,
             document: zipf(settings.documents_per_tenant, 1.0, "documents_per_tenant")?,
             turns: geometric(settings.turns, "turns")?,
             agent_turns: geometric(settings.agents.turns, "agents.turns")?,
@@ -271,6 +297,8 @@ impl Dice {
 
 struct Maker<'a> {
     settings: &'a Generator,
+    /// Whose all requests are; nobody's: of many tenants.
+    tenant: &'a str,
     dice: Dice,
     chance: ChaCha8Rng,
     contents: u64,
@@ -315,9 +343,13 @@ impl Maker<'_> {
     fn session(&mut self, number: u64, at_s: f64) {
         let tenant = draw(&self.dice.tenant, &mut self.chance);
         let agent = self.chance.random_bool(self.settings.agents.share);
+        let (session, name) = match self.tenant {
+            "" => (format!("g{number}"), format!("t{tenant}")),
+            own => (format!("{own}-g{number}"), own.to_owned()),
+        };
         let talk = Talk {
-            session: self.builder.session(&format!("g{number}")),
-            tenant: self.builder.tenant(&format!("t{tenant}")),
+            session: self.builder.session(&session),
+            tenant: self.builder.tenant(&name),
             turn: 1,
             at_s,
             prompt: self.opening(tenant, agent),
@@ -334,8 +366,10 @@ impl Maker<'_> {
     fn opening(&mut self, tenant: u64, agent: bool) -> MessageId {
         let prompt = draw(&self.dice.prompt, &mut self.chance);
         let kind = mix(tenant, prompt * 2 + u64::from(agent));
-        let system = self.shared(kind, 1, self.settings.system_tokens);
-        let before = self.builder.say(None, Role::System, &[system]);
+        let before = (self.settings.prompts_per_tenant > 0).then(|| {
+            let system = self.shared(kind, 1, self.settings.system_tokens);
+            self.builder.say(None, Role::System, &[system])
+        });
         let mut said = Vec::new();
         if self.chance.random_bool(self.settings.document_share) {
             let document = draw(&self.dice.document, &mut self.chance);
@@ -343,7 +377,28 @@ impl Maker<'_> {
             said.push(self.shared(mix(tenant, document), 2, length));
         }
         said.push(self.fresh(self.settings.user_tokens));
-        self.builder.say(Some(before), Role::User, &said)
+        let image = self.image();
+        self.builder.show(before, Role::User, &said, image)
+    }
+
+    /// A picture, if chance has it.
+    fn image(&mut self) -> Option<Image> {
+        let share = self.settings.image_share;
+        if share <= 0.0 || !self.chance.random_bool(share) {
+            return None;
+        }
+        let mut side = || {
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let px = sample(self.settings.image_px, &mut self.chance).clamp(1.0, 16_384.0) as u16;
+            px
+        };
+        let (width, height) = (side(), side());
+        let content = self.piece(0).content;
+        Some(Image {
+            content,
+            width,
+            height,
+        })
     }
 
     fn conversation(&mut self, mut talk: Talk) {
@@ -380,7 +435,11 @@ impl Maker<'_> {
         let mut last_s = talk.at_s;
         for sub in 1..=count {
             let task = self.answered(*talk, output, self.settings.user_tokens, 0.2);
-            let name = format!("g{number}/{}.{sub}", talk.turn);
+            let own = match self.tenant {
+                "" => String::new(),
+                own => format!("{own}-"),
+            };
+            let name = format!("{own}g{number}/{}.{sub}", talk.turn);
             let task = Talk {
                 session: self.builder.session(&name),
                 turn: 1,
@@ -409,9 +468,10 @@ impl Maker<'_> {
             session: talk.session,
             tenant: talk.tenant,
             turn: talk.turn,
+            kind: self.settings.kind,
             prompt: talk.prompt,
             output_tokens,
-            max_tokens: None,
+            max_tokens: Some(self.settings.max_tokens).filter(|most| *most > 0),
         });
         output_tokens
     }
@@ -420,13 +480,14 @@ impl Maker<'_> {
     fn answered(&mut self, talk: Talk, output: u32, said: Spread, pause_s: f64) -> Talk {
         let answer = self.piece(output);
         let said = self.fresh(said);
+        let image = self.image();
         let answer = self
             .builder
             .say(Some(talk.prompt), Role::Assistant, &[answer]);
         Talk {
             turn: talk.turn + 1,
             at_s: talk.at_s + f64::from(output) * self.settings.token_s + pause_s,
-            prompt: self.builder.say(Some(answer), Role::User, &[said]),
+            prompt: self.builder.show(Some(answer), Role::User, &[said], image),
             ..talk
         }
     }
@@ -476,5 +537,5 @@ fn length(spread: Spread, chance: &mut impl Rng) -> u32 {
 fn sample(spread: Spread, chance: &mut impl Rng) -> f64 {
     let drawn = LogNormal::new(spread.median.max(1e-6).ln(), spread.sigma.max(0.0))
         .map_or(spread.median, |shape| shape.sample(chance));
-    drawn.min(spread.most)
+    drawn.max(spread.least).min(spread.most)
 }

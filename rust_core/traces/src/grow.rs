@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::builder::{MOST_TOKENS, NewRequest, TraceBuilder};
 use crate::seed::mix;
-use crate::trace::{MessageId, Piece, Role};
+use crate::trace::{Kind, MessageId, Piece, Role};
 
 /// One request of which only lengths are known.
 #[derive(Clone, Debug)]
@@ -79,6 +79,7 @@ impl<'a> GrowingSessions<'a> {
             session,
             tenant,
             turn,
+            kind: Kind::Chat,
             prompt,
             output_tokens: row.output_tokens,
             max_tokens: row.max_tokens,

@@ -21,6 +21,7 @@ mod seed;
 mod text;
 mod timestamp;
 mod trace;
+mod workloads;
 
 pub use body::{BodyOptions, ToldLength};
 pub use builder::TraceBuilder;
@@ -28,7 +29,8 @@ pub use error::TraceError;
 pub use format::Format;
 pub use generate::{Agents, Bursts, Diurnal, Generator, Spread};
 pub use load::{LoadOptions, load, read};
-pub use replay::{Arrival, Replay, Scaling, Steady, Tenants};
+pub use replay::{Arrival, Replay, Scaling, Steady, Surge, Tenants};
 pub use save::save;
 pub use text::{TOKEN_BYTES, TextPool};
-pub use trace::{Message, MessageId, Piece, Request, Role, Trace};
+pub use trace::{Image, Kind, Message, MessageId, Piece, Request, Role, Trace};
+pub use workloads::{generate, workload_names};

@@ -29,6 +29,8 @@ pub struct Scaling {
     pub tenants: Option<Tenants>,
     /// One tenant more, whose requests are the same at any rate of the others.
     pub steady: Option<Steady>,
+    /// A time with more of the same.
+    pub surge: Option<Surge>,
     /// Of copies' times and of which sessions are copied.
     pub seed: u64,
 }
@@ -43,6 +45,7 @@ impl Default for Scaling {
             most_tokens: None,
             tenants: None,
             steady: None,
+            surge: None,
             seed: 0,
         }
     }
@@ -56,6 +59,18 @@ pub struct Steady {
     pub tenant: String,
     /// Its requests a second.
     pub rate: f64,
+}
+
+/// A time in which more sessions are under way: what is above the usual rate is of copies of its own,
+/// so that all other requests are as they would be without it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Surge {
+    /// When it begins, s from the replay's start.
+    pub at_s: f64,
+    /// How long it lasts, s.
+    pub for_s: f64,
+    /// How many times the usual rate.
+    pub factor: f64,
 }
 
 /// Tenants of very different size.
@@ -91,6 +106,17 @@ pub struct Replay {
 /// Set in the copies' numbers of the steady tenant.
 const STEADY: u32 = 1 << 31;
 
+/// Set in the copies' numbers of a surge.
+const SURGE: u32 = 1 << 30;
+
+/// Whose copies are planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    All,
+    Steady,
+    Surge,
+}
+
 /// Most requests of a replay.
 const MOST_REQUESTS: f64 = 5e7;
 
@@ -106,10 +132,23 @@ impl Replay {
     /// A setting is out of its range, or nothing is left to replay.
     pub fn new(trace: Arc<Trace>, scaling: &Scaling) -> Result<Self, TraceError> {
         check(scaling)?;
-        let others = Copies::plan(&trace, scaling, scaling.rate, false)?;
+        let others = Copies::plan(&trace, scaling, scaling.rate, Whose::All)?;
         let mut arrivals = others.arrivals(&trace, scaling);
+        if let Some(surge) = &scaling.surge {
+            let usual = scaling.rate.unwrap_or(trace.rate() * scaling.time_scale);
+            let rate = Some(usual * (surge.factor - 1.0));
+            let more = Copies::plan(&trace, scaling, rate, Whose::Surge)?;
+            let from_us = micros(scaling.start_s + surge.at_s);
+            let until_us = micros(scaling.start_s + surge.at_s + surge.for_s);
+            let more = more.arrivals(&trace, scaling).into_iter();
+            let more = more.filter(|arrival| (from_us..until_us).contains(&arrival.at_us));
+            arrivals.extend(more.map(|arrival| Arrival {
+                copy: arrival.copy | SURGE,
+                ..arrival
+            }));
+        }
         if let Some(steady) = &scaling.steady {
-            let own = Copies::plan(&trace, scaling, Some(steady.rate), true)?;
+            let own = Copies::plan(&trace, scaling, Some(steady.rate), Whose::Steady)?;
             let own = own.arrivals(&trace, scaling).into_iter();
             arrivals.extend(own.map(|arrival| Arrival {
                 copy: arrival.copy | STEADY,
@@ -251,7 +290,7 @@ impl Copies {
         trace: &Trace,
         scaling: &Scaling,
         rate: Option<f64>,
-        is_steady: bool,
+        whose: Whose,
     ) -> Result<Self, TraceError> {
         let own = trace.rate() * scaling.time_scale;
         let factor = rate.map_or(1.0, |rate| rate / own);
@@ -262,10 +301,10 @@ impl Copies {
                 "{factor:.1} times {requests} requests are too many"
             )));
         }
-        let stream = if is_steady {
-            0x0073_7465_6164
-        } else {
-            0x636f_7079
+        let stream = match whose {
+            Whose::All => 0x636f_7079,
+            Whose::Steady => 0x0073_7465_6164,
+            Whose::Surge => 0x0073_7572_6765,
         };
         let mut chance = rng(scaling.seed, stream);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -273,7 +312,7 @@ impl Copies {
         let wanted = factor.fract() * requests;
         let phases_us = (0..=whole)
             .map(|copy| match copy {
-                0 if !is_steady => 0,
+                0 if whose == Whose::All => 0,
                 _ => chance.random_range(0..trace.span_us()),
             })
             .collect();
@@ -365,6 +404,15 @@ fn check(scaling: &Scaling) -> Result<(), TraceError> {
     if let Some(steady) = &scaling.steady {
         if !positive(steady.rate) {
             return setting("the steady tenant's rate must be above 0".to_owned());
+        }
+    }
+    if let Some(surge) = scaling.surge {
+        let is_time = |value: f64| (0.0..1e12).contains(&value);
+        if !(is_time(surge.at_s) && positive(surge.for_s) && is_time(surge.for_s)) {
+            return setting("surge: at and for must be times in s".to_owned());
+        }
+        if !(surge.factor > 1.0 && surge.factor <= 1000.0) {
+            return setting("surge: the factor must be above 1 and at most 1,000".to_owned());
         }
     }
     if let Some(tenants) = scaling.tenants {

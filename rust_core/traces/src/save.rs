@@ -25,6 +25,7 @@ pub fn save(trace: &Trace, mut out: impl Write) -> io::Result<()> {
             tenant: trace.tenant(request.tenant).to_owned(),
             output_tokens: request.output_tokens,
             max_tokens: Some(request.max_tokens),
+            kind: request.kind,
             messages: added
                 .iter()
                 .filter_map(|id| trace.message(*id))
@@ -48,5 +49,8 @@ fn said(trace: &Trace, message: &Message) -> Said {
                 .map(|piece| (content_name(piece.content), piece.offset, piece.tokens))
                 .collect(),
         ),
+        image: message
+            .image
+            .map(|image| (content_name(image.content), image.width, image.height)),
     }
 }

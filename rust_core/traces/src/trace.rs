@@ -1,5 +1,7 @@
 //! A trace: requests by time of arrival, their prompts as paths in a tree of messages.
 
+use serde::{Deserialize, Serialize};
+
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -42,6 +44,52 @@ pub struct Piece {
     pub tokens: u32,
 }
 
+/// A picture beside a message's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Image {
+    /// Which picture: equal contents are equal pictures.
+    pub content: u64,
+    /// Its width, pixels.
+    pub width: u16,
+    /// Its height, pixels.
+    pub height: u16,
+}
+
+impl Image {
+    /// Side of a tile, pixels.
+    const TILE: u16 = 512;
+    /// The most tiles of one picture; larger ones are scaled down.
+    const MOST_TILES: u32 = 16;
+    /// Tokens of a tile, as the emulated engines have it.
+    const TILE_TOKENS: u32 = 256;
+
+    /// Tiles that it is encoded in.
+    #[must_use]
+    pub fn tiles(self) -> u32 {
+        let across = |side: u16| u32::from(side.div_ceil(Self::TILE));
+        (across(self.width) * across(self.height)).clamp(1, Self::MOST_TILES)
+    }
+
+    /// Tokens that it stands for in a prompt.
+    #[must_use]
+    pub fn tokens(self) -> u32 {
+        self.tiles() * Self::TILE_TOKENS
+    }
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Somebody waits for the answer.
+    #[default]
+    Chat,
+    /// Nobody waits for its first token.
+    Batch,
+    /// There is no answer: the prompt's embeddings are asked for.
+    Embeddings,
+}
+
 /// A message's number within its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(pub(crate) u32);
@@ -61,7 +109,9 @@ pub struct Message {
     pub role: Role,
     /// Its words.
     pub tokens: u32,
-    /// Words of it and all before it.
+    /// The picture beside them.
+    pub image: Option<Image>,
+    /// Tokens of it and all before it, pictures included.
     pub total_tokens: u32,
     /// How many messages there are up to it.
     pub count: u32,
@@ -79,11 +129,13 @@ pub struct Request {
     pub tenant: u32,
     /// Its turn within the session, from 1.
     pub turn: u32,
+    /// What it is for.
+    pub kind: Kind,
     /// The last message of its prompt.
     pub prompt: MessageId,
     /// What the session's next turn quotes as the answer to it, if there is a next turn.
     pub reply: Option<MessageId>,
-    /// Words of its prompt: tokens without the chat template's.
+    /// Tokens of its prompt without the chat template's.
     pub input_tokens: u32,
     /// Tokens of the answer.
     pub output_tokens: u32,
@@ -169,6 +221,12 @@ impl Trace {
         self.pieces
             .get(from as usize..to as usize)
             .unwrap_or_default()
+    }
+
+    /// The pictures of a prompt, from the first.
+    pub fn images(&self, last: MessageId) -> impl Iterator<Item = Image> {
+        let path = self.path(last).into_iter();
+        path.filter_map(|id| self.message(id)?.image)
     }
 
     /// The messages up to this one, from the first.

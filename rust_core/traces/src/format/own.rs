@@ -8,7 +8,9 @@
 //! ```
 //! The prompt is that of the session's request before it, then these messages. Equal `content` is
 //! equal text; without it, text is found nowhere else. In place of `content` and `tokens`, `pieces`
-//! may say it exactly: `[[content, words left out, words], …]`.
+//! may say it exactly: `[[content, words left out, words], …]`. A message may have an `image`:
+//! `[content, width, height]`. `kind` is `chat` where it is left out, `batch` (nobody waits for the
+//! first token) or `embeddings` (there is no answer).
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -20,7 +22,7 @@ use crate::builder::{MOST_TOKENS, NewRequest, TraceBuilder};
 use crate::error::TraceError;
 use crate::load::Source;
 use crate::seed::mix;
-use crate::trace::{MessageId, Piece, Role};
+use crate::trace::{Image, Kind, MessageId, Piece, Role};
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,8 @@ pub(crate) struct Line {
     pub(crate) output_tokens: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_chat")]
+    pub(crate) kind: Kind,
     pub(crate) messages: Vec<Said>,
 }
 
@@ -46,7 +50,18 @@ pub(crate) struct Said {
     pub(crate) tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pieces: Option<Vec<(String, u32, u32)>>,
+    /// A picture: its content, width and height in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<(String, u16, u16)>,
 }
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_chat(kind: &Kind) -> bool {
+    *kind == Kind::Chat
+}
+
+/// What tells a message that a session adds from others.
+type Opening = (Option<MessageId>, Role, Vec<Piece>, Option<Image>);
 
 /// The name of a content in this format.
 pub(crate) fn content_name(content: u64) -> String {
@@ -63,7 +78,7 @@ pub(crate) fn read<R: BufRead>(
     builder: &mut TraceBuilder,
 ) -> Result<(), TraceError> {
     let mut last: HashMap<u32, (MessageId, u32)> = HashMap::new();
-    let mut opened: HashMap<(Option<MessageId>, Role, Vec<Piece>), MessageId> = HashMap::new();
+    let mut opened: HashMap<Opening, MessageId> = HashMap::new();
     let mut unnamed = 0u64;
     source.each_line(|line: Line| {
         let at_s = line.at_s;
@@ -79,11 +94,11 @@ pub(crate) fn read<R: BufRead>(
             let role = Role::named(&said.role)
                 .ok_or_else(|| format!("role: '{}' is no role", said.role))?;
             let pieces = pieces(said, &mut unnamed)?;
-            let key = (prompt, role, pieces);
+            let key = (prompt, role, pieces, image(said)?);
             prompt = Some(match opened.get(&key) {
                 Some(message) => *message,
                 None => {
-                    let message = builder.say(prompt, role, &key.2);
+                    let message = builder.show(prompt, role, &key.2, key.3);
                     opened.insert(key, message);
                     message
                 }
@@ -99,12 +114,27 @@ pub(crate) fn read<R: BufRead>(
             session,
             tenant,
             turn,
+            kind: line.kind,
             prompt,
             output_tokens: line.output_tokens,
             max_tokens: line.max_tokens,
         });
         Ok(())
     })
+}
+
+fn image(said: &Said) -> Result<Option<Image>, String> {
+    let Some((name, width, height)) = &said.image else {
+        return Ok(None);
+    };
+    if *width == 0 || *height == 0 {
+        return Err("image: it has no pixels".to_owned());
+    }
+    Ok(Some(Image {
+        content: content_of(name),
+        width: *width,
+        height: *height,
+    }))
 }
 
 fn pieces(said: &Said, unnamed: &mut u64) -> Result<Vec<Piece>, String> {
