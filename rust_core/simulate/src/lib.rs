@@ -3,7 +3,8 @@
 //! A [`Simulation`] replays a trace against a cluster of engines; a policy chooses the replica of
 //! every request. Policies see what they would see in life: `weighbridge` is the live core and reads
 //! the very bytes that a client would send; peers see requests in flight, hashes of the prompt, or
-//! metrics as old as their last scrape; the `oracle` sees everything. Nothing reads a clock, and all
+//! metrics as old as their last scrape; the `oracle` sees everything, and is never worse than any
+//! other: where one did better than its own placements, it takes that one's. Nothing reads a clock, and all
 //! that is random comes from a seed: equal settings give equal results, to the byte.
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
@@ -12,6 +13,7 @@ mod agenda;
 #[cfg(test)]
 mod behaviour;
 mod bounds;
+mod curve;
 mod error;
 mod event;
 mod goodput;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use weighbridge_traces::Kind;
 use weighbridge_weigh::{Profile, Work};
 
-use crate::bounds::Bounds;
 use crate::report::{Detail, Minute, Outcome, Row, TenantDetail, percentile, percentiles, rounded};
 use crate::scenario::{Scenario, Slo};
 use crate::workload::Workload;
@@ -32,6 +32,10 @@ pub(crate) struct Record {
     pub(crate) attempts: u8,
     /// An engine started it: what it found cached is known.
     pub(crate) started: bool,
+    /// It comes after the warm-up.
+    pub(crate) measured: bool,
+    /// Nobody waits for its first token.
+    pub(crate) patient: bool,
     pub(crate) prompt_tokens: u32,
     pub(crate) cached_tokens: u32,
     pub(crate) output_tokens: u32,
@@ -68,6 +72,8 @@ pub(crate) struct Measure<'a> {
     minutes: Vec<Minute>,
     /// Measured requests that missed an objective for sure.
     missed: usize,
+    /// Measured requests that were refused.
+    refused: usize,
     measured: usize,
 }
 
@@ -83,20 +89,28 @@ impl<'a> Measure<'a> {
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn new(scenario: &Scenario, workload: &'a Workload, reference: &'a Profile) -> Self {
         let warmup_ms = scenario.warmup_s * 1e3;
-        let arrivals = workload.arrivals();
-        let measured = arrivals
+        // By the trace's time, so that all policies are measured by the same requests.
+        let records: Vec<Record> = workload
+            .arrivals()
             .iter()
-            .filter(|arrival| arrival.at_us as f64 / 1e3 >= warmup_ms);
+            .enumerate()
+            .map(|(number, arrival)| Record {
+                measured: arrival.at_us as f64 / 1e3 >= warmup_ms,
+                patient: workload.kind(number) == Kind::Batch,
+                ..Record::default()
+            })
+            .collect();
         Self {
             slo: scenario.slo,
             warmup_ms,
             duration_ms: workload.replay().duration_us() as f64 / 1e3,
             reference,
             workload,
-            records: vec![Record::default(); arrivals.len()],
+            measured: records.iter().filter(|record| record.measured).count(),
+            records,
             minutes: Vec::new(),
             missed: 0,
-            measured: measured.count(),
+            refused: 0,
         }
     }
 
@@ -104,10 +118,16 @@ impl<'a> Measure<'a> {
         self.records.get_mut(number)
     }
 
-    /// Whether the share of requests that may miss is used up.
+    /// Whether nothing more will come of a request.
+    pub(crate) fn has_ended(&self, number: usize) -> bool {
+        let stage = self.records.get(number).map(|record| record.stage);
+        matches!(stage, Some(Stage::Finished | Stage::Refused | Stage::Lost))
+    }
+
+    /// Whether the share of requests that may miss is used up, or one was refused.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn is_hopeless(&self) -> bool {
-        self.missed as f64 > (1.0 - self.slo.share) * self.measured as f64
+        self.refused > 0 || self.missed as f64 > (1.0 - self.slo.share) * self.measured as f64
     }
 
     pub(crate) fn arrived(&mut self, number: usize, at_ms: f64, prompt_tokens: u32) {
@@ -172,15 +192,19 @@ impl<'a> Measure<'a> {
         if let Some(record) = self.records.get_mut(number) {
             record.stage = stage;
             let record = *record;
+            self.refused += usize::from(record.measured && stage == Stage::Refused);
             self.note_miss(&record);
         }
     }
 
     fn note_miss(&mut self, record: &Record) {
-        self.missed += usize::from(record.arrived_ms >= self.warmup_ms);
+        self.missed += usize::from(record.measured);
     }
 
     fn is_late_first(&self, record: &Record) -> bool {
+        if record.patient {
+            return false;
+        }
         let allowed =
             self.slo.ttft_ms + self.slo.ttft_ms_per_ktok * f64::from(record.prompt_tokens) / 1000.0;
         record
@@ -224,17 +248,11 @@ impl<'a> Measure<'a> {
 
     /// Sums up. `capacities` are those of all replicas that ever were, relative to the reference.
     #[allow(clippy::cast_precision_loss)]
-    pub(crate) fn outcome(
-        mut self,
-        policy: &str,
-        end_ms: f64,
-        capacities: &[f64],
-        bounds: Bounds,
-    ) -> Outcome {
+    pub(crate) fn outcome(mut self, policy: &str, end_ms: f64, capacities: &[f64]) -> Outcome {
         let measured: Vec<&Record> = self
             .records
             .iter()
-            .filter(|record| record.stage != Stage::Ahead && record.arrived_ms >= self.warmup_ms)
+            .filter(|record| record.measured)
             .collect();
         let count = |stage: Stage| measured.iter().filter(|r| r.stage == stage).count();
         let good = measured.iter().filter(|r| self.is_good(r)).count();
@@ -264,8 +282,8 @@ impl<'a> Measure<'a> {
             tpot_p50_ms: of(&tpot, 0.5),
             tpot_p99_ms: of(&tpot, 0.99),
             cache_hit_ratio: rounded(cached as f64 / prompt.max(1) as f64),
-            ideal_hit_ratio: rounded(bounds.ideal),
-            pooled_hit_ratio: rounded(bounds.pooled),
+            ideal_hit_ratio: 0.0,
+            pooled_hit_ratio: 0.0,
             mu_max_over_mean: balance.mean.map(rounded),
             spills: 0,
             slices_moved: 0,
@@ -277,7 +295,7 @@ impl<'a> Measure<'a> {
             finished: count(Stage::Finished),
             refused: count(Stage::Refused),
             lost: count(Stage::Lost),
-            unfinished: count(Stage::Waiting) + count(Stage::Answering),
+            unfinished: count(Stage::Ahead) + count(Stage::Waiting) + count(Stage::Answering),
             retried: measured.iter().filter(|r| r.attempts > 1).count(),
             late_first: measured.iter().filter(|r| self.is_late_first(r)).count(),
             late_others: measured.iter().filter(|r| self.is_late_others(r)).count(),
@@ -297,7 +315,7 @@ impl<'a> Measure<'a> {
         let mut found: BTreeMap<String, (TenantDetail, Vec<f64>, Vec<f64>)> = BTreeMap::new();
         let seconds = ((self.duration_ms - self.warmup_ms) / 1e3).max(1e-9);
         for (record, arrival) in self.records.iter().zip(self.workload.arrivals()) {
-            if record.stage == Stage::Ahead || record.arrived_ms < self.warmup_ms {
+            if !record.measured {
                 continue;
             }
             let (tenant, ttft, tpot) = found

@@ -1,6 +1,6 @@
 //! One engine on the virtual clock: it leaps over stretches without an event.
 
-use weighbridge_engine::{Engine, Finished, RequestSpec, Started, Step, SubmitError};
+use weighbridge_engine::{Engine, Expected, Finished, RequestSpec, Started, Step, SubmitError};
 
 use crate::error::SimulateError;
 use crate::scenario::EngineChoice;
@@ -28,6 +28,12 @@ pub(crate) struct Results {
 /// What a scrape finds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Metrics {
+    /// Iterations since the engine's start.
+    pub(crate) iteration: u64,
+    /// Requests that run or wait.
+    pub(crate) requests: u32,
+    /// Tokens of the blocks that requests hold.
+    pub(crate) kv_tokens: u64,
     /// Requests not started.
     pub(crate) waiting: u32,
     /// Share of the cache's blocks that requests hold.
@@ -124,10 +130,31 @@ impl Replica {
     pub(crate) fn metrics(&mut self, now_ms: f64) -> Metrics {
         self.settle(now_ms);
         let kv = self.engine.kv_stats();
+        let load = self.engine.load();
+        let per_block = self.engine.profile().tokens_per_block;
         Metrics {
-            waiting: self.engine.load().waiting,
+            iteration: self.step.iteration,
+            requests: load.waiting + load.prefilling + load.generating,
+            kv_tokens: u64::from(kv.used_blocks) * u64::from(per_block),
+            waiting: load.waiting,
             kv_share: f64::from(kv.used_blocks) / f64::from(kv.max_blocks.max(1)),
         }
+    }
+
+    /// What will become of all requests here, and of one more, if no others come; and when the next
+    /// iteration starts, ms.
+    pub(crate) fn outlook(
+        &mut self,
+        more: Option<&RequestSpec>,
+        now_ms: f64,
+    ) -> (Vec<Expected>, f64) {
+        self.settle(now_ms);
+        let start_ms = match self.doing {
+            Doing::Nothing => now_ms,
+            Doing::Quiet(reached, _) => reached.max(now_ms),
+            Doing::Busy(until) => until,
+        };
+        (self.engine.outlook(more, start_ms), start_ms)
     }
 
     /// Makes every iteration from the next on take so many times its time. Answers when to wake the

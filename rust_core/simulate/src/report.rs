@@ -54,7 +54,7 @@ pub struct Detail {
     pub refused: usize,
     /// broken off with their replica,
     pub lost: usize,
-    /// not complete at the end.
+    /// not complete at the end, or not sent since the turn before it was not.
     pub unfinished: usize,
     /// Requests that were sent again because a replica was gone.
     pub retried: usize,
@@ -68,6 +68,8 @@ pub struct Detail {
     pub mu_max_over_mean_worst: Option<f64>,
     /// MU of all requests measured.
     pub mu: f64,
+    /// Whose placements the oracle took.
+    pub placed_by: Option<String>,
     /// Requests by the reason of their placement.
     pub reasons: Vec<(String, u64)>,
     /// Time to the first token at 0, 1, … 100 percent of the requests, ms.

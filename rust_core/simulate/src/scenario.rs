@@ -124,9 +124,9 @@ pub struct Scenario {
     /// out: nothing.
     #[serde(default)]
     pub told_length: Option<ToldLength>,
-    /// How often a prompt's own prefill counts for the oracle beside what it itself waits for it.
-    #[serde(default = "prefill_price")]
-    pub oracle_prefill_price: f64,
+    /// From one round of the live core's assigner to the next, s.
+    #[serde(default = "round")]
+    pub round_s: f64,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,
@@ -136,7 +136,7 @@ pub struct Scenario {
 }
 
 fn grace() -> f64 {
-    300.0
+    1800.0
 }
 
 fn telemetry() -> f64 {
@@ -147,8 +147,8 @@ fn detect() -> f64 {
     1000.0
 }
 
-fn prefill_price() -> f64 {
-    1.0
+fn round() -> f64 {
+    5.0
 }
 
 fn yes() -> bool {
@@ -190,6 +190,7 @@ impl Scenario {
             ("grace_s", self.grace_s),
             ("telemetry_ms", self.telemetry_ms),
             ("detect_ms", self.detect_ms),
+            ("round_s", self.round_s),
         ];
         for (name, time) in times {
             if !(0.0..1e9).contains(&time) {

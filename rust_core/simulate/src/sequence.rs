@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use weighbridge_traces::{Arrival, Replay, Role, TOKEN_BYTES, TextPool};
+use weighbridge_traces::{Arrival, Kind, Replay, Role, TOKEN_BYTES, TextPool};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const BEGIN: [u8; TOKEN_BYTES] = [0, 0, 0, 1];
@@ -53,13 +53,21 @@ impl Sequencer {
             };
         };
         self.bytes.extend_from_slice(&BEGIN);
+        // What is embedded has no template around it.
+        let is_text = request.kind == Kind::Embeddings;
         for id in trace.path(request.prompt) {
             let role = trace.message(id).map_or(Role::User, |message| message.role);
+            if is_text {
+                replay.write_words(arrival, id, &self.pool, &mut self.bytes);
+                continue;
+            }
             self.head(role);
             replay.write_words(arrival, id, &self.pool, &mut self.bytes);
             self.bytes.extend_from_slice(&END);
         }
-        self.head(Role::Assistant);
+        if !is_text {
+            self.head(Role::Assistant);
+        }
         let prompt_tokens = self.bytes.len() / TOKEN_BYTES;
         if let Some(reply) = request.reply.filter(|_| self.with_answers) {
             replay.write_words(arrival, reply, &self.pool, &mut self.bytes);

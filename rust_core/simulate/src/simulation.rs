@@ -1,6 +1,6 @@
 //! A simulation: a trace before a cluster, run with any policy at any rate.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weighbridge_traces::{Replay, Scaling, Trace};
@@ -9,9 +9,9 @@ use weighbridge_weigh::Profile;
 use crate::bounds::Bounds;
 use crate::error::SimulateError;
 use crate::goodput::{Found, Search, search};
-use crate::policy::named;
+use crate::policy::{FORESIGHT, ORACLE, named, policy_names};
 use crate::progress::Progress;
-use crate::report::Outcome;
+use crate::report::{Outcome, rounded};
 use crate::scenario::Scenario;
 use crate::workload::Workload;
 use crate::world::World;
@@ -27,6 +27,7 @@ pub struct Simulation {
     trace: Arc<Trace>,
     scaling: Scaling,
     ready: Mutex<VecDeque<(Scaling, Arc<Ready>)>>,
+    done: Mutex<HashMap<Done, Outcome>>,
 }
 
 /// One run to do.
@@ -44,11 +45,20 @@ pub struct Run<'a> {
     pub with_bounds: bool,
 }
 
+/// A run that was done: its policy, the bits of its rate, its seed, and whether it might be broken
+/// off. Runs are kept for the oracle, which takes the best of them.
+type Done = (String, Option<u64>, u64, bool);
+
 /// A replay, and what no router can beat on it.
 #[derive(Debug)]
 struct Ready {
     workload: Workload,
     bounds: OnceLock<Bounds>,
+}
+
+/// What makes one outcome better than another on the same requests.
+fn merit(outcome: &Outcome) -> (bool, f64) {
+    (!outcome.detail.broken_off, outcome.row.slo_attainment)
 }
 
 impl Simulation {
@@ -75,6 +85,7 @@ impl Simulation {
             trace,
             scaling,
             ready: Mutex::new(VecDeque::new()),
+            done: Mutex::default(),
         })
     }
 
@@ -97,15 +108,80 @@ impl Simulation {
     /// # Errors
     /// There is no such policy, or the trace cannot be scaled so.
     pub fn run(&self, run: &Run<'_>, progress: &Progress) -> Result<Outcome, SimulateError> {
+        let mut outcome = if run.policy == ORACLE {
+            self.best(run, progress)?
+        } else {
+            self.known(run, progress)?
+        };
+        if run.with_bounds {
+            let ready = self.ready(run.rate, run.seed)?;
+            let bounds = *ready.bounds.get_or_init(|| self.bounds(&ready.workload));
+            outcome.row.ideal_hit_ratio = rounded(bounds.ideal);
+            outcome.row.pooled_hit_ratio = rounded(bounds.pooled);
+        }
+        Ok(outcome)
+    }
+
+    /// The best of the oracle's own placements and all other policies' on the same requests.
+    fn best(&self, run: &Run<'_>, progress: &Progress) -> Result<Outcome, SimulateError> {
+        let own = FORESIGHT.iter().map(|(name, _)| *name);
+        let others = policy_names().into_iter().filter(|name| *name != ORACLE);
+        let mut best: Option<Outcome> = None;
+        for policy in own.chain(others) {
+            let tried = self.known(
+                &Run {
+                    policy,
+                    ..run.clone()
+                },
+                progress,
+            )?;
+            let is_better = best.as_ref().is_none_or(|best| merit(&tried) > merit(best));
+            if is_better {
+                best = Some(tried);
+            }
+            let enough = |best: &Outcome| {
+                let whole = !best.detail.broken_off && best.detail.refused == 0;
+                let share = if run.until_hopeless {
+                    self.scenario.slo.share
+                } else {
+                    1.0
+                };
+                whole && best.row.slo_attainment >= share
+            };
+            if progress.is_stopped() || best.as_ref().is_some_and(enough) {
+                break;
+            }
+        }
+        let mut best = best.ok_or_else(|| SimulateError::Policy(ORACLE.to_owned()))?;
+        best.detail.placed_by = Some(std::mem::replace(&mut best.row.policy, ORACLE.to_owned()));
+        Ok(best)
+    }
+
+    /// A run, done unless it was done before.
+    fn known(&self, run: &Run<'_>, progress: &Progress) -> Result<Outcome, SimulateError> {
+        let rate = run.rate.map(f64::to_bits);
+        let key = |broken| (run.policy.to_owned(), rate, run.seed, broken);
+        let lock = || self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = {
+            let done = lock();
+            let short = || run.until_hopeless.then(|| done.get(&key(true))).flatten();
+            done.get(&key(false)).or_else(short).cloned()
+        };
+        if let Some(outcome) = found {
+            return Ok(outcome);
+        }
+        let outcome = self.play(run, progress)?;
+        if !progress.is_stopped() {
+            lock().insert(key(outcome.detail.broken_off), outcome.clone());
+        }
+        Ok(outcome)
+    }
+
+    fn play(&self, run: &Run<'_>, progress: &Progress) -> Result<Outcome, SimulateError> {
         let seed = self.scenario.seed.wrapping_add(run.seed);
         let ready = self.ready(run.rate, run.seed)?;
         let workload = &ready.workload;
         progress.expect(workload.arrivals().len() as u64);
-        let bounds = if run.with_bounds {
-            *ready.bounds.get_or_init(|| self.bounds(workload))
-        } else {
-            Bounds::default()
-        };
         let policy = named(run.policy, &self.scenario, &self.profiles, seed)?;
         let Some(reference) = self.profiles.first() else {
             return Err(SimulateError::Setting("there is no replica".to_owned()));
@@ -117,9 +193,7 @@ impl Simulation {
             let policy = world.policy();
             (policy.spills(), policy.slices_moved(), policy.reasons())
         };
-        let mut outcome = world
-            .measure
-            .outcome(run.policy, end_ms, &capacities, bounds);
+        let mut outcome = world.measure.outcome(run.policy, end_ms, &capacities);
         outcome.row.replicas = self.scenario.replica_count();
         outcome.row.spills = spills;
         outcome.row.slices_moved = slices_moved;
@@ -150,7 +224,8 @@ impl Simulation {
                 with_bounds: false,
             };
             let outcome = self.run(&run, progress)?;
-            Ok(!outcome.detail.broken_off && outcome.row.slo_attainment >= share)
+            let whole = !outcome.detail.broken_off && outcome.detail.refused == 0;
+            Ok(whole && outcome.row.slo_attainment >= share)
         })
     }
 

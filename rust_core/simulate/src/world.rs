@@ -1,5 +1,7 @@
 //! One run: arrivals, replicas and events on one clock, and the policy in their midst.
 
+use std::collections::{HashSet, VecDeque};
+
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -63,6 +65,10 @@ pub(crate) struct World<'a> {
     results: Results,
     /// When the next [`Due::Turn`] is, ms.
     turn_ms: f64,
+    /// Requests whose time has come, but not the end of the turn before them.
+    held: HashSet<usize>,
+    /// Those of them whose turn before has ended.
+    freed: VecDeque<usize>,
 }
 
 impl<'a> World<'a> {
@@ -91,6 +97,8 @@ impl<'a> World<'a> {
             under_way: 0,
             results: Results::default(),
             turn_ms: f64::INFINITY,
+            held: HashSet::new(),
+            freed: VecDeque::new(),
         };
         for (group, replicas) in scenario.replicas.iter().enumerate() {
             for number in 0..replicas.count {
@@ -132,8 +140,8 @@ impl<'a> World<'a> {
                 // part in an iteration that starts then.
                 Some(at_ms) if at_ms <= due_ms => {
                     self.now_ms = at_ms;
-                    self.arrive(next);
-                    self.resume();
+                    self.come_up(next);
+                    self.go_on();
                     next += 1;
                     if next % PROGRESS == 0 {
                         progress.advance(PROGRESS as u64);
@@ -152,7 +160,7 @@ impl<'a> World<'a> {
                     };
                     self.now_ms = at_ms;
                     self.come(due)?;
-                    self.resume();
+                    self.go_on();
                 }
             }
         }
@@ -184,13 +192,50 @@ impl<'a> World<'a> {
             Due::Notice => self.notice()?,
             Due::Turn => self.turn_ms = f64::INFINITY,
             Due::Tick => {
-                self.policy.tick(self.now_ms);
+                let mut view = View {
+                    open: &self.open,
+                    in_flight: &self.in_flight,
+                    replicas: &mut self.replicas,
+                    standing: &self.standing,
+                };
+                self.policy.tick(self.now_ms, &mut view)?;
                 if let Some(interval) = self.policy.tick_ms() {
                     self.agenda.put(self.now_ms + interval, Due::Tick);
                 }
             }
         }
         Ok(())
+    }
+
+    /// A request's time has come. It is sent once the turn before it has ended, as clients do.
+    fn come_up(&mut self, number: usize) {
+        let before = self.workload.turn_before(number);
+        if before.is_some_and(|before| !self.measure.has_ended(before)) {
+            self.held.insert(number);
+        } else {
+            self.arrive(number);
+        }
+    }
+
+    /// The request has ended, in whatever way: the turn after it may be sent.
+    fn ended(&mut self, number: usize) {
+        self.under_way -= 1;
+        let after = self.workload.turn_after(number);
+        self.freed
+            .extend(after.filter(|after| self.held.remove(after)));
+    }
+
+    /// Sends on what may be sent now.
+    fn go_on(&mut self) {
+        loop {
+            while let Some(number) = self.freed.pop_front() {
+                self.arrive(number);
+            }
+            self.resume();
+            if self.freed.is_empty() {
+                break;
+            }
+        }
     }
 
     fn arrive(&mut self, number: usize) {
@@ -225,6 +270,7 @@ impl<'a> World<'a> {
                 open: &self.open,
                 in_flight: &self.in_flight,
                 replicas: &mut self.replicas,
+                standing: &self.standing,
             };
             let chosen = self.policy.choose(&ask, &mut view);
             if chosen.is_none() && self.policy.waits(number) {
@@ -237,7 +283,7 @@ impl<'a> World<'a> {
                 tried.push(replica);
                 continue;
             }
-            self.policy.sent(&ask, replica);
+            self.policy.sent(&ask, replica, &view);
             return self.send(number, sequence, replica);
         }
     }
@@ -290,7 +336,7 @@ impl<'a> World<'a> {
     fn give_up(&mut self, number: usize, stage: Stage) {
         self.measure.failed(number, stage);
         self.policy.dropped(number, self.now_ms);
-        self.under_way -= 1;
+        self.ended(number);
     }
 
     fn count(&mut self, replica: usize, more: bool) {
@@ -349,7 +395,7 @@ impl<'a> World<'a> {
                 self.policy.finished(number, usage, self.now_ms);
             }
             self.count(replica, false);
-            self.under_way -= 1;
+            self.ended(number);
         }
     }
 

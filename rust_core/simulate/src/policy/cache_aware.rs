@@ -70,7 +70,7 @@ impl Policy for CacheAware {
         lowest(&mut self.chance, scored)
     }
 
-    fn sent(&mut self, ask: &Ask<'_>, replica: usize) {
+    fn sent(&mut self, ask: &Ask<'_>, replica: usize, _view: &View<'_>) {
         for node in Self::nodes(ask) {
             self.tree.insert(node, replica);
         }

@@ -2,11 +2,15 @@
 
 mod balance;
 mod cache_aware;
+mod dynamo;
+mod foresight;
 mod hashing;
 mod maglev;
-mod oracle;
 mod picker;
+mod predicted;
+mod prefixes;
 mod ring;
+mod scrapes;
 mod weighbridge;
 
 use rand::Rng;
@@ -41,8 +45,10 @@ pub(crate) struct View<'a> {
     pub(crate) open: &'a [usize],
     /// Requests that the router has under way at each replica.
     pub(crate) in_flight: &'a [u32],
-    /// The replicas themselves: for scrapes, and for the oracle.
+    /// The replicas themselves: for scrapes, and for those who know all.
     pub(crate) replicas: &'a mut [Replica],
+    /// What is true of each of them.
+    pub(crate) standing: &'a [Standing],
 }
 
 /// How a replica stands with the router.
@@ -91,7 +97,7 @@ pub(crate) trait Policy {
     }
 
     /// The replica was reached and has the request.
-    fn sent(&mut self, _ask: &Ask<'_>, _replica: usize) {}
+    fn sent(&mut self, _ask: &Ask<'_>, _replica: usize, _view: &View<'_>) {}
 
     /// The first token is out.
     fn first_token(&mut self, _number: usize, _replica: usize, _now_ms: f64) {}
@@ -108,7 +114,9 @@ pub(crate) trait Policy {
     }
 
     /// Called every so many ms, if it wants that.
-    fn tick(&mut self, _now_ms: f64) {}
+    fn tick(&mut self, _now_ms: f64, _view: &mut View<'_>) -> Result<(), SimulateError> {
+        Ok(())
+    }
 
     fn tick_ms(&self) -> Option<f64> {
         None
@@ -130,7 +138,13 @@ pub(crate) trait Policy {
     }
 }
 
-const NAMES: [&str; 11] = [
+/// The policy that is the best of all others and of [`FORESIGHT`].
+pub(crate) const ORACLE: &str = "oracle";
+
+/// What the oracle tries besides the other policies, by the price of prefill.
+pub(crate) const FORESIGHT: [(&str, f64); 2] = [("foresight-1", 1.0), ("foresight-8", 8.0)];
+
+const NAMES: [&str; 13] = [
     "random",
     "round_robin",
     "least_request",
@@ -140,8 +154,10 @@ const NAMES: [&str; 11] = [
     "bounded_hash",
     "cache_aware",
     "endpoint_picker",
-    "oracle",
+    "dynamo_kv",
+    "predicted_latency",
     "weighbridge",
+    ORACLE,
 ];
 
 /// The names of all policies.
@@ -175,9 +191,14 @@ pub(crate) fn named(
         }
         "cache_aware" => Box::new(cache_aware::CacheAware::new(chance)),
         "endpoint_picker" => Box::new(picker::Picker::new(scenario, profiles, chance)),
-        "oracle" => Box::new(oracle::Oracle::new(scenario, profiles)),
+        "dynamo_kv" => Box::new(dynamo::Dynamo::new(chance)),
+        "predicted_latency" => Box::new(predicted::Predicted::new(scenario, profiles, chance)),
         "weighbridge" => Box::new(weighbridge::Live::new(scenario, profiles)?),
-        _ => return Err(SimulateError::Policy(name.to_owned())),
+        _ => {
+            let known = FORESIGHT.iter().find(|(known, _)| *known == name);
+            let (_, price) = known.ok_or_else(|| SimulateError::Policy(name.to_owned()))?;
+            Box::new(foresight::Foresight::new(scenario, *price))
+        }
     })
 }
 

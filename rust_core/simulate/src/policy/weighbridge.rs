@@ -1,22 +1,26 @@
 //! Weighbridge itself: the live core, which reads the bytes that a client would send.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use serde_json::{Map, Value, json};
 use weighbridge_decide::{
-    Begun, Clock, Core, Incoming, Refusal, ReplicaSetting, SetClock, Settings, Ticket, Waiting,
+    Begun, Clock, Core, EngineLook, Incoming, Observation, Probe, Refusal, ReplicaSetting,
+    SetClock, Settings, Ticket, Waiting,
 };
-use weighbridge_traces::{BodyOptions, TextPool};
+use weighbridge_traces::{BodyOptions, Kind, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
 
 use super::{Ask, Member, Policy, Standing, Usage, View};
 use crate::error::SimulateError;
+use crate::replica::Metrics;
 use crate::scenario::Scenario;
 
-/// From one round of the assigner to the next, ms.
-const ROUND_MS: f64 = 2000.0;
+/// From one round in which health is judged, and pages of health are asked for, to the next, ms.
+const JUDGE_MS: f64 = 1000.0;
+/// Rounds from one look at the engines' statistics to the next.
+const LOOK_ROUNDS: u64 = 2;
 
 /// The live core.
 pub(super) struct Live {
@@ -33,6 +37,12 @@ pub(super) struct Live {
     /// Requests that wait for admission, with their tenant.
     waiting: HashMap<usize, (Box<Waiting>, String)>,
     called: Arc<Called>,
+    /// Requests for embeddings under way.
+    embeds: HashSet<usize>,
+    /// Rounds of health so far.
+    rounds: u64,
+    /// Rounds of health from one of the assigner to the next.
+    assign_rounds: u64,
 }
 
 /// Requests whose answer is there.
@@ -84,6 +94,9 @@ impl Live {
             reasons: BTreeMap::new(),
             waiting: HashMap::new(),
             called: Arc::default(),
+            embeds: HashSet::new(),
+            rounds: 0,
+            assign_rounds: assign_rounds(scenario.round_s),
         })
     }
 
@@ -108,9 +121,13 @@ impl Live {
         replay.write_body(arrival, &self.pool, &self.body, &mut self.bytes);
         let tenant = replay.tenant(arrival);
         let session = ask.session.map(|_| replay.session(arrival));
+        let kind = ask.workload.kind(ask.number);
+        if kind == Kind::Embeddings {
+            self.embeds.insert(ask.number);
+        }
         let incoming = Incoming {
             request_id: &request_id(ask.number),
-            endpoint: Endpoint::ChatCompletions,
+            endpoint: endpoint(kind),
             session: session.as_deref(),
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
             priority: None,
@@ -184,6 +201,29 @@ impl Live {
     }
 }
 
+/// Rounds of the assigner in rounds of health.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn assign_rounds(round_s: f64) -> u64 {
+    ((round_s * 1e3 / JUDGE_MS).round() as u64).max(1)
+}
+
+/// The engine's statistics as the sidecar reads them.
+fn look(metrics: &Metrics) -> EngineLook {
+    EngineLook {
+        iteration: Some(metrics.iteration),
+        requests: u64::from(metrics.requests),
+        kv_tokens: metrics.kv_tokens,
+    }
+}
+
+/// Which form the request's body has.
+fn endpoint(kind: Kind) -> Endpoint {
+    match kind {
+        Kind::Chat | Kind::Batch => Endpoint::ChatCompletions,
+        Kind::Embeddings => Endpoint::Embeddings,
+    }
+}
+
 fn request_id(number: usize) -> String {
     number.to_string()
 }
@@ -204,6 +244,13 @@ fn reply_of(usage: Usage) -> String {
         },
     });
     format!("data: {text}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
+}
+
+/// The reply to a request for embeddings, without them.
+fn embedded(usage: Usage) -> String {
+    let tokens = usage.prompt_tokens;
+    let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
+    json!({"object": "list", "data": [], "usage": usage}).to_string()
 }
 
 impl Policy for Live {
@@ -252,8 +299,13 @@ impl Policy for Live {
         let now_us = self.at(now_ms);
         let join = self.tickets.get(&number).and_then(Ticket::join);
         if let Some(mut observer) = self.core.observe(join, None) {
-            observer.begin(Some("text/event-stream"), None);
-            observer.body(reply_of(usage).as_bytes(), now_us);
+            let (form, body) = if self.embeds.remove(&number) {
+                ("application/json", embedded(usage))
+            } else {
+                ("text/event-stream", reply_of(usage))
+            };
+            observer.begin(Some(form), None);
+            observer.body(body.as_bytes(), now_us);
             self.core.observed(observer, now_us);
         }
         self.end(number, now_us);
@@ -261,6 +313,7 @@ impl Policy for Live {
 
     fn dropped(&mut self, number: usize, now_ms: f64) {
         self.waiting.remove(&number);
+        self.embeds.remove(&number);
         self.end(number, self.at(now_ms));
     }
 
@@ -291,12 +344,38 @@ impl Policy for Live {
         Ok(())
     }
 
-    fn tick(&mut self, now_ms: f64) {
-        self.core.assign(self.at(now_ms));
+    fn tick(&mut self, now_ms: f64, view: &mut View<'_>) -> Result<(), SimulateError> {
+        let now_us = self.at(now_ms);
+        self.rounds += 1;
+        let looks = self.rounds % LOOK_ROUNDS == 0;
+        let seen: Vec<Observation> = self
+            .endpoints
+            .iter()
+            .zip(view.replicas.iter_mut().zip(view.standing))
+            .map(|(endpoint, (replica, standing))| {
+                let is_there = *standing != Standing::Gone;
+                Observation {
+                    endpoint: endpoint.clone(),
+                    probe: Some(if is_there {
+                        Probe::Good
+                    } else {
+                        Probe::Refused
+                    }),
+                    outlier: None,
+                    engine: (looks && is_there).then(|| look(&replica.metrics(now_ms))),
+                }
+            })
+            .collect();
+        self.core.hear(&seen, now_us);
+        self.core.judge(now_us).map_err(refused)?;
+        if self.rounds % self.assign_rounds == 0 {
+            self.core.assign(now_us);
+        }
+        Ok(())
     }
 
     fn tick_ms(&self) -> Option<f64> {
-        Some(ROUND_MS)
+        Some(JUDGE_MS)
     }
 
     fn spills(&self) -> u64 {
