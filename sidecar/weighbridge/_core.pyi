@@ -219,7 +219,11 @@ class Trace:
         """
     @staticmethod
     def generate(settings_json: str = "{}") -> Trace:
-        """Makes a trace; settings_json holds what differs from `generator_defaults()`."""
+        """Makes a trace.
+
+        settings_json: the `workload`, one of `workloads()`, and what differs from it; without one,
+        what differs from `generator_defaults()`
+        """
     def save(self, path: str | PathLike[str]) -> None:
         """Writes it in Weighbridge's own format."""
     @property
@@ -236,7 +240,7 @@ class Trace:
         """Plans a replay: copies of whole sessions until the rate is met.
 
         scaling_json: {"rate", "time_scale", "start_s", "duration_s", "most_tokens", "tenants",
-        "tenant_skew", "seed"}, all optional
+        "tenant_skew", "steady", "surge", "seed"}, all optional
         """
 
 @final
@@ -246,12 +250,15 @@ class Replay:
     def __len__(self) -> int: ...
     @property
     def rate(self) -> float: ...
-    def request(self, number: int) -> tuple[float, str, str, int, int, int, int]:
-        """(at_seconds, session, tenant, turn, input_tokens, output_tokens, max_tokens)."""
+    def request(self, number: int) -> tuple[float, str, str, int, int, int, int, str]:
+        """(at_seconds, session, tenant, turn, input_tokens, output_tokens, max_tokens, kind)."""
     def body(
         self, number: int, model: str, stream: bool = True, exact_length: bool = False
     ) -> bytes:
-        """The chat completion's body; `exact_length` asks for the very length of the answer."""
+        """The body of the chat completion, or of the request for embeddings.
+
+        `exact_length` asks for the very length of the answer.
+        """
 
 @final
 class Progress:
@@ -294,5 +301,6 @@ class Simulation:
 
 def policies() -> list[str]: ...
 def engines() -> list[str]: ...
+def workloads() -> list[str]: ...
 def generator_defaults() -> str:
     """The settings of generated traces, as they are by default, as JSON."""

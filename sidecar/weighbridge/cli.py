@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,6 +42,14 @@ app.add_typer(bench_app, name="bench")
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", metavar="FILE", help="The configuration, YAML.")
+]
+WorkloadOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Generate what people run: chat, reasoning, agents, batch, embeddings, images, short,"
+        " or mixed: each of these a tenant. --generate changes its settings.",
+    ),
 ]
 EnvoyOption = Annotated[
     Path | None,
@@ -267,6 +275,19 @@ def up(
     raise typer.Exit(asyncio.run(demo.run(options, console)))
 
 
+def generated(
+    trace: Path | None, workload: str | None, settings: list[str] | None
+) -> dict[str, Any] | None:
+    """The generator's settings, where a trace is to be made."""
+    from weighbridge.simulate import parse_settings
+    from weighbridge.traces import generator
+
+    if trace is not None and (workload is not None or settings is not None):
+        raise typer.BadParameter("give either --trace, or --workload and --generate")
+    differing = None if settings is None else [one for one in settings if one != "defaults"]
+    return generator(workload, None if differing is None else parse_settings(differing))
+
+
 @app.command("load")
 def load_command(
     url: Annotated[
@@ -289,6 +310,7 @@ def load_command(
             help="Generate sessions instead: 'defaults', or settings that differ from them.",
         ),
     ] = None,
+    workload: WorkloadOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Send the traffic of a trace to a gateway, and say what was answered by whom, and how soon.
@@ -298,18 +320,15 @@ def load_command(
     from rich.console import Console
 
     from weighbridge import load
-    from weighbridge.simulate import parse_settings
 
-    if trace is not None and generate is not None:
-        raise typer.BadParameter("give either --trace or --generate")
-    made = None if generate is None else [one for one in generate if one != "defaults"]
+    made = generated(trace, workload, generate)
     options = load.Options(
         url=load.parse_url(url),
         model=model,
         requests=requests,
         speed=speed,
         trace=trace,
-        generator=None if made is None else parse_settings(made),
+        generator=made,
     )
     console = Console(stderr=str(json_file) == "-")
     found = asyncio.run(load.run(options, console))
@@ -338,7 +357,14 @@ def simulate(
             help="Generate a trace instead: 'defaults', or settings that differ from them.",
         ),
     ] = None,
+    workload: WorkloadOption = None,
     replicas: Annotated[int, typer.Option(min=1, max=20_000, help="How many replicas.")] = 16,
+    fleet: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=COUNT,...", help="Engines and how many of each, instead of those two."
+        ),
+    ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
@@ -402,6 +428,13 @@ def simulate(
     tenant_skew: Annotated[
         float, typer.Option(min=0, max=10, help="How unequal tenants are: 1 is Zipf's law.")
     ] = 1,
+    surge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SURGE",
+            help="A time with more requests, such as 'at=240 for=120 factor=2'.",
+        ),
+    ] = None,
     session_header: Annotated[
         bool, typer.Option(help="Clients name their session in a header.")
     ] = True,
@@ -444,12 +477,17 @@ def simulate(
     from weighbridge import simulate_report
     from weighbridge.traces import shipped_trace
 
-    made = None if generate is None else [one for one in generate if one != "defaults"]
+    if fleet is not None and profile is not None:
+        raise typer.BadParameter("give either --fleet or --profile")
     options = simulation.Options(
         trace=trace or shipped_trace(),
         trace_format=trace_format,
-        generator=None if made is None else simulation.parse_settings(made),
-        fleets=simulation.parse_fleets(profile or [simulation.DEFAULT_ENGINE], replicas, believe),
+        generator=generated(trace, workload, generate),
+        fleets=(
+            simulation.parse_fleet(fleet, believe)
+            if fleet is not None
+            else simulation.parse_fleets(profile or [simulation.DEFAULT_ENGINE], replicas, believe)
+        ),
         policies=simulation.parse_policies(policy or []),
         engine=simulation.parse_settings(engine or []),
         core=simulation.parse_settings(core or []),
@@ -461,6 +499,7 @@ def simulate(
         time_scale=time_scale,
         tenants=tenants,
         tenant_skew=tenant_skew,
+        surge=simulation.parse_surge(surge),
         slo_ttft_ms=slo_ttft,
         slo_ttft_ms_per_ktok=slo_ttft_per_ktok,
         slo_tpot_ms=slo_tpot,

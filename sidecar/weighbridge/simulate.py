@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from weighbridge import _core
+from weighbridge import core as live
+from weighbridge.config import Admission, Health, Placing, Telemetry
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.profiles import load_profile, locate, shipped_names
 from weighbridge.traces import generate, load
@@ -27,6 +29,8 @@ T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 OURS = "weighbridge"
 # A model that most would serve on more than one replica, and that leaves room for a cache.
 DEFAULT_ENGINE = "llama-3.1-70b-fp8-h100x4"
+# The workload whose tenants are the others.
+MIXED = "mixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Options:
     tenant_skew: float = 1.0
     # One tenant more, {"tenant": name, "rate": requests a second}, the same at any rate or load.
     steady: Mapping[str, Any] | None = None
+    # A time with more requests: {"at_s", "for_s", "factor"}.
+    surge: Mapping[str, float] | None = None
     slo_ttft_ms: float = 2000.0
     slo_ttft_ms_per_ktok: float = 150.0
     slo_tpot_ms: float = 100.0
@@ -78,8 +84,6 @@ class Options:
     answers_quoted: bool = True
     # What the live core is told of answers' lengths, "known" or {"tokens": N}; none: it predicts.
     told_length: str | dict[str, int] | None = None
-    # How often a prompt's prefill counts for the oracle beside what it itself waits for it.
-    oracle_prefill_price: float = 1.0
     telemetry_ms: float = 50.0
     detect_ms: float = 1000.0
     jobs: int | None = None
@@ -124,12 +128,27 @@ def simulate(options: Options, console: Console | None = None) -> dict[str, Any]
 def read_trace(options: Options) -> _core.Trace:
     """The trace from its file, or made."""
     if options.generator is not None:
-        length = {"duration_s": options.duration_s} if options.duration_s is not None else {}
-        return generate(**{"seed": options.seed, **length, **options.generator})
+        return generate(**generator_of(options, options.generator))
     if options.trace is None:
         raise RefusedError("there is no trace to replay")
     more = {} if options.sessions_per_s is None else {"sessions_per_s": options.sessions_per_s}
     return load(options.trace, options.trace_format, seed=options.seed, **more)
+
+
+def generator_of(options: Options, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's settings: as long as the run, with as many tenants as it has."""
+    more: dict[str, Any] = {"seed": options.seed}
+    if options.duration_s is not None:
+        more["duration_s"] = options.duration_s
+    if options.tenants is not None and given.get("workload") != MIXED:
+        more |= {"tenants": options.tenants, "tenant_skew": options.tenant_skew}
+    return {**more, **given}
+
+
+def deals_tenants(options: Options) -> bool:
+    """Whether sessions are given to tenants; those that are generated have their own already."""
+    made = options.generator
+    return made is None or made.get("workload") == MIXED
 
 
 def scaling_of(options: Options) -> dict[str, Any]:
@@ -138,9 +157,10 @@ def scaling_of(options: Options) -> dict[str, Any]:
         "time_scale": options.time_scale,
         "start_s": options.start_s,
         "duration_s": options.duration_s,
-        "tenants": options.tenants,
+        "tenants": options.tenants if deals_tenants(options) else None,
         "tenant_skew": options.tenant_skew,
         "steady": options.steady,
+        "surge": options.surge,
         "seed": options.seed,
     }
 
@@ -166,10 +186,30 @@ def scenario_of(options: Options, trace: _core.Trace) -> dict[str, Any]:
         "session_header": options.session_header,
         "answers_quoted": options.answers_quoted,
         "told_length": options.told_length,
-        "oracle_prefill_price": options.oracle_prefill_price,
+        "round_s": Placing().round_seconds,
         "events": list(options.events),
-        "core": dict(options.core),
+        "core": core_of(options.core),
     }
+
+
+def core_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The live core as it ships, but for what is given."""
+    shipped: dict[str, Any] = {
+        "placing": live.placing(Placing()),
+        "admission": live.admission(Admission()),
+        "health": live.health(Health(), Telemetry()),
+    }
+    return over(shipped, given)
+
+
+def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over others, section by section."""
+    merged = dict(base)
+    for key, value in given.items():
+        known = merged.get(key)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = over(known, value) if both else value
+    return merged
 
 
 def group_of(fleet: Fleet, engine: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +233,9 @@ def described(options: Options, scenario: Mapping[str, Any]) -> dict[str, Any]:
         {"engine": fleet.engine, "count": fleet.count, "profile": fleet.profile}
         for fleet in options.fleets
     ]
+    # Of the core only what differs from what ships.
     told = {key: value for key, value in scenario.items() if key != "replicas"}
+    told["core"] = dict(options.core)
     return {
         "replicas": fleets,
         "engine": dict(options.engine),
@@ -203,6 +245,7 @@ def described(options: Options, scenario: Mapping[str, Any]) -> dict[str, Any]:
         "time_scale": options.time_scale,
         "tenants": options.tenants,
         "tenant_skew": options.tenant_skew,
+        "surge": options.surge,
         "generator": options.generator,
     }
 
@@ -250,16 +293,18 @@ class Runs:
             return found
 
         found = self._all("searches", tasks, one)
-        by_policy: dict[str, list[float]] = {policy: [] for policy in options.policies}
-        for (policy, _), one_found in zip(tasks, found, strict=True):
-            by_policy[policy].append(one_found["rps"])
-        ours = by_policy.get(OURS)
+        searches: dict[str, list[dict[str, Any]]] = {policy: [] for policy in options.policies}
+        for (policy, seed), one_found in zip(tasks, found, strict=True):
+            searches[policy].append({"seed": seed, **one_found})
+        rates = {policy: [one["rps"] for one in each] for policy, each in searches.items()}
+        ours = rates.get(OURS)
         return [
             {
-                **confidence(policy, rates),
-                "of_ours": None if ours is None else shares(rates, ours),
+                **confidence(policy, own),
+                "of_ours": None if ours is None else shares(own, ours),
+                "searches": searches[policy],
             }
-            for policy, rates in by_policy.items()
+            for policy, own in rates.items()
         ]
 
     def _all(
@@ -373,6 +418,31 @@ def parse_fleets(profiles: Sequence[str], replicas: int, believed: str | None) -
     share, rest = divmod(replicas, len(named))
     fleets = [Fleet(name, share + (at < rest), believed) for at, (name, _, _) in enumerate(named)]
     return [fleet for fleet in fleets if fleet.count]
+
+
+def parse_fleet(text: str, believed: str | None) -> list[Fleet]:
+    """`NAME=COUNT,NAME=COUNT`."""
+    fleets = []
+    for part in text.split(","):
+        name, equals, count = part.strip().partition("=")
+        if not (name and equals and count.isdigit() and int(count) > 0):
+            raise ConfigError(f"--fleet: '{part}' is no PROFILE=COUNT")
+        fleets.append(Fleet(name, int(count), believed))
+    return fleets
+
+
+def parse_surge(text: str | None) -> dict[str, float] | None:
+    """`at=SECONDS for=SECONDS factor=TIMES`."""
+    if text is None:
+        return None
+    pairs = dict(part.partition("=")[::2] for part in text.split())
+    keys = {"at": "at_s", "for": "for_s", "factor": "factor"}
+    try:
+        if set(pairs) == set(keys):
+            return {name: float(pairs[key]) for key, name in keys.items()}
+    except ValueError:
+        pass
+    raise ConfigError(f"--surge: '{text}' is not of the form 'at=240 for=120 factor=2'")
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:

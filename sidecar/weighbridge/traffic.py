@@ -12,6 +12,7 @@ import aiohttp
 
 from weighbridge.traces import TraceRequest
 
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 SERVED_BY = "x-served-by"
 REQUEST_ID = "x-request-id"
 # Asks an emulated replica for an answer of this length; others do not know it.
@@ -106,7 +107,7 @@ async def send(
     answer = Answer()
     try:
         async with session.post(
-            "/v1/chat/completions",
+            EMBEDDINGS if request.kind == "embeddings" else CHAT,
             data=BytesIO(request.body(model)),
             headers={"content-type": "application/json", **headers},
         ) as response:

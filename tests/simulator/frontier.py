@@ -1,7 +1,7 @@
 """Cache hits against goodput: `python -m tests.simulator.frontier` writes its table into the docs.
 
 The same requests before the same replicas, with the weight of a lost cache against a wait turned
-from one end to the other: of the live core, and of the oracle. Policies without such a knob are
+from one end to the other in the live core. Policies without such a knob, the oracle among them, are
 points.
 """
 
@@ -38,7 +38,6 @@ class Point:
     # What the table calls the setting.
     knob: str = ""
     placing: Mapping[str, float] = field(default_factory=dict)
-    oracle_prefill_price: float = 1.0
 
     def options(self, options: Options) -> Options:
         """The simulation to run."""
@@ -46,7 +45,6 @@ class Point:
             options,
             policies=[self.policy],
             core={"placing": dict(self.placing)},
-            oracle_prefill_price=self.oracle_prefill_price,
         )
 
 
@@ -59,19 +57,20 @@ def ours(stall_weight: float, room_weight: float) -> Point:
     return Point(OURS, knob, placing)
 
 
-def oracle(price: float) -> Point:
-    """The oracle with this price of a prefill for the others who wait."""
-    shipped = " (as in other tables)" * (price == 1.0)
-    return Point("oracle", f"κ = {price:g}{shipped}", oracle_prefill_price=price)
-
-
 POINTS = (
     *(ours(weight, 0) for weight in (0, 1, 2, 4)),
     *(ours(4, weight) for weight in (12, 28, 60, 160)),
-    *(oracle(price) for price in (0, 1, 4, 16, 64)),
     *(
         Point(policy)
-        for policy in ("ring_hash", "maglev", "bounded_hash", "cache_aware", "least_request")
+        for policy in (
+            "ring_hash",
+            "maglev",
+            "bounded_hash",
+            "cache_aware",
+            "least_request",
+            "dynamo_kv",
+            "oracle",
+        )
     ),
 )
 

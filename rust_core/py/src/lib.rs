@@ -52,6 +52,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<simulate::Simulation>()?;
     module.add_function(wrap_pyfunction!(simulate::policies, module)?)?;
     module.add_function(wrap_pyfunction!(simulate::engines, module)?)?;
+    module.add_function(wrap_pyfunction!(simulate::workloads, module)?)?;
     module.add_function(wrap_pyfunction!(simulate::generator_defaults, module)?)?;
     Ok(())
 }

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use weighbridge_simulate::{Run, Scenario, Search};
 use weighbridge_traces::{
-    BodyOptions, Format, Generator, LoadOptions, Scaling, Steady, Tenants, TextPool, load, save,
+    BodyOptions, Format, Generator, Kind, LoadOptions, Scaling, Steady, Surge, Tenants, TextPool,
+    generate, load, save, workload_names,
 };
 
 /// What a file does not say of itself.
@@ -35,6 +36,7 @@ struct Replaying {
     tenants: Option<u32>,
     tenant_skew: f64,
     steady: Option<SteadyTenant>,
+    surge: Option<Rise>,
     seed: u64,
 }
 
@@ -44,6 +46,15 @@ struct Replaying {
 struct SteadyTenant {
     tenant: String,
     rate: f64,
+}
+
+/// A time with more requests.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rise {
+    at_s: f64,
+    for_s: f64,
+    factor: f64,
 }
 
 impl Replaying {
@@ -61,6 +72,11 @@ impl Replaying {
             steady: self.steady.as_ref().map(|steady| Steady {
                 tenant: steady.tenant.clone(),
                 rate: steady.rate,
+            }),
+            surge: self.surge.as_ref().map(|surge| Surge {
+                at_s: surge.at_s,
+                for_s: surge.for_s,
+                factor: surge.factor,
             }),
             seed: self.seed,
         }
@@ -99,12 +115,11 @@ impl Trace {
         })
     }
 
-    /// Makes a trace as the settings say.
+    /// Makes a trace: of the `workload` that is named, as the other settings say.
     #[staticmethod]
     #[pyo3(signature = (settings_json = "{}"))]
     fn generate(py: Python<'_>, settings_json: &str) -> PyResult<Self> {
-        let generator: Generator = serde_json::from_str(settings_json).map_err(refused)?;
-        let trace = py.detach(|| generator.generate()).map_err(refused)?;
+        let trace = py.detach(|| generate(settings_json)).map_err(refused)?;
         Ok(Self {
             inner: Arc::new(trace),
         })
@@ -169,8 +184,8 @@ pub(crate) struct Replay {
     pool: TextPool,
 }
 
-/// `(at_seconds, session, tenant, turn, input_tokens, output_tokens, max_tokens)`.
-type Planned = (f64, String, String, u32, u32, u32, u32);
+/// `(at_seconds, session, tenant, turn, input_tokens, output_tokens, max_tokens, kind)`.
+type Planned = (f64, String, String, u32, u32, u32, u32, &'static str);
 
 #[pymethods]
 impl Replay {
@@ -197,6 +212,7 @@ impl Replay {
             request.input_tokens,
             request.output_tokens,
             request.max_tokens,
+            kind(request.kind),
         ))
     }
 
@@ -227,6 +243,14 @@ impl Replay {
 impl Replay {
     fn arrival(&self, number: usize) -> PyResult<&weighbridge_traces::Arrival> {
         self.inner.arrivals().get(number).ok_or_else(no_request)
+    }
+}
+
+const fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Chat => "chat",
+        Kind::Batch => "batch",
+        Kind::Embeddings => "embeddings",
     }
 }
 
@@ -340,6 +364,12 @@ pub(crate) fn policies() -> Vec<&'static str> {
 #[pyfunction]
 pub(crate) fn engines() -> Vec<&'static str> {
     weighbridge_simulate::engine_names()
+}
+
+/// The names of all workloads that can be generated.
+#[pyfunction]
+pub(crate) fn workloads() -> Vec<&'static str> {
+    workload_names()
 }
 
 /// Settings of generated traces, as they are by default.

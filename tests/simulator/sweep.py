@@ -1,0 +1,194 @@
+"""Ours beside the best other policy, over many settings: `python -m tests.simulator.sweep`.
+
+Each setting is a workload before a fleet. What is compared is goodput: the highest rate at which
+99 % of the requests keep both objectives and none is refused. One line each, with ours ÷ the best
+other's and ours ÷ the oracle's where it is asked for; at the end the least of them. Equal seeds
+give equal figures.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weighbridge.errors import RefusedError
+from weighbridge.simulate import OURS, Fleet, Options, parse_policies, simulate
+from weighbridge.traces import shipped_trace
+
+# Those that have been best somewhere.
+OTHERS = (
+    "least_request",
+    "bounded_hash",
+    "cache_aware",
+    "endpoint_picker",
+    "dynamo_kv",
+    "predicted_latency",
+)
+ORACLE = "oracle"
+BIG, SMALL, SLOW, MIDDLE = (
+    "llama-3.1-70b-fp8-h100x4",
+    "llama-3.1-8b-fp8-h100",
+    "llama-3.1-8b-fp8-l40s",
+    "qwen3-32b-fp8-h100",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A workload before a fleet."""
+
+    # None: the conversation trace.
+    workload: str | None
+    fleet: Mapping[str, int]
+    load: float = 0.7
+    seconds: float = 180.0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As it is called on the command line."""
+        fleet = "+".join(f"{count}x{engine}" for engine, count in self.fleet.items())
+        extra = "".join(f",{key}={value}" for key, value in self.more.items())
+        return f"{self.workload or 'conversation'}@{fleet}{extra}"
+
+    def options(self, policies: Sequence[str], seed: int) -> Options:
+        """The search to run."""
+        return Options(
+            trace=shipped_trace(),
+            generator=None if self.workload is None else {"workload": self.workload},
+            fleets=[Fleet(engine, count) for engine, count in self.fleet.items()],
+            policies=policies,
+            goodput=True,
+            seeds=1,
+            seed=seed,
+            load=self.load,
+            duration_s=self.seconds,
+            warmup_s=self.seconds / 3,
+            precision=0.03,
+            jobs=1,
+            **self.more,
+        )
+
+
+TENANTS = {"tenants": 500}
+
+SETTINGS = (
+    Setting("chat", {BIG: 4}),
+    Setting("chat", {BIG: 8}),
+    Setting("chat", {BIG: 8}, more=TENANTS),
+    Setting("chat", {SMALL: 4}),
+    Setting("chat", {SLOW: 4}),
+    Setting("chat", {BIG: 16}, seconds=120),
+    Setting("chat", {BIG: 64}, seconds=60),
+    Setting("chat", {SMALL: 6, SLOW: 6}, seconds=120),
+    Setting("reasoning", {BIG: 8}, seconds=600),
+    Setting("reasoning", {MIDDLE: 8}, seconds=600),
+    Setting("agents", {BIG: 4}),
+    Setting("agents", {BIG: 16}, seconds=120),
+    Setting("agents", {SLOW: 4}),
+    Setting("agents", {SMALL: 6, SLOW: 6}, seconds=120),
+    Setting("agents", {BIG: 8}, more=TENANTS),
+    Setting("batch", {BIG: 8}),
+    Setting("batch", {SMALL: 4}),
+    Setting("embeddings", {SMALL: 4}, seconds=60),
+    Setting("images", {MIDDLE: 8}),
+    Setting("short", {BIG: 4}, seconds=60),
+    Setting("short", {SLOW: 8}, seconds=60),
+    Setting("mixed", {BIG: 8}),
+    Setting("mixed", {BIG: 16}, seconds=120),
+    Setting("mixed", {SMALL: 6, SLOW: 6}, seconds=120),
+    Setting(None, {BIG: 8}, load=0.5, seconds=300),
+    Setting(None, {BIG: 16}, load=0.5, seconds=240),
+)
+
+
+def run(setting: Setting, policies: Sequence[str], seed: int) -> dict[str, Any]:
+    """One setting: the goodput of each policy, and the ratios."""
+    start = time.process_time()
+    result = simulate(setting.options(policies, seed))
+    goodput = {one["policy"]: one["goodput_rps"] for one in result["goodput"]}
+    others = {name: rps for name, rps in goodput.items() if name not in (OURS, ORACLE)}
+    ours, best = goodput[OURS], max(others, key=others.__getitem__)
+    details = {
+        row["policy"]: {**row, **detail}
+        for row, detail in zip(result["rows"], result["details"], strict=True)
+    }
+    kept = ("slo_attainment", "cache_hit_ratio", "late_first", "late_others", "refused", "reasons")
+    return {
+        "name": setting.name,
+        "seed": seed,
+        "goodput_rps": goodput,
+        "best_other": best,
+        "of_best_other": ratio(ours, others[best]),
+        "of_oracle": ratio(ours, goodput[ORACLE]) if ORACLE in goodput else None,
+        "at_goodput": {name: {key: found[key] for key in kept} for name, found in details.items()},
+        "cpu_s": round(time.process_time() - start, 1),
+    }
+
+
+def ratio(ours: float, other: float) -> float | None:
+    """None where the other serves no rate at all."""
+    return round(ours / other, 3) if other > 0 else None
+
+
+def line(one: Mapping[str, Any]) -> str:
+    """For people."""
+    goodput = one["goodput_rps"]
+    oracle = "" if one["of_oracle"] is None else f"  of oracle {one['of_oracle']:.3f}"
+    of_best = "-" if one["of_best_other"] is None else f"{one['of_best_other']:.3f}"
+    return (
+        f"{one['name']:62} ours {goodput[OURS]:8.2f}  {one['best_other']:17}"
+        f" {goodput[one['best_other']]:8.2f}  ratio {of_best}{oracle}  {one['cpu_s']:.0f} s"
+    )
+
+
+def chosen(only: str) -> Iterator[Setting]:
+    """Settings whose name holds one of the words; all where none is given."""
+    words = [word for word in only.split(",") if word]
+    unknown = [word for word in words if not any(word in one.name for one in SETTINGS)]
+    if unknown:
+        names = "; ".join(setting.name for setting in SETTINGS)
+        raise RefusedError(f"no setting is called '{unknown[0]}' (there are: {names})")
+    return (one for one in SETTINGS if not words or any(word in one.name for word in words))
+
+
+def main() -> None:
+    """Runs it, printing each setting as soon as it is done."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator.sweep", description=__doc__)
+    parser.add_argument("--only", default="", help="parts of the settings' names, by commas")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--oracle", action="store_true", help="the oracle too: some times as long")
+    parser.add_argument("--policies", default=",".join((*OTHERS, OURS)), help="by commas")
+    parser.add_argument("--list", action="store_true", help="only tell the settings")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, line by line")
+    given = parser.parse_args()
+    settings = list(chosen(given.only))
+    if given.list:
+        print("\n".join(setting.name for setting in settings))
+        return
+    policies = [*parse_policies([given.policies]), *([ORACLE] if given.oracle else [])]
+    ratios = []
+    for setting in settings:
+        for seed in range(given.first_seed, given.first_seed + given.seeds):
+            one = run(setting, policies, seed)
+            print(line(one), flush=True)
+            if given.json is not None:
+                with given.json.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(one) + "\n")
+            if one["of_best_other"] is not None:
+                ratios.append((one["of_best_other"], one["name"]))
+    least, where = min(ratios, default=(0.0, "nowhere"))
+    below = sum(value < 1.0 for value, _ in ratios)
+    print(f"{len(ratios)} settings, {below} below 1; least {least:.3f} at {where}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RefusedError as error:
+        sys.exit(f"sweep: {error}")
