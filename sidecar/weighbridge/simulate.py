@@ -207,8 +207,10 @@ def over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in given.items():
         known = merged.get(key)
-        both = isinstance(known, Mapping) and isinstance(value, Mapping)
-        merged[key] = over(known, value) if both else value
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            merged[key] = over(known, value)
+        else:
+            merged[key] = value
     return merged
 
 
