@@ -19,6 +19,7 @@ class Signal:
     placed_mu: float
     queued_mu: float
     capacity_mu: float
+    promised_mu: float
     replica_mu: float
     target_utilisation: float
     replicas_by_mu: float
@@ -28,8 +29,13 @@ class Signal:
     limited_by: Limit
 
 
-def signals(status: Mapping[str, Any], settings: Autoscaling) -> dict[str, Signal]:
-    """The signal of every model that has replicas, or requests that ask for it."""
+def signals(
+    status: Mapping[str, Any], settings: Autoscaling, promised_mu: float = 0.0
+) -> dict[str, Signal]:
+    """The signal of every model that has replicas, or requests that ask for it.
+
+    So much is promised of each model that has replicas, MU a minute.
+    """
     by_model: dict[str, list[Mapping[str, Any]]] = {}
     for replica in status["replicas"]:
         by_model.setdefault(replica["model"], []).append(replica)
@@ -41,6 +47,7 @@ def signals(status: Mapping[str, Any], settings: Autoscaling) -> dict[str, Signa
             reports.get(model, {}).get("mu_per_s", 0.0) * 60,
             sum(queue["mu"] for queue in doors.get(model, {}).get("waiting", {}).values()),
             settings,
+            promised_mu if model in by_model else 0.0,
         )
         for model in sorted({*by_model, *reports, *doors})
     }
@@ -51,6 +58,7 @@ def signal(
     placed_mu_per_min: float,
     waiting_mu: float,
     settings: Autoscaling,
+    promised_mu: float = 0.0,
 ) -> Signal:
     """The signal of one model: enough replicas for its MU and its KV tokens, at the target."""
     replicas = list(replicas)
@@ -72,7 +80,8 @@ def signal(
     return Signal(
         placed_mu=placed_mu_per_min,
         queued_mu=queued,
-        capacity_mu=sum(replica["capacity_mu_per_min"] for replica in is_open),
+        capacity_mu=sum(serves(replica) for replica in is_open),
+        promised_mu=promised_mu,
         replica_mu=typical_mu,
         target_utilisation=target,
         replicas_by_mu=by_mu,
@@ -81,6 +90,11 @@ def signal(
         desired_replicas=desired,
         limited_by=limit,
     )
+
+
+def serves(replica: Mapping[str, Any]) -> float:
+    """MU a minute that a replica may be given now: less while it is probed or warms up."""
+    return float(replica["capacity_mu_per_min"] * replica.get("share", 1.0))
 
 
 def mean(values: Iterable[float]) -> float:

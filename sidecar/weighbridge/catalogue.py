@@ -147,6 +147,9 @@ DEMAND = Spec(
 CAPACITY = Spec(
     "weighbridge_capacity_mu_per_minute", "gauge", "Capacity of replicas that take work", MODEL
 )
+PROMISED = Spec(
+    "weighbridge_promised_mu_per_minute", "gauge", "Promised to all tenants together", MODEL
+)
 TARGET_UTILISATION = Spec(
     "weighbridge_target_utilisation_ratio",
     "gauge",
@@ -350,6 +353,7 @@ CATALOGUE: tuple[Spec, ...] = (
     UTILISATION,
     DEMAND,
     CAPACITY,
+    PROMISED,
     TARGET_UTILISATION,
     NEEDED_REPLICAS,
     DESIRED_REPLICAS,

@@ -17,6 +17,7 @@ from weighbridge.operating import (
     JsonOption,
     KeyOption,
     TokenOption,
+    capacity,
     drain,
     sidecar_of,
     status,
@@ -596,6 +597,7 @@ def envoy_validate(
 
 
 app.command()(status)
+app.command()(capacity)
 app.command()(top)
 app.command()(whatif)
 app.command()(drain)

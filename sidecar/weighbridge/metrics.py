@@ -125,6 +125,7 @@ def assignment_families(status: Status) -> list[Family]:
 def autoscaling_families(status: Status) -> list[Family]:
     """Demand, capacity, and the replicas that they ask for."""
     demand, capacity = Family(cat.DEMAND), Family(cat.CAPACITY)
+    promised = Family(cat.PROMISED)
     target, needed, desired = (
         Family(cat.TARGET_UTILISATION),
         Family(cat.NEEDED_REPLICAS),
@@ -134,11 +135,12 @@ def autoscaling_families(status: Status) -> list[Family]:
         demand.add([model, "placed"], signal["placed_mu"])
         demand.add([model, "queued"], signal["queued_mu"])
         capacity.add([model], signal["capacity_mu"])
+        promised.add([model], signal["promised_mu"])
         target.add([model], signal["target_utilisation"])
         needed.add([model, "mu"], signal["replicas_by_mu"])
         needed.add([model, "kv"], signal["replicas_by_kv"])
         desired.add([model], signal["desired_replicas"])
-    return [demand, capacity, target, needed, desired]
+    return [demand, capacity, promised, target, needed, desired]
 
 
 def replica_counts(replicas: Iterable[Mapping[str, Any]], models: Iterable[str]) -> Family:

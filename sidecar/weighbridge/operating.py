@@ -1,4 +1,4 @@
-"""The commands of those who operate a sidecar: `status`, `top`, `whatif`, `drain`, `undrain`."""
+"""The commands of those who operate a sidecar: `status`, `capacity`, `top`, `whatif`, `drain`…"""
 
 import asyncio
 import json
@@ -109,6 +109,38 @@ def status(
     if json_file is not None:
         write_json(found, json_file)
     if found["contradictions"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def capacity(
+    *,
+    config: ConfigOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Show what each model's replicas serve, what is promised of it, used and free.
+
+    Exit code 1 if more is promised of a model than its replicas serve now.
+
+    Example: weighbridge capacity --config weighbridge.yaml
+    """
+    from rich.console import Console
+
+    from weighbridge import capacity as reckoning
+
+    sidecar = sidecar_of(
+        admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key
+    )
+    found = reckoning.capacities(asyncio.run(sidecar.page("/status")))
+    if str(json_file) != "-":
+        Console().print(reckoning.table(found))
+    if json_file is not None:
+        write_json(reckoning.as_json(found), json_file)
+    if any(one.is_short for one in found.values()):
         raise typer.Exit(EXIT_FAILED)
 
 

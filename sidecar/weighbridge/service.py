@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weighbridge import __version__, access, logs, tls, transports, watch
+from weighbridge import __version__, access, capacity, logs, tls, transports, watch
 from weighbridge._core import Core, CoreError
 from weighbridge.admin import AdminServer
 from weighbridge.admin_port import MOST_CONNECTIONS
@@ -126,6 +126,7 @@ class Service:
                 ("file", self._follow_file),
                 ("reload", self._reload_when_wanted),
                 ("assigner", self._assign),
+                ("promises", self._watch_promises),
                 ("runtime", self._runtime.run),
                 ("membership", self._fleet.run),
                 ("fleet", partial(self._follow_fleet, transport)),
@@ -218,6 +219,15 @@ class Service:
             await asyncio.sleep(self._effective().placing.round_seconds)
             # On a thread of its own: a round over many slices must not hold up the admin pages.
             await asyncio.to_thread(self._core.assign)
+
+    async def _watch_promises(self) -> None:
+        watch = capacity.PromiseWatch()
+        while True:
+            # An empty list is not known yet, or told elsewhere.
+            if self._fleet.has_any:
+                status = await asyncio.to_thread(self._snapshot)
+                watch.look(capacity.capacities(status))
+            await asyncio.sleep(capacity.INTERVAL_SECONDS)
 
     async def _follow_file(self) -> None:
         async for _ in changes(self._source, FILE_INTERVAL_SECONDS):

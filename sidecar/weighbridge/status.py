@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from weighbridge import __version__, autoscale
+from weighbridge import __version__, autoscale, capacity
 from weighbridge._core import Core
 from weighbridge.config import Config
 from weighbridge.runtime import View
@@ -21,7 +21,8 @@ def snapshot(core: Core, config: Config, view: View) -> dict[str, Any]:
 def control_plane(status: Mapping[str, Any], config: Config, view: View) -> dict[str, Any]:
     """What is added to the core's status."""
     effective = tuned(config, view.overrides)
-    signals = autoscale.signals(status, effective.autoscaling)
+    promised = capacity.promised_mu(effective.admission)
+    signals = autoscale.signals(status, effective.autoscaling, promised)
     return {
         "version": __version__,
         "settings": {
