@@ -187,6 +187,13 @@ class Placing(Section):
         le=1000,
         description="What a sequence that a prefill stalls counts, beside a request that waits.",
     )
+    promise_weight: float = Field(
+        200.0,
+        ge=0,
+        le=100_000,
+        description="How often more the harm to others counts where all of these are on promises, "
+        "for a request that is not.",
+    )
     room_weight: float = Field(
         60.0,
         ge=0,

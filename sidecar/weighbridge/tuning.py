@@ -61,6 +61,7 @@ RUNTIME_KEYS: tuple[RuntimeKey, ...] = (
     _placing("samples", "more: spills find less loaded replicas, each decision costs more"),
     _placing("cached_candidates", "more: replicas that hold the prompt are found more often"),
     _placing("stall_weight", "higher: prompts go where fewer sequences decode; caches weigh more"),
+    _placing("promise_weight", "higher: others leave replicas that promises use sooner"),
     _placing("objective_ttft_ms", "longer: a first token may wait for others' tokens"),
     _placing("objective_tpot_ms", "shorter: fewer sequences and less prefill on a replica"),
     _placing("room_weight", "higher: sessions leave a full replica's cache less often"),

@@ -22,6 +22,13 @@ impl Gate {
         }
     }
 
+    /// Whether a request of this tenant would run on its promise now.
+    #[must_use]
+    pub fn is_within_promise(&self, tenant: &str) -> bool {
+        let account = self.accounts.find(tenant);
+        account.is_some_and(|account| account.bucket.is_ready(self.now_us))
+    }
+
     /// All tenants seen, and where they stand. Names that were not kept apart come as "".
     pub fn standings(&self) -> impl Iterator<Item = (&str, Standing)> {
         self.accounts

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
-use weighbridge_admit::{Door, Entry, Pass, Shed, Turn};
+use weighbridge_admit::{Door, Entry, Grant, Pass, Shed, Turn};
 use weighbridge_learn::Owed;
 use weighbridge_learn::health::Source;
 use weighbridge_place::{Amount, Decision, MicroMu, Placed, Pool, Replica};
@@ -201,6 +201,15 @@ impl Core {
         Ok(ticket)
     }
 
+    /// Whether a request of this tenant would run on its promise now.
+    pub(crate) fn is_promised(&self, model: &str, tenant: Option<&str>) -> bool {
+        let door = self.doors.get(model).filter(|_| self.admits.load(Relaxed));
+        door.is_some_and(|door| {
+            let tenant = tenant.unwrap_or_default();
+            door.look(|gate| gate.is_within_promise(tenant))
+        })
+    }
+
     /// Longest that a request may wait for admission, ms.
     #[must_use]
     pub fn longest_wait_ms(&self, waiting: &Waiting) -> u64 {
@@ -255,12 +264,16 @@ impl Core {
         let waited_us = admitted.waited_us;
         let work = weighed.weighing.work(decision.cached_blocks);
         let cost = weighed.weighing.profile().cost(&work);
-        let charge = replica.load.charge(Amount {
+        let mut charge = replica.load.charge(Amount {
             prefill: decision.prefill,
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
             kv_reserved: weighed.weighing.kv_reserved(decision.cached_blocks),
         });
+        let grant = admitted.pass.as_ref().and_then(Pass::grant);
+        if grant.is_some_and(Grant::is_promised) {
+            charge.promise();
+        }
         let steered = !self.observes_only();
         let reading = weighed.weighing.reading();
         let profile = weighed.weighing.profile();

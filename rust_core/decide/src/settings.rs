@@ -251,6 +251,8 @@ pub struct Placing {
     pub cached_candidates: usize,
     /// What a sequence that is stalled beside a prefill counts, beside a request that waits.
     pub stall_weight: f64,
+    /// How often more the harm to others counts where all of these have promises, for a request without.
+    pub promise_weight: f64,
     /// How often, beside its own time, a prefill counts that another's cache would have saved, where a copy
     /// takes room that is short.
     pub room_weight: f64,
@@ -307,6 +309,7 @@ impl Default for Placing {
             samples: choice.samples,
             cached_candidates: choice.cached,
             stall_weight: choice.stall_weight,
+            promise_weight: choice.promise_weight,
             room_weight: choice.room_weight,
             reuse_s: choice.reuse_ms / 1e3,
             degraded_factor: choice.degraded_factor,
@@ -338,6 +341,7 @@ impl Placing {
             samples: self.samples,
             cached: self.cached_candidates,
             stall_weight: self.stall_weight,
+            promise_weight: self.promise_weight,
             room_weight: self.room_weight,
             reuse_ms: self.reuse_s * 1e3,
             degraded_factor: self.degraded_factor,

@@ -190,6 +190,7 @@ impl Core {
             }
             (given, listing) => given.or(listing),
         };
+        let is_promised = self.is_promised(&weighed.model.name, incoming.tenant);
         let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
         let kv = |blocks: u32| weighed.weighing.kv_reserved(blocks);
         let ask = Ask {
@@ -201,6 +202,7 @@ impl Core {
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
             kv: &kv,
             kv_tokens: weighed.weighing.kv_tokens(),
+            is_promised,
             subset: subset.as_deref(),
             keeper: weighed.keeper,
             now_ms: now_us / 1000,

@@ -31,6 +31,8 @@ pub struct Ask<'a> {
     pub kv: &'a dyn Fn(u32) -> u64,
     /// KV tokens that it is expected to hold when it ends.
     pub kv_tokens: u64,
+    /// It runs on a promise to its tenant.
+    pub is_promised: bool,
     /// Endpoints the gateway allows; `None` allows all.
     pub subset: Option<&'a [&'a str]>,
     /// Milliseconds on the caller's monotonic clock.

@@ -4,7 +4,8 @@
 //! cost the others there, by the step-time model of [`crate::forecast`]:
 //!
 //! ```text
-//! score = (first + others + late + room_weight · short · lost + adapter) · health
+//! score = (first + others · kept + late + room_weight · short · lost + adapter) · health
+//! kept    = 1 + promise_weight · share of its requests that came on promises; 1 for such a request
 //! lost    = the prefill that the longest match of all would save and its own does not, ms
 //! short   = min(1, reuse_ms ÷ the time in which its cache is filled again)²; 0 while it is not full
 //! adapter = the time to load the adapter, where it lacks it
@@ -15,6 +16,9 @@
 //! and pushes other prefixes out where the cache is full of what will be used again, which `room_weight`
 //! counts. KV memory that is full is a wait like any other, so pressure never makes a request forget
 //! its cache.
+//!
+//! What a request without a promise does to those that have one counts many times: under pressure others
+//! leave the replicas that promises use, and come back as these use them less.
 //!
 //! A request that goes on from a response which one replica alone keeps goes there. Of others,
 //! the lowest score wins, but the replica that holds half of the prompt or more keeps the request,
@@ -56,6 +60,9 @@ pub struct ChoiceSettings {
     pub cached: usize,
     /// What a sequence that is stalled beside a prefill counts, beside a request that waits.
     pub stall_weight: f64,
+    /// How often more the harm to others counts where all of these are there on promises to their
+    /// tenants, for a request that is not.
+    pub promise_weight: f64,
     /// How often the prefill counts, beside its own time, that another replica's cache would have saved,
     /// where a copy takes room that is short: all of it where a cache is filled again within
     /// `reuse_ms`, and less by the square of the time where it lasts longer.
@@ -80,6 +87,7 @@ impl Default for ChoiceSettings {
             samples: 8,
             cached: 4,
             stall_weight: 4.0,
+            promise_weight: 200.0,
             room_weight: 60.0,
             reuse_ms: 300_000.0,
             degraded_factor: 2.0,
@@ -314,8 +322,14 @@ impl Look<'_> {
             State::Degraded => settings.degraded_factor.max(1.0),
             _ => 1.0,
         };
+        let kept = if self.ask.is_promised {
+            0.0
+        } else {
+            settings.promise_weight * doing.promised
+        };
+        let others_ms = forecast.others_ms * (1.0 + kept);
         let score = (forecast.first_ms
-            + forecast.others_ms
+            + others_ms
             + forecast.late_ms
             + settings.room_weight * short * lost_ms
             + adapter_ms)
@@ -328,7 +342,7 @@ impl Look<'_> {
             prefill_ms,
             first_ms: forecast.first_ms,
             tpot_ms: forecast.tpot_ms,
-            others_ms: forecast.others_ms,
+            others_ms,
             score,
             verdict: self.verdict(replica),
         }

@@ -101,6 +101,8 @@ pub struct Doing {
     pub prefill_share: f64,
     /// Requests a ms that came recently.
     pub arrivals: f64,
+    /// Share of these that came on promises to their tenants, 0 to 1.
+    pub promised: f64,
 }
 
 /// One more request.
@@ -310,6 +312,7 @@ mod tests {
                 kv_limit: 1e6,
                 prefill_share: share,
                 arrivals,
+                promised: 0.0,
             };
             let newcomer = Newcomer { prefill_ms, ..chat() };
             let now = of(&doing, &newcomer);

@@ -48,6 +48,8 @@ pub struct Recent {
     pub prefill: MicroMu,
     /// Requests.
     pub requests: f64,
+    /// Of these, on promises to their tenants.
+    pub promised: f64,
 }
 
 /// A request, as recent ones are counted: fine enough to fade.
@@ -68,6 +70,8 @@ pub struct Load {
     recent_prefill: AtomicI64,
     /// Millionths of requests.
     recent_requests: AtomicI64,
+    /// Of these, on promises.
+    recent_promised: AtomicI64,
     /// By how much all that was charged has faded since the beginning: −ln of the share left, an f64.
     faded: AtomicU64,
     foreign_work: AtomicI64,
@@ -89,6 +93,7 @@ impl Load {
             prefill_open: true,
             is_open: true,
             placed: Some(placed),
+            is_promised: false,
             faded: self.faded(),
         }
     }
@@ -98,9 +103,11 @@ impl Load {
     #[must_use]
     pub fn recent(&self) -> Recent {
         let prefill = MicroMu::from_micro(self.recent_prefill.load(Relaxed));
+        let requests = |recent: &AtomicI64| recent.load(Relaxed).max(0) as f64 / ONE as f64;
         Recent {
             prefill: prefill.max(MicroMu::ZERO),
-            requests: self.recent_requests.load(Relaxed).max(0) as f64 / ONE as f64,
+            requests: requests(&self.recent_requests),
+            promised: requests(&self.recent_promised),
         }
     }
 
@@ -109,7 +116,11 @@ impl Load {
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     pub fn fade(&self, keep: f64) {
         let keep = keep.clamp(0.0, 1.0);
-        for recent in [&self.recent_prefill, &self.recent_requests] {
+        for recent in [
+            &self.recent_prefill,
+            &self.recent_requests,
+            &self.recent_promised,
+        ] {
             let gone = recent.load(Relaxed) as f64 * (1.0 - keep);
             recent.fetch_sub(gone as i64, Relaxed);
         }
@@ -190,6 +201,8 @@ pub struct Charge {
     placed: Option<MicroMu>,
     /// …as it was when so much had faded.
     faded: f64,
+    /// It runs on a promise to its tenant.
+    is_promised: bool,
 }
 
 impl Charge {
@@ -201,6 +214,13 @@ impl Charge {
                 .prefill
                 .fetch_sub(self.amount.prefill.micro(), Relaxed);
             self.amount.prefill = MicroMu::ZERO;
+        }
+    }
+
+    /// It runs on a promise to its tenant.
+    pub fn promise(&mut self) {
+        if !std::mem::replace(&mut self.is_promised, true) && self.placed.is_some() {
+            self.load.recent_promised.fetch_add(ONE, Relaxed);
         }
     }
 
@@ -237,6 +257,9 @@ impl Charge {
         if let Some(prefill) = placed {
             load.recent_prefill.fetch_add(prefill.micro(), Relaxed);
             load.recent_requests.fetch_add(ONE, Relaxed);
+            if self.is_promised {
+                load.recent_promised.fetch_add(ONE, Relaxed);
+            }
         }
         self.placed = placed;
         self.faded = load.faded();
@@ -271,6 +294,9 @@ impl Charge {
         let requests = i64::from(is.is_some()) - i64::from(was.is_some());
         let change = (requests * ONE) as f64 * left;
         self.load.recent_requests.fetch_add(change as i64, Relaxed);
+        if self.is_promised {
+            self.load.recent_promised.fetch_add(change as i64, Relaxed);
+        }
     }
 
     /// What the charge holds now.

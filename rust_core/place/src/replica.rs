@@ -160,6 +160,7 @@ impl Replica {
             kv_limit: self.spec.kv_tokens as f64,
             prefill_share: self.ms_for(recent.prefill) / memory_ms,
             arrivals: recent.requests / memory_ms,
+            promised: (recent.promised / recent.requests.max(1.0)).min(1.0),
         }
     }
 }

@@ -147,6 +147,7 @@ fn ask() -> Ask<'static> {
         decode: MicroMu::from_mu(100.0),
         kv: &|_| 1_000,
         kv_tokens: 1_000,
+        is_promised: false,
         subset: None,
         keeper: None,
         now_ms: 0,
@@ -213,6 +214,39 @@ fn a_prompt_goes_where_it_stalls_few_sequences() {
     // Where the cache has most of it there is little to stall them with.
     fleet.cache(3, &CHAIN[..9]);
     assert_eq!(fleet.shipped(&ask()), (fleet.id(3), Reason::Home));
+}
+
+#[test]
+fn under_pressure_others_leave_the_replicas_that_promises_use() {
+    let mut fleet = Fleet::new(6, &[3]);
+    for at in 0..6 {
+        fleet.change(at, |spec| spec.steps = StepTimes::default());
+    }
+    // All requests at home run on promises, and elsewhere none do.
+    let mut serve = |at, promised| {
+        fleet.decode(at, 20);
+        for charge in fleet.charges.iter_mut().rev().take(20) {
+            if promised {
+                charge.promise();
+            }
+        }
+    };
+    serve(3, true);
+    for at in [0, 1, 2, 4, 5] {
+        serve(at, false);
+    }
+    let others = ask();
+    let promised = Ask {
+        is_promised: true,
+        ..ask()
+    };
+    assert_eq!(fleet.shipped(&promised), (fleet.id(3), Reason::Home));
+    assert_eq!(fleet.shipped(&others).1, Reason::SpillLoad);
+    // What they no longer use is lent again: it fades with the requests that used it.
+    fleet.charges.clear();
+    let pool = fleet.registry.pool_full();
+    pool.replicas().for_each(|replica| replica.load.fade(0.01));
+    assert_eq!(fleet.shipped(&others), (fleet.id(3), Reason::Home));
 }
 
 #[test]

@@ -269,6 +269,24 @@ fn work_that_did_not_happen_is_not_recent_work_either() {
 }
 
 #[test]
+fn requests_on_promises_are_recent_where_they_run_and_fade_like_others() {
+    let (load, other) = (Arc::new(Load::default()), Arc::new(Load::default()));
+    let promised = |load: &Load| load.recent().promised;
+    let _plain = load.charge(Amount::default());
+    let mut kept = load.charge(Amount::default());
+    kept.promise();
+    kept.promise();
+    assert!((promised(&load) - 1.0).abs() < 1e-6 && load.recent().requests > 1.9);
+    kept.move_to(&other);
+    assert!(promised(&load).abs() < 1e-6 && (promised(&other) - 1.0).abs() < 1e-6);
+    other.fade(0.5);
+    assert!((promised(&other) - 0.5).abs() < 1e-6);
+    // It did not happen.
+    kept.correct(None);
+    assert!(promised(&other).abs() < 1e-6);
+}
+
+#[test]
 fn a_number_is_never_that_of_another_endpoint() {
     let registry = Registry::default();
     let mut seen = std::collections::HashMap::new();
