@@ -67,7 +67,7 @@ class HealthWatch:
                 self._settings = (health, telemetry)
             self._endpoints = frozenset(endpoints)
             for poller in self._pollers:
-                await poller.follow(self._endpoints)
+                poller.follow(self._endpoints)
 
     async def close(self) -> None:
         """Stops everything."""

@@ -1,6 +1,7 @@
 """The sidecar's process: core, transport, admin pages and health watch, from start to drain."""
 
 import asyncio
+import gc
 import json
 import logging
 import resource
@@ -87,6 +88,9 @@ class Service:
         config = self._config
         logs.configure(config.log.level, config.log.format)
         take_descriptors(config)
+        # What is there from the start stays: looking it through for garbage holds up everything.
+        gc.collect()
+        gc.freeze()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)

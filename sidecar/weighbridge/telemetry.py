@@ -2,13 +2,14 @@
 
 import asyncio
 import errno
+import heapq
 import json
 import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import aiohttp
@@ -23,8 +24,6 @@ RECORD_BYTES = 64 << 10
 # Objects within objects; a record has three levels.
 MOST_LEVELS = 16
 JITTER = 0.2
-# Polls that are begun without a pause.
-AT_ONCE = 200
 # A question that ended later than this after its limit says that this process stood still.
 STALL_SHARE = 0.5
 BRACES = re.compile(rb"[{}]")
@@ -44,7 +43,11 @@ class Pace:
 
 
 class Poller:
-    """Polls a changing set of endpoints for ever: spread in time, and few at once."""
+    """Polls a changing set of endpoints for ever: spread in time, and few at once.
+
+    An endpoint that is not being asked is a line in a list: thousands of tasks would be as many
+    objects for the interpreter to walk each time that it looks for garbage.
+    """
 
     def __init__(
         self, name: str, poll: Callable[[str], Awaitable[None]], pace: Pace, loops: Loops
@@ -54,34 +57,72 @@ class Poller:
         self._poll = poll
         self._pace = pace
         self._room = asyncio.Semaphore(pace.max_concurrent)
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        # When each endpoint is to be asked, or was, if it is being asked now; s, monotonic.
+        self._turns: dict[str, float] = {}
+        # The same, the next first; what is no endpoint's turn any more is passed over.
+        self._queue: list[tuple[float, str]] = []
+        self._is_earlier = asyncio.Event()
+        self._polls: set[asyncio.Task[None]] = set()
+        self._runs: asyncio.Task[None] | None = None
         self._random = random.Random()  # noqa: S311 (spreads polls in time)
 
-    async def follow(self, endpoints: Iterable[str]) -> None:
+    def follow(self, endpoints: Iterable[str]) -> None:
         """Replaces what is polled."""
+        if self._runs is None:
+            self._runs = self._loops.start(self._name, self._for_ever)
         wanted = set(endpoints)
-        await self._cancel([endpoint for endpoint in self._tasks if endpoint not in wanted])
-        for number, endpoint in enumerate(sorted(wanted - set(self._tasks))):
-            self._tasks[endpoint] = self._loops.start(self._name, partial(self._for_ever, endpoint))
-            if number % AT_ONCE == AT_ONCE - 1:
-                # Thousands are begun bit by bit: others have their turn in between.
-                await asyncio.sleep(0)
+        for gone in self._turns.keys() - wanted:
+            del self._turns[gone]
+        new = wanted - self._turns.keys()
+        # The first polls are spread as well, but a few endpoints need not wait.
+        spread = len(wanted) / self._pace.polls_per_second
+        for endpoint in new:
+            self._take_turn(endpoint, self._random.random() * spread)
 
     async def close(self) -> None:
         """Stops polling."""
-        await self._cancel(list(self._tasks))
+        runs = [] if self._runs is None else [self._runs]
+        self._turns.clear()
+        await ended([*runs, *self._polls])
 
-    async def _cancel(self, endpoints: list[str]) -> None:
-        await ended([self._tasks.pop(endpoint) for endpoint in endpoints])
+    def _take_turn(self, endpoint: str, seconds: float) -> None:
+        due = time.monotonic() + seconds
+        self._turns[endpoint] = due
+        heapq.heappush(self._queue, (due, endpoint))
+        if self._queue[0] == (due, endpoint):
+            self._is_earlier.set()
 
-    async def _for_ever(self, endpoint: str) -> None:
-        # The first polls are spread as well, but a few endpoints need not wait.
-        await asyncio.sleep(self._random.random() * len(self._tasks) / self._pace.polls_per_second)
+    async def _for_ever(self) -> None:
         while True:
-            async with self._room:
-                await self._poll(endpoint)
-            interval = self._pace.interval(len(self._tasks))
-            await asyncio.sleep(interval * self._random.uniform(1 - JITTER, 1 + JITTER))
+            await self._room.acquire()
+            due, endpoint = await self._next()
+            task = asyncio.create_task(self._ask(endpoint, due), name=self._name)
+            self._polls.add(task)
+            task.add_done_callback(self._polls.discard)
+
+    async def _next(self) -> tuple[float, str]:
+        """The next endpoint, once it is its turn."""
+        while True:
+            self._is_earlier.clear()
+            while self._queue and self._turns.get(self._queue[0][1]) != self._queue[0][0]:
+                heapq.heappop(self._queue)
+            pause = self._queue[0][0] - time.monotonic() if self._queue else None
+            if pause is not None and pause <= 0:
+                return heapq.heappop(self._queue)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_earlier.wait(), pause)
+
+    async def _ask(self, endpoint: str, due: float) -> None:
+        try:
+            await self._poll(endpoint)
+        except Exception:
+            self._loops.broke(self._name)
+        finally:
+            self._room.release()
+            # One that has left, or has come back since, is not asked again because of this.
+            if self._turns.get(endpoint) == due:
+                interval = self._pace.interval(len(self._turns))
+                self._take_turn(endpoint, interval * self._random.uniform(1 - JITTER, 1 + JITTER))
 
 
 def new_session() -> aiohttp.ClientSession:

@@ -78,11 +78,61 @@ async def test_a_thousand_replicas_are_polled_at_the_pace_that_is_set() -> None:
 
     endpoints = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(1000)]
     poller = Poller("polls", poll, pace, Loops())
-    await poller.follow(endpoints)
+    before = len(asyncio.all_tasks())
+    poller.follow(endpoints)
     async with asyncio.timeout(20):
         while len(polled) < len(endpoints):
+            # However many there are, those that are not being asked are no tasks.
+            assert len(asyncio.all_tasks()) - before <= 16 + 1
             await asyncio.sleep(0.01)
     await poller.close()
+    assert len(asyncio.all_tasks()) == before
     assert most <= 16
     # All were asked before any was asked often.
     assert max(polled.values()) <= 6
+
+
+async def test_who_leaves_is_asked_no_more_and_who_comes_back_is_asked_once_a_turn() -> None:
+    asked: list[str] = []
+    release = asyncio.Event()
+
+    async def poll(endpoint: str) -> None:
+        asked.append(endpoint)
+        await release.wait()
+
+    loops = Loops()
+    poller = Poller("polls", poll, Pace(3600.0, 1e6, 16), loops)
+    poller.follow(["a", "b"])
+    async with asyncio.timeout(20):
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+    # Both are being asked; one leaves and comes back meanwhile, with a turn of its own.
+    poller.follow(["b"])
+    poller.follow(["a", "b"])
+    async with asyncio.timeout(20):
+        while len(asked) < 3:
+            await asyncio.sleep(0)
+    release.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert sorted(asked) == ["a", "a", "b"]
+    assert loops.failures == {"polls": 0}
+    await poller.close()
+
+
+async def test_a_poll_that_breaks_is_counted_and_holds_no_room() -> None:
+    asked = 0
+
+    async def poll(_: str) -> None:
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("odd")
+
+    loops = Loops()
+    poller = Poller("polls", poll, Pace(0.001, 1e6, 2), loops)
+    poller.follow(["a", "b", "c"])
+    async with asyncio.timeout(20):
+        while asked < 9:
+            await asyncio.sleep(0.001)
+    await poller.close()
+    assert loops.failures["polls"] >= 9

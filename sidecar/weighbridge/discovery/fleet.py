@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 STEP_SECONDS = 0.1
 # How often a share that grows is told the core, s.
 SHARE_SECONDS = 1.0
-# Between two steps at least so many times what the last one took.
+# Between two steps at least so many times what the last one took, and no more than this, s.
 LEISURE = 4.0
+LONGEST_PAUSE_SECONDS = 3.0
 
 
 class Fleet:
@@ -127,7 +128,7 @@ class Fleet:
         while True:
             moving = self._membership.is_moving
             # Thousands of members take a while: most of the time is others'.
-            pause = max(STEP_SECONDS, spent * LEISURE)
+            pause = min(max(STEP_SECONDS, spent * LEISURE), LONGEST_PAUSE_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), pause if moving else None)
             began = now()
