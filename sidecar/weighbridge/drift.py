@@ -64,7 +64,7 @@ class DriftWatch:
             await asyncio.to_thread(self.check)
 
     def check(self) -> None:
-        """Holds each profile against what its replicas served of late."""
+        """Holds each profile against what its replicas served lately."""
         if self._checking is None:
             return
         profiles, _ = self._known()

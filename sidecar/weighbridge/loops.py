@@ -15,7 +15,7 @@ async def ended(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancels tasks and waits until each has done what it does last."""
     for task in tasks:
         task.cancel()
-    # Not each by itself: whoever waits here may be cancelled as well, and must notice.
+    # Not each by itself: the one that waits here may be cancelled as well, and must notice.
     if tasks:
         await asyncio.wait(tasks)
 

@@ -79,7 +79,7 @@ class UsageWriter:
         try:
             self._note(records)
         except Exception:
-            # Whoever else wants to know of the records, bills are made from what is written.
+            # Whatever else wants to know of the records, bills are made from what is written.
             self._loops.broke("usage_note")
         return True
 

@@ -108,7 +108,7 @@ class Fleet:
         return self._gather(config, self._gathering)
 
     async def configure(self, config: Config, gathering: Gathering) -> None:
-        """Follows other sources; members stay as far as they are found."""
+        """Follows other sources; members that these find stay."""
         self._settings = (config.replicas, config.discovery)
         self._membership.pace = pace(config)
         await self._unfollow()
