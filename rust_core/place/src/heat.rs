@@ -22,6 +22,10 @@ pub(crate) struct Cell {
     leader: AtomicU64,
     /// …and µMU by which it leads all others together.
     lead: AtomicU64,
+    /// The hot key as the last round left it; zero where none was.
+    hot: AtomicU64,
+    /// µMU taken back of what rounds have counted as that key's.
+    hot_less: AtomicI64,
 }
 
 /// What a placed request counts as in its slice.
@@ -55,10 +59,21 @@ impl Cell {
         let saved = signed(unsigned(is.saved)) - signed(unsigned(was.saved));
         add(&self.saved, share(saved, left));
         add(&self.squares, share(square(now) - square(before), left));
-        if now < before && self.leader.load(Relaxed) == key.bits() {
-            let gone = unsigned(MicroMu::from_micro(share(signed(before - now), left)));
+        if now < before {
+            self.take_back(key.bits(), share(signed(before - now), left));
+        }
+    }
+
+    /// Takes a key's lead back: what has come since the last round, then what rounds have seen.
+    fn take_back(&self, key: u64, micro: i64) {
+        let mut gone = u64::try_from(micro).unwrap_or(0);
+        if self.leader.load(Relaxed) == key {
             let lead = self.lead.load(Relaxed);
             self.lead.store(lead.saturating_sub(gone), Relaxed);
+            gone = gone.saturating_sub(lead);
+        }
+        if self.hot.load(Relaxed) == key {
+            add(&self.hot_less, signed(gone));
         }
     }
 
@@ -196,6 +211,8 @@ impl Heat {
             rates.squares = grown(rates.squares, squares);
             let tokens = take(&cell.token_ms) / elapsed_ms * (1.0 - keep);
             rates.kv_tokens = grown(rates.kv_tokens, tokens);
+            let less = per_s(take(&cell.hot_less));
+            rates.hot = rates.hot.and_then(|hot| hot.less(less));
             let lead = match cell.lead.load(Relaxed) {
                 0 => 0.0,
                 _ => per_s(cell.lead.swap(0, Relaxed) as f64),
@@ -203,6 +220,10 @@ impl Heat {
             if memory.sum > before {
                 let key = Key::from_bits(cell.leader.load(Relaxed));
                 rates.hot = Some(follow(rates.hot, key, lead));
+            }
+            let hot = rates.hot.map_or(0, |hot| hot.key.bits());
+            if cell.hot.load(Relaxed) != hot {
+                cell.hot.store(hot, Relaxed);
             }
         }
     }
@@ -248,6 +269,14 @@ impl Heat {
     #[must_use]
     pub fn at_ms(&self) -> u64 {
         self.at_ms
+    }
+}
+
+impl HotKey {
+    /// Less so much a second; none where that leaves it no lead: which other one has it is not known.
+    fn less(self, mu_per_s: f64) -> Option<Self> {
+        let surplus = self.surplus - mu_per_s;
+        (mu_per_s <= 0.0 || surplus > 0.0).then_some(Self { surplus, ..self })
     }
 }
 
@@ -393,6 +422,49 @@ mod tests {
         let rate = heat.rates().next().unwrap();
         assert!((rate.mu_per_s() - 300.0).abs() < 1.0, "{rate:?}");
         assert!((rate.saved - 150.0).abs() < 1.0, "{rate:?}");
+    }
+
+    #[test]
+    fn a_key_that_only_a_refused_claim_made_hot_is_not_hot_after_it() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        let (claims, at) = (Key::from_bits(7), Key::from_bits(5));
+        let hot = |heat: &Heat| heat.slice(0).and_then(|rates| rates.hot);
+        for round in 1..=3u64 {
+            place(&slices, at.bits(), 300.0);
+            if round == 2 {
+                slices.record(claims, brought(1e6));
+            }
+            heat.absorb(&slices, round * 1_000, 30_000.0);
+        }
+        assert_eq!(hot(&heat).map(|hot| hot.key), Some(claims));
+        // The engine refused it two rounds ago, and a round that sees nothing else follows.
+        let left = (-1.0 / 30.0_f64).exp();
+        slices.correct(claims, brought(1e6), Placed::default(), left);
+        heat.absorb(&slices, 4_000, 30_000.0);
+        assert!(hot(&heat).is_none_or(|hot| hot.surplus < 1.0), "{:?}", hot(&heat));
+        for round in 5..=8u64 {
+            place(&slices, at.bits(), 300.0);
+            heat.absorb(&slices, round * 1_000, 30_000.0);
+        }
+        assert_eq!(hot(&heat).map(|hot| hot.key), Some(at));
+    }
+
+    #[test]
+    fn a_hot_key_that_took_less_than_was_charged_is_less_hot() {
+        let slices = two();
+        let mut heat = Heat::new(0);
+        let key = Key::from_bits(7);
+        for round in 1..=60u64 {
+            slices.record(key, brought(400.0));
+            heat.absorb(&slices, round * 1_000, 10_000.0);
+            let left = (-0.1_f64).exp();
+            slices.correct(key, brought(400.0), brought(300.0), left);
+        }
+        let rate = heat.slice(0).unwrap();
+        let known = rate.hot_mu_per_s();
+        assert!((rate.mu_per_s() - known).abs() < 10.0, "{rate:?}");
+        assert!((290.0..350.0).contains(&known), "{known}");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! One replica's blocks in order of use: an open-addressed set whose slots are also the list.
 
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
 /// No slot.
 const NONE: u32 = u32::MAX;
 
@@ -249,8 +252,16 @@ impl Lru {
 /// The slot at which the search for a block begins, among so many slots.
 #[allow(clippy::cast_possible_truncation)]
 pub(super) fn home(block: u64, slots: usize) -> u32 {
-    let spread = block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let spread = spread(block) >> 32;
     ((spread * slots as u64) >> 32) as u32
+}
+
+/// Spreads hashes by an odd factor drawn when the process starts: clients write the texts that are
+/// hashed, and could search for some that would all stand in one place.
+pub(super) fn spread(block: u64) -> u64 {
+    static FACTOR: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(1) | 1);
+    let drawn = block.wrapping_mul(*FACTOR);
+    (drawn ^ (drawn >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
@@ -271,6 +282,18 @@ mod tests {
             self.0.push_back(block);
             fresh
         }
+    }
+
+    #[test]
+    fn hashes_searched_to_stand_in_one_place_do_not() {
+        // Their products with the factor that once was fixed begin alike.
+        let inverse = (0..6).fold(1u64, |inverse, _| {
+            inverse.wrapping_mul(2u64.wrapping_sub(inverse.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        });
+        let searched = (1..=1_000u64).map(|i| i.wrapping_mul(inverse));
+        let homes: std::collections::HashSet<u32> =
+            searched.map(|block| home(block, 1 << 16)).collect();
+        assert!(homes.len() > 500, "{}", homes.len());
     }
 
     proptest! {

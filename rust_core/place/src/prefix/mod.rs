@@ -162,6 +162,6 @@ fn lock(shard: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
 
 /// The shard of a block, by bits that its place within the shard does not use.
 #[allow(clippy::cast_possible_truncation)]
-const fn shard(block: u64) -> usize {
-    (block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 26) as usize % SHARDS
+fn shard(block: u64) -> usize {
+    (lru::spread(block) >> 26) as usize % SHARDS
 }
