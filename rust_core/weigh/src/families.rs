@@ -1,7 +1,8 @@
 //! The table of tokens by class of three bytes, for each tokenizer family.
 //!
-//! `families.bin` is made by `fit/fit.py`: for each row the parts of a token of each family, one byte
-//! each; then for each row of stretches the same in two bytes, the lower one first.
+//! `families.bin` is made by `fit/fit.py`. One byte for each family: for each row of bytes the parts of a
+//! token, then for each row of runs half tokens; at the end, in two bytes, the lower one first, the parts
+//! of a token of the row of encoded data.
 
 /// Families that the table has, in the order of its columns: llama3, qwen, o200k, tekken.
 pub(crate) const COUNT: usize = 4;
@@ -9,24 +10,42 @@ pub(crate) const COUNT: usize = 4;
 /// Parts of a token, the unit of the table.
 pub(crate) const PER_TOKEN: u16 = 255;
 
-/// Rows for three classes, several combinations to a row.
-const HASHED: usize = 1 << 14;
+/// Rows for classes of neighbours, several combinations to a row.
+const HASHED: usize = 1 << 15;
 
-/// The first row for bytes within a run, by the byte's lower seven bits.
-pub(crate) const RUNS: u16 = HASHED as u16;
+/// The row of a byte within a run, which by itself is nothing: the run counts as a whole.
+pub(crate) const WITHIN: u16 = HASHED as u16;
 
-/// The first row for stretches of one character, by the lower seven bits of its last byte.
-pub(crate) const STRETCHES: u16 = RUNS + 128;
+/// The first row for runs: by mark, then by what stands before and after, then by length.
+pub(crate) const RUNS: u32 = HASHED as u32 + 1;
+
+/// A longer run is several.
+pub(crate) const LONGEST: usize = 128;
+
+/// ASCII characters whose runs have rows of their own.
+const MARKS: &[u8; 35] = b"-=*_#~.+/<>^%$&@!?|:;,'`\"\\()[]{} \n\t";
+
+/// What stands before a run (a space, another mark, anything else) and after it (a line's end or not).
+const AROUND: usize = 6;
+
+/// Digits, small letters, capitals, everything else in ASCII, and so many kinds of longer characters
+/// have runs that are counted alike wherever they stand.
+const OTHERS: usize = 4 + LONGER;
+const LONGER: usize = 128;
+
+const RUN_ROWS: usize = (MARKS.len() * AROUND + OTHERS) * LONGEST;
 
 /// The row for stretches of encoded data.
-pub(crate) const ENCODED: u16 = STRETCHES + 128;
+pub(crate) const ENCODED: u32 = RUNS + RUN_ROWS as u32;
 
-const BYTES: &[u8; (HASHED + 128) * COUNT + 129 * COUNT * 2] = include_bytes!("families.bin");
+const BYTES: &[u8; (HASHED + RUN_ROWS + 2) * COUNT] = include_bytes!("families.bin");
 
-/// The rows' four bytes, spread over sixteen bits each so that sums have room.
-static TABLE: [u64; HASHED + 128] = table();
+/// The rows' four bytes, spread over sixteen bits each so that sums have room. The last one is
+/// [`WITHIN`].
+static TABLE: [u64; HASHED + 1] = table();
 
-static OF_STRETCHES: [[u16; COUNT]; 129] = of_stretches();
+/// The place of each ASCII byte in [`MARKS`], or in [`OTHERS`] beyond them.
+static MARK: [u8; 256] = marks();
 
 /// First and last class of ASCII letters in lower case.
 pub(crate) const LOWER: (u8, u8) = (1, 26);
@@ -73,6 +92,9 @@ const LEADS: [u8; 22] = [
 /// The class of each byte, below 0x80.
 pub(crate) static CLASSES: [u8; 256] = classes();
 
+/// The first and last class of bytes that begin characters of three bytes in scripts of few letters.
+pub(crate) const FEW_LETTERS: (u8, u8) = few_letters();
+
 /// The row of a byte between two others, by their classes.
 #[inline]
 pub(crate) fn row(before: u8, this: u8, after: u8) -> u16 {
@@ -81,7 +103,40 @@ pub(crate) fn row(before: u8, this: u8, after: u8) -> u16 {
         .wrapping_mul(63013)
         .wrapping_add(u16::from(this).wrapping_mul(13035))
         .wrapping_add(u16::from(after).wrapping_mul(35339));
-    sum >> 2
+    sum >> 1
+}
+
+/// The row of a byte that begins a character, by the class of the character's third byte as well.
+#[inline]
+pub(crate) fn letter(row: u16, third: u8) -> u16 {
+    row ^ (u16::from(third).wrapping_mul(24733) >> 1)
+}
+
+/// The row of a run with these last two bytes and this many bytes or characters beyond its first
+/// three, 1 to [`LONGEST`], between two others; zeros where the text begins or ends.
+pub(crate) fn run(last: [u8; 2], length: usize, before: u8, after: u8) -> u32 {
+    let mark = |byte: u8| {
+        MARK.get(usize::from(byte))
+            .map_or(0, |mark| usize::from(*mark))
+    };
+    let kind = match (last, mark(last[1])) {
+        ([_, 0..0x80], of) if of < MARKS.len() => {
+            let other = match mark(before) {
+                _ if before == b' ' => 1,
+                mark if mark < MARKS.len() && !before.is_ascii_whitespace() => 2,
+                _ => 0,
+            };
+            of * AROUND + 2 * other + usize::from(matches!(after, b'\n' | b'\r'))
+        }
+        ([_, 0..0x80], of) => of - MARKS.len() + MARKS.len() * AROUND,
+        ([one, two], _) => {
+            // This factor gives those that are drawn with most often kinds of their own.
+            let mixed = (usize::from(one & 0x3F) << 6 | usize::from(two & 0x3F)) * 815;
+            MARKS.len() * AROUND + 4 + (mixed >> 5) % LONGER
+        }
+    };
+    let at = kind * LONGEST + length.clamp(1, LONGEST) - 1;
+    RUNS + u32::try_from(at).unwrap_or_default()
 }
 
 /// A row's parts of a token, sixteen bits for each family.
@@ -96,19 +151,32 @@ pub(crate) fn unpack(sums: u64) -> [u16; COUNT] {
     [0, 16, 32, 48].map(|shift| (sums >> shift) as u16)
 }
 
-/// The parts of a token that a stretch adds, by family.
-pub(crate) fn of_stretch(row: u16) -> [u16; COUNT] {
-    row.checked_sub(STRETCHES)
-        .and_then(|row| OF_STRETCHES.get(usize::from(row)))
-        .copied()
-        .unwrap_or_default()
+/// The parts of a token that a run or a stretch of encoded data adds, by family.
+#[inline]
+pub(crate) fn of_wide(row: u32) -> [u32; COUNT] {
+    let at = (row as usize - 1) * COUNT;
+    if row >= ENCODED {
+        let mut parts = [0; COUNT];
+        let pairs = BYTES.get(at..).unwrap_or_default().chunks_exact(2);
+        for (part, pair) in parts.iter_mut().zip(pairs) {
+            *part = pair
+                .iter()
+                .rev()
+                .fold(0, |all, byte| all << 8 | u32::from(*byte));
+        }
+        return parts;
+    }
+    let halves: Option<&[u8; COUNT]> = BYTES.get(at..).and_then(<[u8]>::first_chunk);
+    halves.map_or([0; COUNT], |halves| {
+        halves.map(|half| u32::from(half) * u32::from(PER_TOKEN) / 2)
+    })
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
-const fn table() -> [u64; HASHED + 128] {
-    let mut table = [0; HASHED + 128];
+const fn table() -> [u64; HASHED + 1] {
+    let mut table = [0; HASHED + 1];
     let mut row = 0;
-    while row < table.len() {
+    while row < HASHED {
         let at = row * COUNT;
         table[row] = BYTES[at] as u64
             | (BYTES[at + 1] as u64) << 16
@@ -120,20 +188,32 @@ const fn table() -> [u64; HASHED + 128] {
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
-const fn of_stretches() -> [[u16; COUNT]; 129] {
-    let mut table = [[0; COUNT]; 129];
-    let mut at = (HASHED + 128) * COUNT;
-    let mut row = 0;
-    while row < table.len() {
-        let mut family = 0;
-        while family < COUNT {
-            table[row][family] = u16::from_le_bytes([BYTES[at], BYTES[at + 1]]);
-            at += 2;
-            family += 1;
+const fn marks() -> [u8; 256] {
+    let first = MARKS.len() as u8;
+    let mut marks = [first + 3; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let at = byte as u8;
+        if at.is_ascii_digit() {
+            marks[byte] = first;
+        } else if at.is_ascii_lowercase() {
+            marks[byte] = first + 1;
+        } else if at.is_ascii_uppercase() {
+            marks[byte] = first + 2;
         }
-        row += 1;
+        byte += 1;
     }
-    table
+    let mut mark = 0;
+    while mark < MARKS.len() {
+        marks[MARKS[mark] as usize] = mark as u8;
+        mark += 1;
+    }
+    marks
+}
+
+const fn few_letters() -> (u8, u8) {
+    let classes = classes();
+    (classes[0xE0], classes[0xE3])
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]

@@ -85,12 +85,15 @@ fn errors(family: Family, documents: &[Document], counts: &[f64]) -> (f64, f64) 
     quantiles(documents.iter().zip(counts).map(error).collect())
 }
 
-/// The bar, as median and 95th percentile of the absolute error. Two kinds miss it: what a ruler of an
-/// odd character or length costs has no rule, and o200k has whole words of Georgian.
+/// The bar, as median and 95th percentile of the absolute error. A few kinds miss it: there is little
+/// text of some languages to fit to, and letters of odd faces differ one by one.
 fn bar(kind: &str, family: &str) -> (f64, f64) {
     match (kind, family) {
-        ("rulers", _) => (0.08, 0.35),
-        ("georgian", "o200k") => (0.12, 0.32),
+        ("faces", _) => (0.17, 0.27),
+        ("russian", "qwen") => (0.1, 0.25),
+        ("odia" | "mongolian" | "kannada" | "marathi" | "kazakh", "o200k" | "tekken") => {
+            (0.11, 0.25)
+        }
         _ => (0.08, 0.25),
     }
 }
@@ -179,9 +182,27 @@ fn rulers_and_rows_of_one_character_are_not_many_times_their_tokens() {
             let start: String = text.chars().take(20).collect();
             // Counted by hand of the worst texts found: they need not be right, but of one order.
             assert!(
-                estimate < 2.0 * count && estimate > 0.5 * count,
+                estimate < 2.1 * count && estimate > 0.5 * count,
                 "{start:?} {name}: {estimate} for {count}"
             );
+        }
+    }
+}
+
+#[test]
+fn rulers_of_any_length_are_their_tokens() {
+    let tokenizer = tiktoken_rs::o200k_base().unwrap();
+    for mark in ['-', '=', '*', '#', '_', '~', '.', '─', '═', '█'] {
+        for around in ["", "# "] {
+            let mut errors = Vec::new();
+            for length in 4..=150 {
+                let line = format!("{around}{}\n", mark.to_string().repeat(length));
+                let text = line.repeat(30);
+                let count = tokenizer.encode_ordinary(&text).len() as f64;
+                errors.push((estimate(Family::O200k, text.as_bytes()) / count - 1.0).abs());
+            }
+            let (median, p95) = quantiles(errors);
+            assert!(median < 0.2 && p95 < 0.45, "{around}{mark}: {median} {p95}");
         }
     }
 }

@@ -90,7 +90,7 @@ fn tokens_are_told_by_part() {
     let tools = r#"{"type": "function", "function": {"name": "weigh"}}"#;
     assert!(
         // A schema is counted piece by piece.
-        (tokens.tools / (3.0 * text(tools)) - 1.0).abs() < 0.06,
+        (tokens.tools / (3.0 * text(tools)) - 1.0).abs() < 0.1,
         "{} and {}",
         tokens.tools,
         3.0 * text(tools)
