@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -27,7 +28,7 @@ from tests.arena.contestants import (
 from tests.arena.measure import Figures, Run, Tokens, cpu_seconds, figures, machine_ticks
 from tests.arena.peers import peer_routers
 from tests.arena.report import table
-from tests.arena.setting import Objective, Setting, requests_in
+from tests.arena.setting import Objective, Setting, requests_in, write_workload
 from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
 from weighbridge.ports import find_free_run
@@ -239,6 +240,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.arena.run", description=__doc__)
     parser.add_argument("--peers", type=Path, help="folder with an environment for each peer")
     parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
+    parser.add_argument("--workload", help="generated, instead of a trace: agents, mixed, ...")
     parser.add_argument("--seconds", type=float, default=140.0, help="of the trace")
     parser.add_argument("--time-scale", type=float, default=1.0, help="the trace's own clock")
     parser.add_argument("--profile", default=PROFILE, help="of the replicas and of the router")
@@ -280,6 +282,12 @@ def main() -> int:
         seed=options.seed,
         objective=Objective(options.slo_ttft, options.slo_ttft_per_ktok, options.slo_tpot),
     )
+    if options.workload is not None:
+        file = options.json.with_name(f"{options.workload}.jsonl")
+        # As much of it as the run sends, in the trace's own time.
+        seconds = setting.seconds * setting.time_scale
+        median, sigma = write_workload(options.workload, seconds, setting.seed, file)
+        setting = replace(setting, trace=str(file), output_median=median, output_sigma=sigma)
     peers = options.peers.absolute() if options.peers else None
     chosen = selected(contestants(peers), options.only)
     each = setting.seconds / setting.speed + AROUND_SECONDS

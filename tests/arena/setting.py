@@ -1,11 +1,13 @@
 """What all contestants share: the trace, the replicas, the objective."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from weighbridge.traces import TraceRequest, load, requests_of
+from weighbridge.traces import TraceRequest, generate, generator, load, requests_of
 
 # The longest sequence that the emulated engines take; longer requests of the trace are left out.
 MOST_TOKENS = 131_072
@@ -81,6 +83,19 @@ def setting_of(content: Mapping[str, Any], trace: Path) -> Setting:
         output_median=content["output_median"],
         output_sigma=content["output_sigma"],
     )
+
+
+def write_workload(name: str, seconds: float, seed: int, file: Path) -> tuple[float, float]:
+    """Writes a workload as a trace.
+
+    Answers the median of its answers' lengths and the deviation of their logarithm: the replicas
+    draw lengths from these, since not every router passes on a header that asks for one.
+    """
+    trace = generate(**(generator(name, {"seed": seed, "duration_s": seconds}) or {}))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trace.save(file)
+    logs = [math.log(request.output_tokens) for request in requests_of(trace)]
+    return round(math.exp(statistics.median(logs)), 1), round(statistics.pstdev(logs), 3)
 
 
 def requests_in(setting: Setting) -> Sequence[TraceRequest]:

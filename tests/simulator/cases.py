@@ -68,6 +68,46 @@ CASES = (
             "load": 0.5,
         },
     ),
+    *(
+        Case(
+            f"{workload}-16",
+            f"Workload `{workload}`, 16 replicas: goodput",
+            16,
+            {
+                "duration_s": seconds,
+                "warmup_s": seconds / 3,
+                "generator": {"workload": workload},
+                "goodput": True,
+                "seeds": 3,
+                "load": 0.7,
+            },
+        )
+        for workload, seconds in (
+            ("chat", 240.0),
+            ("reasoning", 600.0),
+            ("agents", 240.0),
+            ("batch", 240.0),
+            ("embeddings", 90.0),
+            ("images", 240.0),
+            ("short", 90.0),
+            ("mixed", 240.0),
+        )
+    ),
+    Case(
+        "unlike-12",
+        "Workload `mixed`, 500 tenants, six fast and six slow replicas: goodput",
+        12,
+        {
+            "duration_s": 240.0,
+            "warmup_s": 80.0,
+            "generator": {"workload": "mixed"},
+            "fleets": [Fleet("llama-3.1-8b-fp8-h100", 6), Fleet("llama-3.1-8b-fp8-l40s", 6)],
+            "tenants": 500,
+            "goodput": True,
+            "seeds": 3,
+            "load": 0.7,
+        },
+    ),
     Case(
         "failures-64",
         "Conversation trace, 64 replicas, of which 6 are lost for two minutes",

@@ -27,7 +27,9 @@ def section(case: Case, result: Result) -> str:
 def conditions(result: Result) -> str:
     """What was simulated, in a sentence or two."""
     scenario, trace = result["scenario"], result["trace"]
-    fleet = scenario["replicas"][0]
+    fleets = " and ".join(
+        f"{one['count']:,} replicas of {one['engine']}" for one in scenario["replicas"]
+    )
     slo = scenario["slo"]
     events = f" Events: {', '.join(f'`{one}`' for one in scenario['events'])}." * bool(
         scenario["events"]
@@ -35,7 +37,7 @@ def conditions(result: Result) -> str:
     return (
         f"`{trace['name']}` ({trace['requests']:,} requests, {trace['sessions']:,} sessions) for"
         f" {scenario['duration_s']:g} s, the first {scenario['warmup_s']:g} s not measured, before"
-        f" {fleet['count']:,} replicas of {fleet['engine']}. SLO: first token within"
+        f" {fleets}. SLO: first token within"
         f" {slo['ttft_ms']:g} ms + {slo['ttft_ms_per_ktok']:g} ms per 1,000 prompt tokens, and"
         f" {slo['tpot_ms']:g} ms a token after it, for {slo['share']:.0%} of requests.{events}"
         f"{cost(result.get('took'))}{later(result.get('run_again', []))}"

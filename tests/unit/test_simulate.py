@@ -14,22 +14,28 @@ from typer.testing import CliRunner
 
 from weighbridge import _core
 from weighbridge.cli import app
+from weighbridge.config import Config
+from weighbridge.core import settings
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.simulate import (
+    OURS,
     Fleet,
     Options,
     confidence,
+    parse_fleet,
     parse_fleets,
     parse_policies,
     parse_rates,
     parse_settings,
+    parse_surge,
     read_events,
+    scenario_of,
     shares,
     simulate,
     without_minutes,
 )
 from weighbridge.simulate_report import runs
-from weighbridge.traces import load, requests_of, shipped_trace
+from weighbridge.traces import generate, load, requests_of, shipped_trace
 
 ENGINE = "llama-3.1-8b-fp8-h100"
 ROW = [
@@ -300,3 +306,121 @@ def test_beyond_capacity_the_sheddable_are_refused_and_promises_are_kept() -> No
     assert tenants["t3"]["ttft_p99_ms"] < tenants["t2"]["ttft_p99_ms"]
     # Equal seeds, equal waits.
     assert simulate(overload)["details"][0] == detail
+
+
+@pytest.mark.parametrize("workload", _core.workloads())
+def test_each_workload_runs_before_a_mixed_fleet(workload: str) -> None:
+    fleets = parse_fleet("llama-3.1-8b-fp8-h100=2, llama-3.1-8b-fp8-l40s=1", None)
+    result = simulate(
+        small(generator={"workload": workload}, fleets=fleets, rates=[0.5], policies=[OURS])
+    )
+    (detail,) = result["details"]
+    assert result["trace"]["name"] == f"{workload}-0"
+    assert detail["requests"] >= 10
+    assert detail["finished"] == detail["requests"], detail
+
+
+def test_mixed_has_every_workload_as_a_tenant() -> None:
+    result = simulate(small(generator={"workload": "mixed"}, rates=[8.0], policies=["random"]))
+    assert set(result["details"][0]["tenants"]) == set(_core.workloads()) - {"mixed"}
+
+
+def test_reasoning_answers_are_long_and_prompts_of_short_ones_have_nothing_in_common() -> None:
+    answers = [one.output_tokens for one in requests_of(generate(workload="reasoning"))]
+    assert min(answers) >= 2000
+    assert max(answers) <= 20_000
+    bodies = [one.body("m") for one in requests_of(generate(workload="short", duration_s=5))]
+    openings = {body[:90] for body in bodies}
+    assert len(openings) == len(bodies)
+
+
+def test_embeddings_ask_for_no_answer_and_pictures_are_seen() -> None:
+    (first, *_) = requests_of(generate(workload="embeddings", duration_s=5))
+    body = json.loads(first.body("m"))
+    assert set(body) == {"model", "input"}
+    assert not first.stream
+    asked = [json.loads(one.body("m")) for one in requests_of(generate(workload="images"))]
+    parts = [
+        part
+        for body in asked
+        for message in body["messages"]
+        if isinstance(message["content"], list)
+        for part in message["content"]
+    ]
+    urls = {part["image_url"]["url"] for part in parts if part["type"] == "image_url"}
+    assert len(urls) > 20
+    assert all(url.startswith("data:image/gif;base64,R0lGODlh") for url in urls)
+
+
+@pytest.mark.parametrize("command", ["simulate", "load"])
+def test_a_wrong_workload_is_refused_by_name(command: str) -> None:
+    url = ["http://127.0.0.1:9", "--model", "m"] if command == "load" else []
+    with pytest.raises(RefusedError, match=r"no workload 'chats'.*reasoning.*mixed"):
+        CliRunner().invoke(app, [command, *url, "--workload", "chats"], catch_exceptions=False)
+
+
+def test_help_names_all_workloads() -> None:
+    for command in ("simulate", "load"):
+        text = CliRunner().invoke(app, [command, "--help"], terminal_width=400).output
+        assert all(name in text for name in _core.workloads()), command
+
+
+def test_settings_go_with_one_workload() -> None:
+    with pytest.raises(RefusedError, match="turns is a setting of one workload"):
+        generate(workload="mixed", turns=3)
+    longer = generate(workload="short", duration_s=20, output_tokens={"median": 90.0})
+    usual = generate(workload="short", duration_s=20)
+    mean = {
+        trace: sum(one.output_tokens for one in requests_of(trace)) / trace.requests
+        for trace in (longer, usual)
+    }
+    assert mean[longer] > 1.5 * mean[usual]
+
+
+@pytest.mark.parametrize("text", ["x", "a=", "=3", "a=0", "a=1,", "a=1;b=2"])
+def test_a_wrong_fleet_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no PROFILE=COUNT"):
+        parse_fleet(text, None)
+
+
+@pytest.mark.parametrize("text", ["", "at=1", "at=1 for=2 factor=x", "at=1 for=2 factor=2 to=3"])
+def test_a_wrong_surge_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="at=240 for=120 factor=2"):
+        parse_surge(text)
+
+
+def test_a_surge_adds_requests_and_leaves_the_others() -> None:
+    trace = load(shipped_trace())
+    plain = list(requests_of(trace, rate=4.0, duration_s=60))
+    more = list(
+        requests_of(trace, rate=4.0, duration_s=60, surge={"at_s": 20, "for_s": 10, "factor": 3})
+    )
+    bodies = {one.replay.body(one.number, "m") for one in more}
+    assert all(one.replay.body(one.number, "m") in bodies for one in plain)
+    added = len(more) - len(plain)
+    assert added > 20
+    within = [one for one in more if 20 <= one.at_seconds < 30]
+    assert len(within) - sum(20 <= one.at_seconds < 30 for one in plain) == added
+
+
+def test_what_is_simulated_is_what_ships() -> None:
+    """The core's settings are those that the sidecar hands over by default."""
+    scenario = scenario_of(small(core={"placing": {"samples": 3}}), load(shipped_trace()))
+    shipped = settings(Config(profiles=[ENGINE]), Path("x.yaml"))
+    assert scenario["core"]["admission"] == shipped["admission"]
+    assert scenario["core"]["health"] == shipped["health"]
+    assert scenario["core"]["placing"] == {**shipped["placing"], "samples": 3}
+    assert scenario["round_s"] == Config(profiles=[ENGINE]).placing.round_seconds
+
+
+def test_a_search_tells_every_rate_it_tried_and_counts_no_refusals_as_goodput() -> None:
+    queue = {"admission": {"queue": {"max_wait_ms": 1}}}
+    result = simulate(
+        small(goodput=True, seeds=1, rates=[], load=0.5, policies=[OURS, "oracle"], core=queue)
+    )
+    ours, oracle = result["goodput"]
+    (search,) = ours["searches"]
+    assert search["seed"] == 0
+    assert [rate for rate, served in search["tried"] if served]
+    assert oracle["goodput_rps"] >= ours["goodput_rps"]
+    assert all(one["refused"] == 0 for one in result["details"])

@@ -375,6 +375,22 @@ fn a_hopeless_run_is_broken_off_and_goodput_lies_below() {
     assert!(found.rps < rate, "{found:?}");
 }
 
+/// Health is judged as in a sidecar: a replica that has become slow is seen to be, and gets less.
+#[test]
+fn health_is_on_unless_it_is_switched_off() {
+    let on_slow = |core: serde_json::Value| {
+        let event = json!({"events": ["at=10 slow=#1 factor=12"], "core": core});
+        let (_, records) = records("weighbridge", &scenario(4, event), &trace(1));
+        records
+            .iter()
+            .filter(|record| record.arrived_ms > 25_000.0 && record.replica == 1)
+            .count()
+    };
+    let judged = on_slow(json!({}));
+    let unjudged = on_slow(json!({"health": {"enabled": false}}));
+    assert!(judged < unjudged, "{judged} and {unjudged}");
+}
+
 /// At any load, of any workload, and in searches: no policy is above the oracle.
 #[test]
 fn nobody_is_above_the_oracle() {
