@@ -316,7 +316,7 @@ def test_each_workload_runs_before_a_mixed_fleet(workload: str) -> None:
     )
     (detail,) = result["details"]
     assert result["trace"]["name"] == f"{workload}-0"
-    assert detail["requests"] >= 10
+    assert detail["requests"] > 0
     assert detail["finished"] == detail["requests"], detail
 
 
