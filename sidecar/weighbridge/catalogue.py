@@ -147,6 +147,12 @@ DEMAND = Spec(
 CAPACITY = Spec(
     "weighbridge_capacity_mu_per_minute", "gauge", "Capacity of replicas that take work", MODEL
 )
+OBJECTIVES = Spec(
+    "weighbridge_objectives",
+    "counter",
+    "Streamed answers whose first token, or tokens after it, met their objective or missed it",
+    ("model", "objective", "outcome"),
+)
 PROMISED = Spec(
     "weighbridge_promised_mu_per_minute", "gauge", "Promised to all tenants together", MODEL
 )
@@ -354,6 +360,7 @@ CATALOGUE: tuple[Spec, ...] = (
     DEMAND,
     CAPACITY,
     PROMISED,
+    OBJECTIVES,
     TARGET_UTILISATION,
     NEEDED_REPLICAS,
     DESIRED_REPLICAS,

@@ -165,6 +165,36 @@ class Workload(Section):
     max_replicas: int = Field(100_000, ge=1, le=100_000, description="At most.")
 
 
+class Objective(Section):
+    """Times that are in time; what is left out is as for everybody."""
+
+    ttft_ms: float | None = Field(
+        None, ge=0.1, le=3_600_000, description="Time to the first token, ms."
+    )
+    tpot_ms: float | None = Field(
+        None, ge=0.1, le=3_600_000, description="Time per token after it, ms."
+    )
+    priority: Priority | None = Field(
+        None,
+        description="Of requests that name this objective and no priority; never above their "
+        "tenant's. For models and tenants it does nothing.",
+    )
+
+
+class Objectives(Section):
+    """Objectives of some models and tenants, and of requests that name one."""
+
+    models: dict[Name, Objective] = Field({}, description="By the model's name.")
+    tenants: dict[Name, Objective] = Field(
+        {}, description="By the tenant's name; they stand above a model's."
+    )
+    named: dict[Name, Objective] = Field(
+        {},
+        description="By what a request's `x-gateway-inference-objective` says. Times shorter than "
+        "its tenant's are not taken.",
+    )
+
+
 class Placing(Section):
     """How a replica is chosen, and how slices are assigned. Times in ms are of the engine."""
 
@@ -217,6 +247,7 @@ class Placing(Section):
     objective_tpot_ms: float = Field(
         100.0, ge=0.1, le=1e9, description="Time per token after it that is in time, ms."
     )
+    objectives_of: Objectives = Objectives()
     load_tolerance: float = Field(
         0.03,
         ge=0,

@@ -267,13 +267,17 @@ def measure_families(status: Status) -> list[Family]:
         "actual": Family(cat.ACTUAL_TOKENS),
         "absolute_error": Family(cat.PREDICTION_ERROR),
     }
+    objectives = Family(cat.OBJECTIVES)
     for model, measures in status["measures"].items():
+        for objective in ("ttft", "tpot"):
+            for outcome in ("met", "missed"):
+                objectives.add([model, objective, outcome], measures[objective][outcome])
         for key, family in histograms.items():
             family.add_histogram([model], measures[key])
         for kind, of in TOKEN_TYPES.items():
             for key, family in predictions.items():
                 family.add([model, kind], measures[of][key])
-    return [*histograms.values(), *predictions.values()]
+    return [*histograms.values(), *predictions.values(), objectives]
 
 
 def drift_families(status: Status) -> list[Family]:

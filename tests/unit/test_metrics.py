@@ -38,6 +38,8 @@ STATUS: dict[str, Any] = {
             "prompt_tokens": PREDICTION,
             "cached_tokens": PREDICTION | {"actual": 77},
             "output_tokens": PREDICTION,
+            "ttft": {"met": 9, "missed": 1},
+            "tpot": {"met": 8, "missed": 2},
         }
     },
     "admission": {

@@ -227,6 +227,7 @@ fn decide(core: &Core, request: &Request, now_us: u64) -> Result<Ticket, Refusal
             session: request.session.as_deref(),
             tenant: Some(&request.tenant),
             priority: None,
+            wanted: weighbridge_decide::Wanted::default(),
             subset: None,
             content_encoding: None,
             parent: None,

@@ -192,13 +192,13 @@ fn steps(sum: impl Fn(fn(&ReplicaSpec) -> f64) -> f64, tpot_ms: f64) -> Steps {
 pub(crate) fn enter(
     door: &Arc<Door>,
     tenant: &str,
-    priority: Option<&str>,
+    priority: Option<Priority>,
     cost: Amount,
     now_us: u64,
 ) -> Entry {
     let offer = Offer {
         tenant,
-        priority: priority.and_then(Priority::from_name),
+        priority,
         cost,
         deadline_us: u64::MAX,
     };

@@ -133,7 +133,7 @@ impl Core {
             kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
         };
         let tenant = incoming.tenant.unwrap_or_default();
-        match admission::enter(door, tenant, incoming.priority, amount, now_us) {
+        match admission::enter(door, tenant, self.priority(incoming), amount, now_us) {
             Entry::Run(pass) => {
                 let admitted = Admitted {
                     pass: Some(pass),
@@ -346,7 +346,9 @@ impl Core {
             key: weighed.key,
             at_us: now_us,
         };
+        let objectives = self.objectives(&weighed.model.name, incoming);
         let facts = Facts {
+            objectives,
             number,
             request_id: Arc::clone(&request_id),
             tenant: Arc::clone(&tenant),
@@ -398,6 +400,8 @@ impl Core {
                     .iter()
                     .find(|candidate| candidate.replica == decision.chosen)
                     .map_or(0.0, |candidate| candidate.wait_ms),
+                objective_ttft_ms: objectives.ttft_ms,
+                objective_tpot_ms: objectives.tpot_ms,
                 pool: decision.pool,
                 at_us: now_us,
             });

@@ -10,6 +10,7 @@ use crate::log::DecisionLog;
 use crate::memory::Memory;
 use crate::metering::{Metering, Observer, Settled};
 use crate::models::Models;
+use crate::objectives::Wanted;
 use crate::observing::Observing;
 use crate::outbox::Outbox;
 use crate::refusal::Refusal;
@@ -43,6 +44,8 @@ pub struct Incoming<'a> {
     pub tenant: Option<&'a str>,
     /// The priority that a header asks for.
     pub priority: Option<&'a str>,
+    /// The objectives that headers ask for.
+    pub wanted: Wanted<'a>,
     /// Endpoints that the gateway allows.
     pub subset: Option<&'a [String]>,
     /// `content-encoding` of the body.

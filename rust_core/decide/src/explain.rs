@@ -41,6 +41,10 @@ pub struct Explanation {
     pub fallbacks: Vec<String>,
     /// Why.
     pub reason: &'static str,
+    /// First token that is in time for it, ms.
+    pub objective_ttft_ms: f64,
+    /// Time per token after it that is in time, ms.
+    pub objective_tpot_ms: f64,
 }
 
 /// Tokens of a prompt by part; fractions where they are estimates.
@@ -140,6 +144,7 @@ impl Explanation {
         let next = core.seeds.load(Relaxed);
         let (decision, replica) = core.place_by(&weighed, incoming, &pool, now_us, next)?;
         let cost = weighed.weighing.cost(decision.cached_blocks);
+        let objectives = core.objectives(weighed.model(), incoming);
         Ok(Self {
             model: weighed.model().to_owned(),
             profile: weighed.weighing.profile().name.clone(),
@@ -163,6 +168,8 @@ impl Explanation {
                 .map(str::to_owned)
                 .collect(),
             reason: decision.reason.as_str(),
+            objective_ttft_ms: objectives.ttft_ms,
+            objective_tpot_ms: objectives.tpot_ms,
         })
     }
 }

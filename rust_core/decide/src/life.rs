@@ -13,7 +13,7 @@ use weighbridge_admit::{Pass, Woken};
 use weighbridge_learn::health::Source;
 use weighbridge_learn::predict::Ask;
 use weighbridge_learn::usage::Reply;
-use weighbridge_place::{Amount, Charge, MicroMu, Placed, Replica};
+use weighbridge_place::{Amount, Charge, MicroMu, Objectives, Placed, Replica};
 use weighbridge_weigh::{Profile, Work};
 
 /// What is known of a request when it begins, for what is learnt when it ends.
@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     /// Who speaks for or against a replica by it.
     pub(crate) source: Source,
     pub(crate) origin: Origin,
+    /// First tokens and tokens that are in time.
+    pub(crate) objectives: Objectives,
     pub(crate) ask: Ask,
     pub(crate) profile: Arc<Profile>,
     /// As expected: prompt, cached and output tokens.

@@ -40,6 +40,10 @@ pub struct Record {
     pub decode_mu: f64,
     /// Predicted wait on the replica before this request starts, ms.
     pub wait_ms: f64,
+    /// First token that is in time, ms.
+    pub objective_ttft_ms: f64,
+    /// Time per token after it that is in time, ms.
+    pub objective_tpot_ms: f64,
     /// Number of the pool it was decided on.
     pub pool: u64,
     /// When, µs on the core's clock.

@@ -15,6 +15,8 @@ pub(crate) struct Measures {
     prompt: Prediction,
     cached: Prediction,
     output: Prediction,
+    ttft: InTime,
+    tpot: InTime,
 }
 
 /// How long the parts of a request took, from its arrival here.
@@ -37,6 +39,8 @@ impl Default for Measures {
             prompt: Prediction::default(),
             cached: Prediction::default(),
             output: Prediction::default(),
+            ttft: InTime::default(),
+            tpot: InTime::default(),
         }
     }
 }
@@ -50,6 +54,12 @@ impl Measures {
             self.first_token.observe(Duration::from_micros(us));
         }
         self.request.observe(Duration::from_micros(times.whole_us));
+    }
+
+    /// Whether a streamed answer met its objectives, as far as it was seen.
+    pub(crate) fn judge(&self, ttft: Option<bool>, tpot: Option<bool>) {
+        self.ttft.count(ttft);
+        self.tpot.count(tpot);
     }
 
     /// A reply told what it took; `reports_cache` when that of its cache as well.
@@ -75,6 +85,8 @@ impl Measures {
             prompt_tokens: self.prompt.look(),
             cached_tokens: self.cached.look(),
             output_tokens: self.output.look(),
+            ttft: self.ttft.look(),
+            tpot: self.tpot.look(),
         }
     }
 }
@@ -106,6 +118,39 @@ impl Prediction {
     }
 }
 
+/// Streamed answers that met an objective, and that missed it.
+#[derive(Debug, Default)]
+struct InTime {
+    met: AtomicU64,
+    missed: AtomicU64,
+}
+
+impl InTime {
+    fn count(&self, met: Option<bool>) {
+        match met {
+            Some(true) => drop(self.met.fetch_add(1, Relaxed)),
+            Some(false) => drop(self.missed.fetch_add(1, Relaxed)),
+            None => {}
+        }
+    }
+
+    fn look(&self) -> InTimeStatus {
+        InTimeStatus {
+            met: self.met.load(Relaxed),
+            missed: self.missed.load(Relaxed),
+        }
+    }
+}
+
+/// Streamed answers that met an objective, and that missed it, since start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct InTimeStatus {
+    /// Those in time.
+    pub met: u64,
+    /// Those that came late.
+    pub missed: u64,
+}
+
 /// One model's measures at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct MeasuresStatus {
@@ -121,6 +166,10 @@ pub struct MeasuresStatus {
     pub cached_tokens: PredictionStatus,
     /// Tokens of answers.
     pub output_tokens: PredictionStatus,
+    /// First tokens in time.
+    pub ttft: InTimeStatus,
+    /// Times per token in time.
+    pub tpot: InTimeStatus,
 }
 
 /// Predicted and actual tokens, of requests whose reply told them.

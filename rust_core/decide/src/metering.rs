@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use weighbridge_admit::Woken;
 use weighbridge_learn::predict::{Ask, Predictor};
-use weighbridge_learn::usage::ReplyReader;
+use weighbridge_learn::usage::{Reply, ReplyReader};
 use weighbridge_learn::{CacheTrust, CacheVerdict, Panel};
 use weighbridge_place::{MicroMu, Placed, Pool, Replica, ReplicaId};
 use weighbridge_weigh::{Reading, Work};
@@ -244,8 +244,11 @@ impl Metering {
             let took = MicroMu::from_mu(cost.before_first_token());
             charge.correct((actual > MicroMu::ZERO).then_some(took));
         }
+        let times = Times::of(facts, state, now_us);
+        let [ttft_met, tpot_met] = in_time(facts, state, &times);
         if let Some(measures) = self.measures.get(&facts.origin.model) {
-            measures.took(Times::of(facts, state, now_us));
+            measures.took(times);
+            measures.judge(ttft_met, tpot_met);
             if source == UsageSource::Usage {
                 let usage = state.reply.as_ref().map(|reply| &reply.usage);
                 let reports_cache =
@@ -283,6 +286,10 @@ impl Metering {
                     .reply
                     .and_then(|reply| reply.output_from_us)
                     .map(|at| ms(at.saturating_sub(facts.origin.at_us))),
+                objective_ttft_ms: facts.objectives.ttft_ms,
+                objective_tpot_ms: facts.objectives.tpot_ms,
+                ttft_met,
+                tpot_met,
                 duration_ms: ms(ended_us.saturating_sub(facts.origin.at_us)),
                 ended_us,
             });
@@ -436,6 +443,20 @@ impl Metering {
     fn before_doubt(tokens: u64, share: f64) -> u64 {
         (tokens as f64 / share.max(0.01)) as u64
     }
+}
+
+/// Whether a streamed answer met its objectives for first tokens and for tokens, as far as it was seen.
+fn in_time(facts: &Facts, state: &Held, times: &Times) -> [Option<bool>; 2] {
+    if !facts.ask.stream {
+        return [None, None];
+    }
+    let ttft = times.first_token_us.map(ms);
+    let tpot = state.reply.as_ref().and_then(Reply::us_per_token);
+    let tpot = tpot.filter(|_| ttft.is_some()).map(|us| us / 1000.0);
+    [
+        ttft.map(|ms| ms <= facts.objectives.ttft_ms),
+        tpot.map(|ms| ms <= facts.objectives.tpot_ms),
+    ]
 }
 
 impl Times {

@@ -2,6 +2,7 @@
 
 use crate::admission::Admission;
 use crate::health::HealthSetting;
+use crate::objectives::ObjectiveBook;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use weighbridge_place::assigner::AssignerSettings;
@@ -266,6 +267,8 @@ pub struct Placing {
     pub objective_ttft_ms: f64,
     /// Time per token after it that is in time, ms.
     pub objective_tpot_ms: f64,
+    /// The same of some models and tenants, and of requests that name one.
+    pub objectives_of: ObjectiveBook,
     /// How far the assigner lets a replica be above the mean utilisation, as a share of it.
     pub load_tolerance: f64,
     /// Time between a session's turns, s: after it a moved session pays for its prefix again.
@@ -316,6 +319,7 @@ impl Default for Placing {
             adapter_ms: choice.adapter_ms,
             objective_ttft_ms: choice.objectives.ttft_ms,
             objective_tpot_ms: choice.objectives.tpot_ms,
+            objectives_of: ObjectiveBook::default(),
             load_tolerance: assigner.tolerance,
             turn_gap_s: assigner.turn_gap_s,
             horizon_s: assigner.horizon_s,

@@ -35,6 +35,14 @@ pub struct UsageRecord {
     /// From the choice of the replica to the first output in the reply's body, ms; absent where
     /// nobody saw one.
     pub first_token_ms: Option<f64>,
+    /// First token that is in time, ms, the wait for admission included.
+    pub objective_ttft_ms: f64,
+    /// Time per token after it that is in time, ms.
+    pub objective_tpot_ms: f64,
+    /// Whether the first token was in time; absent where it was not seen as it came.
+    pub ttft_met: Option<bool>,
+    /// Whether the tokens after it were.
+    pub tpot_met: Option<bool>,
     /// From the choice of the replica to the end, ms.
     pub duration_ms: f64,
     /// When it ended, µs on the core's clock.

@@ -202,6 +202,7 @@ impl Core {
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
             kv: &kv,
             kv_tokens: weighed.weighing.kv_tokens(),
+            objectives: Some(self.objectives(&weighed.model.name, incoming)),
             is_promised,
             subset: subset.as_deref(),
             keeper: weighed.keeper,

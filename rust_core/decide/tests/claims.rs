@@ -55,6 +55,7 @@ fn incoming<'a>(session: &'a str, body: Body<'a>) -> Incoming<'a> {
         session: Some(session),
         tenant: None,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

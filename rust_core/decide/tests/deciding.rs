@@ -61,6 +61,7 @@ fn incoming<'a>(session: Option<&'a str>, body: &'a [u8]) -> Incoming<'a> {
         session,
         tenant: None,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

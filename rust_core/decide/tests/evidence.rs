@@ -78,6 +78,7 @@ fn place(core: &Core, endpoint: Endpoint, body: &Value, from: From<'_>, now_us: 
         session: from.session,
         tenant: from.tenant,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

@@ -59,6 +59,7 @@ fn place_within(core: &Core, text: &str, subset: Option<&[String]>, now_us: u64)
         session: None,
         tenant: None,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset,
         content_encoding: None,
         parent: None,

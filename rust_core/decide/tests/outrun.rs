@@ -44,6 +44,7 @@ fn begin(core: &Core, stream: bool, at_us: u64) -> Begun {
         session: None,
         tenant: Some("crowd"),
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

@@ -39,6 +39,7 @@ fn incoming(endpoint: Endpoint, body: &[u8]) -> Incoming<'_> {
         session: Some("agents"),
         tenant: None,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

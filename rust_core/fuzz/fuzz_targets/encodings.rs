@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         session: None,
         tenant: None,
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: ENCODINGS.get(usize::from(selector % 7)).copied(),
         parent: None,

@@ -36,6 +36,7 @@ fn incoming<'a>(tenant: &'a str, body: &'a str) -> Incoming<'a> {
         session: None,
         tenant: Some(tenant),
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

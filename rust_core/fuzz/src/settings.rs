@@ -96,6 +96,7 @@ fn use_it(core: &Core) {
         session: Some("s"),
         tenant: Some("t"),
         priority: None,
+        wanted: weighbridge_decide::Wanted::default(),
         subset: None,
         content_encoding: None,
         parent: None,

@@ -94,6 +94,7 @@ fn ask<'a>(session: u64, chain: &'a [u64], seed: u64) -> Ask<'a> {
         decode: MicroMu::from_mu(100.0),
         kv: &|_| 1_500,
         kv_tokens: 1_000,
+        objectives: None,
         is_promised: false,
         subset: None,
         keeper: None,

@@ -3,6 +3,7 @@
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use crate::forecast::Objectives;
 use crate::key::Key;
 use crate::mu::MicroMu;
 use crate::replica::ReplicaId;
@@ -31,6 +32,8 @@ pub struct Ask<'a> {
     pub kv: &'a dyn Fn(u32) -> u64,
     /// KV tokens that it is expected to hold when it ends.
     pub kv_tokens: u64,
+    /// First tokens and tokens that are in time for it; `None`: for everybody's.
+    pub objectives: Option<Objectives>,
     /// It runs on a promise to its tenant.
     pub is_promised: bool,
     /// Endpoints the gateway allows; `None` allows all.

@@ -4,7 +4,8 @@
 //! cost the others there, by the step-time model of [`crate::forecast`]:
 //!
 //! ```text
-//! score = (first + others · kept + late + room_weight · short · lost + adapter) · health
+//! score = (first · urgency + others · kept + late + room_weight · short · lost + adapter) · health
+//! urgency = everybody's ttft objective ÷ its own
 //! kept    = 1 + promise_weight · share of its requests that came on promises; 1 for such a request
 //! lost    = the prefill that the longest match of all would save and its own does not, ms
 //! short   = min(1, reuse_ms ÷ the time in which its cache is filled again)²; 0 while it is not full
@@ -46,6 +47,12 @@ const MOST_HOMES: usize = 4;
 
 /// Candidates that there is room for without asking for more memory.
 const MOST_LOOKED_AT: usize = 17;
+
+/// What a ms of a request's own wait counts at least and at most, however long or short an objective it
+/// has.
+const LEAST_URGENCY: f64 = 0.01;
+/// See [`LEAST_URGENCY`].
+const MOST_URGENCY: f64 = 100.0;
 
 /// What the choice may be told.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -302,6 +309,7 @@ impl Look<'_> {
             decode_mu: self.ask.decode.as_mu(),
             kv_tokens: self.ask.kv_tokens as f64,
             kv_reserved: own.kv as f64,
+            tpot_objective_ms: self.ask.objectives.map(|own| own.tpot_ms),
         };
         let forecast = Forecast::of(
             &replica.spec.steps,
@@ -328,7 +336,11 @@ impl Look<'_> {
             settings.promise_weight * doing.promised
         };
         let others_ms = forecast.others_ms * (1.0 + kept);
-        let score = (forecast.first_ms
+        let urgency = self.ask.objectives.map_or(1.0, |own| {
+            let ratio = settings.objectives.ttft_ms / own.ttft_ms.max(1e-3);
+            ratio.clamp(LEAST_URGENCY, MOST_URGENCY)
+        });
+        let score = (forecast.first_ms * urgency
             + others_ms
             + forecast.late_ms
             + settings.room_weight * short * lost_ms

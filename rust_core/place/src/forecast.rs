@@ -18,7 +18,7 @@
 //! others  = prefill · (queued + stall_weight · stalled)
 //! queued  = arrivals · (ahead + prefill ÷ 2) ÷ (1 − share of the time that goes into prefill)
 //! stalled = n · ttft objective ÷ (tpot objective · output) ÷ (1 − tpot ÷ tpot objective)
-//! late    = output · (tpot − tpot objective)⁺
+//! late    = output · (tpot − its own tpot objective)⁺
 //! ```
 //!
 //! `stalled` turns ms of a time per token into ms of a first token by what either may be, and rises as
@@ -116,6 +116,8 @@ pub struct Newcomer {
     pub kv_tokens: f64,
     /// KV tokens set aside for it.
     pub kv_reserved: f64,
+    /// Time per token that is in time for it, ms; `None`: everybody's.
+    pub tpot_objective_ms: Option<f64>,
 }
 
 /// What it would get, and what it would cost.
@@ -180,6 +182,7 @@ impl Forecast {
             0.0
         };
         let tpot_objective = objectives.tpot_ms.max(1e-3);
+        let own_objective = newcomer.tpot_objective_ms.unwrap_or(tpot_objective);
         let strain = (tpot_ms / tpot_objective).min(MOST_STRAIN);
         let queued = doing.arrivals.max(0.0) * (ahead + prefill / 2.0) / left;
         let stalled = sequences * objectives.ttft_ms
@@ -189,7 +192,7 @@ impl Forecast {
             first_ms: ahead + prefill + iterations * step + memory,
             tpot_ms,
             others_ms: prefill * (queued + stall_weight * stalled),
-            late_ms: output * (tpot_ms - tpot_objective).max(0.0),
+            late_ms: output * (tpot_ms - own_objective).max(0.0),
         }
     }
 }
@@ -237,6 +240,7 @@ mod tests {
             decode_mu: 30.0,
             kv_tokens: 4_000.0,
             kv_reserved: 4_000.0,
+            tpot_objective_ms: None,
         }
     }
 

@@ -147,6 +147,7 @@ fn ask() -> Ask<'static> {
         decode: MicroMu::from_mu(100.0),
         kv: &|_| 1_000,
         kv_tokens: 1_000,
+        objectives: None,
         is_promised: false,
         subset: None,
         keeper: None,

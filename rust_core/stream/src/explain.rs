@@ -33,6 +33,7 @@ pub fn explain(
         session: head.session.as_deref(),
         tenant: head.tenant.as_deref(),
         priority: head.priority.as_deref(),
+        wanted: head.wanted(),
         subset: None,
         content_encoding: head.content_encoding.as_deref(),
         parent: None,

@@ -63,6 +63,7 @@ impl Gather {
             session: self.head.session.as_deref(),
             tenant: self.head.tenant.as_deref(),
             priority: self.head.priority.as_deref(),
+            wanted: self.head.wanted(),
             subset: self.subset.as_deref(),
             content_encoding: self.head.content_encoding.as_deref(),
             parent: self.head.parent,

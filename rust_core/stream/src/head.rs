@@ -3,7 +3,9 @@
 use crate::wire::{HeaderMap, HeaderValue, Metadata};
 use prost_types::{Struct, value::Kind};
 use std::collections::HashMap;
-use weighbridge_decide::{Claim, Settings, TraceParent, Traced, canonical_endpoint};
+use weighbridge_decide::{
+    Claim, Settings, TraceParent, Traced, Wanted, canonical_endpoint, objective_ms,
+};
 use weighbridge_weigh::Endpoint;
 
 /// The endpoint header of the endpoint picker protocol; we set it, clients may not.
@@ -18,6 +20,15 @@ const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
 const SERVED_KEY: &str = "x-gateway-destination-endpoint-served";
 /// Envoy's attribute of who served.
 const UPSTREAM_ADDRESS: &str = "upstream.address";
+
+/// The headers that ask for objectives: our own, and those of llm-d's router…
+const TTFT: [&[u8]; 2] = [b"x-slo-ttft-ms", b"x-llm-d-slo-ttft-ms"];
+const TPOT: [&[u8]; 2] = [b"x-slo-tpot-ms", b"x-llm-d-slo-tpot-ms"];
+/// …and those that name one, as the Gateway API's inference extension and llm-d have it.
+const OBJECTIVE: [&[u8]; 2] = [
+    b"x-gateway-inference-objective",
+    b"x-llm-d-inference-objective",
+];
 
 /// Longer names of tenants are nobody's: they cannot be listed either.
 const MOST_NAME_BYTES: usize = 1024;
@@ -36,6 +47,11 @@ pub(crate) struct Head {
     /// The header that named two tenants.
     pub(crate) ambiguous: Option<String>,
     pub(crate) priority: Option<String>,
+    /// Objectives that are asked for, ms…
+    pub(crate) ttft_ms: Option<f64>,
+    pub(crate) tpot_ms: Option<f64>,
+    /// …and the name of one.
+    pub(crate) objective: Option<String>,
     pub(crate) names_destination: bool,
     /// The client's span, where decisions are traced.
     pub(crate) parent: Option<TraceParent>,
@@ -71,6 +87,17 @@ impl Head {
                 b"content-encoding" => head.content_encoding = header.name(),
                 b"content-length" => {
                     head.content_length = header.text().and_then(|text| text.parse().ok());
+                }
+                name if TTFT.contains(&name) => {
+                    let ms = || header.text().and_then(objective_ms);
+                    head.ttft_ms = head.ttft_ms.or_else(ms);
+                }
+                name if TPOT.contains(&name) => {
+                    let ms = || header.text().and_then(objective_ms);
+                    head.tpot_ms = head.tpot_ms.or_else(ms);
+                }
+                name if OBJECTIVE.contains(&name) => {
+                    head.objective = head.objective.take().or_else(|| header.name());
                 }
                 b"traceparent" if settings.spans > 0 => {
                     head.parent = header.text().and_then(TraceParent::parse);
@@ -115,6 +142,15 @@ impl Head {
                 self.ambiguous = Some(String::from_utf8_lossy(&header.key).into_owned());
             }
             _ => self.tenant = Some(name),
+        }
+    }
+
+    /// The objectives that are asked for.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            ttft_ms: self.ttft_ms,
+            tpot_ms: self.tpot_ms,
+            name: self.objective.as_deref(),
         }
     }
 

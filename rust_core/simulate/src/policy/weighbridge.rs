@@ -131,6 +131,7 @@ impl Live {
             session: session.as_deref(),
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
             priority: None,
+            wanted: weighbridge_decide::Wanted::default(),
             subset: None,
             content_encoding: None,
             parent: None,
@@ -182,6 +183,7 @@ impl Live {
             session: None,
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
             priority: None,
+            wanted: weighbridge_decide::Wanted::default(),
             subset: None,
             content_encoding: None,
             // It was weighed when it came.
