@@ -246,7 +246,7 @@ fn under_pressure_others_leave_the_replicas_that_promises_use() {
     // What they no longer use is lent again: it fades with the requests that used it.
     fleet.charges.clear();
     let pool = fleet.registry.pool_full();
-    pool.replicas().for_each(|replica| replica.load.fade(0.01));
+    pool.replicas().for_each(|replica| replica.load.fade(1e-4));
     assert_eq!(fleet.shipped(&others), (fleet.id(3), Reason::Home));
 }
 
