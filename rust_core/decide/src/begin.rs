@@ -346,7 +346,7 @@ impl Core {
             key: weighed.key,
             at_us: now_us,
         };
-        let objectives = self.objectives(&weighed.model.name, incoming);
+        let objectives = weighed.objectives;
         let facts = Facts {
             objectives,
             number,

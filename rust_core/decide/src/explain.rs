@@ -144,7 +144,7 @@ impl Explanation {
         let next = core.seeds.load(Relaxed);
         let (decision, replica) = core.place_by(&weighed, incoming, &pool, now_us, next)?;
         let cost = weighed.weighing.cost(decision.cached_blocks);
-        let objectives = core.objectives(weighed.model(), incoming);
+        let objectives = weighed.objectives;
         Ok(Self {
             model: weighed.model().to_owned(),
             profile: weighed.weighing.profile().name.clone(),

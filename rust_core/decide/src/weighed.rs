@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use weighbridge_learn::predict;
 use weighbridge_place::{
-    Ask, Decision, Key, MicroMu, ModelPool, NoReplica, Pool, Replica, ReplicaId, choose,
+    Ask, Decision, Key, MicroMu, ModelPool, NoReplica, Objectives, Pool, Replica, ReplicaId, choose,
 };
 use weighbridge_weigh::decode::{Decoded, decode};
 use weighbridge_weigh::{Body, Endpoint, Limits, Reading, read_exact};
@@ -42,6 +42,8 @@ pub struct Weighed {
     pub session: Session,
     /// Chained hashes of its prefix blocks.
     pub chain: Arc<[u64]>,
+    /// First tokens and tokens that are in time for it.
+    pub(crate) objectives: Objectives,
 }
 
 impl Weighed {
@@ -110,6 +112,7 @@ impl Core {
             fit::check(&weighing, incoming.endpoint, longest)?;
         }
         Ok(Weighed {
+            objectives: self.objectives(&model.name, incoming),
             key,
             keeper: kept.map(|kept| kept.replica),
             sought,
@@ -202,7 +205,7 @@ impl Core {
             decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
             kv: &kv,
             kv_tokens: weighed.weighing.kv_tokens(),
-            objectives: Some(self.objectives(&weighed.model.name, incoming)),
+            objectives: Some(weighed.objectives),
             is_promised,
             subset: subset.as_deref(),
             keeper: weighed.keeper,
