@@ -240,7 +240,7 @@ impl Life {
         pass.map_or_else(Woken::default, |pass| pass.prefill_done(now_us))
     }
 
-    /// So many tokens of each answer are out. Where they are more than was expected, the answer counts
+    /// `tokens` of each answer are out. Where they are more than was expected, the answer counts
     /// as one that goes on for as long again, within what it may have: the longer it has been, the more
     /// is likely to come.
     pub(crate) fn outrun(&self, held: &mut Held, tokens: u64, now_us: u64) -> Woken {

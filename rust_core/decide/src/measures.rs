@@ -56,7 +56,7 @@ impl Measures {
         self.request.observe(Duration::from_micros(times.whole_us));
     }
 
-    /// Whether a streamed answer met its objectives, as far as it was seen.
+    /// Whether a streamed answer met its objectives; `None` of one that was not seen.
     pub(crate) fn judge(&self, ttft: Option<bool>, tpot: Option<bool>) {
         self.ttft.count(ttft);
         self.tpot.count(tpot);

@@ -445,7 +445,8 @@ impl Metering {
     }
 }
 
-/// Whether a streamed answer met its objectives for first tokens and for tokens, as far as it was seen.
+/// Whether a streamed answer met its objectives for first tokens and for tokens; `None` of
+/// one that was not seen.
 fn in_time(facts: &Facts, state: &Held, times: &Times) -> [Option<bool>; 2] {
     if !facts.ask.stream {
         return [None, None];

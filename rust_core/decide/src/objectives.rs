@@ -12,7 +12,7 @@ const LONGEST_MS: f64 = 3_600_000.0;
 /// Shortest, ms.
 const SHORTEST_MS: f64 = 0.1;
 
-/// Objectives as far as they are said.
+/// Objectives; those left out are as for all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Objective {

@@ -4,7 +4,7 @@
 //! cost = max(prefill tokens ahead + prompt − tokens cached there, 0) ÷ block + blocks in use with it
 //! ```
 //! The lowest cost wins (temperature 0), equals are drawn among. Prefill ahead is what was sent and
-//! has no first token yet, as far as it was not cached; blocks in use are those of the prompts under
+//! has no first token yet, less what was cached; blocks in use are those of the prompts under
 //! way, each counted once however many share it. What is cached is known exactly, as from events of
 //! the engines' caches.
 

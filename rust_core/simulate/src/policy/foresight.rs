@@ -25,7 +25,7 @@ const NEAR: f64 = 0.98;
 const MOST: f64 = 3.0;
 /// Clusters up to this size are looked at whole.
 const SMALL: usize = 12;
-/// Of larger ones, so many with the longest cached prefix and so many with the fewest requests.
+/// Of larger clusters, this many with the longest cached prefix, and this many with the fewest requests.
 const SOME: usize = 6;
 
 /// A request under way.

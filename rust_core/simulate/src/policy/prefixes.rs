@@ -1,5 +1,5 @@
-//! What the Gateway API's endpoint pickers know of caches: the prompts that they sent, as far as they
-//! are among the latest.
+//! What the Gateway API's endpoint pickers know of caches: the latest prompts that they
+//! sent.
 
 use std::sync::Arc;
 
