@@ -108,9 +108,10 @@ async def test_no_size_of_a_body_escapes_admission(start: Starter, transport: Tr
 
 
 async def test_waiting_requests_keep_no_bodies(start: Starter, transport: Transport) -> None:
-    queue = {"queue": {"window_ms": 1, "queue_window_ms": 1e9, "max_wait_ms": 60_000}}
+    queue = {"queue": {"window_ms": 1, "queue_window_ms": 1e9, "max_wait_ms": 100_000}}
     sidecar = {"admission": queue, "listen": {"held_body_bytes": 8 << 20}}
-    async with start(transport=transport, replicas=2, sidecar=sidecar) as running:
+    # At the engine's own speed the first answer takes minutes: the others wait throughout.
+    async with start(transport=transport, replicas=2, sidecar=sidecar, speed=1.0) as running:
         long = running.chat("story", max_tokens=20_000, ignore_eos=True, stream=True)
         first = asyncio.ensure_future(running.post(long))
         await until(partial(_runs, running))

@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.harness import Running, Starter, until
 from weighbridge.ports import LOOPBACK, find_free_run
+from weighbridge.stack import DEFAULT_PROFILE
 
 OK = b'{"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
 
@@ -58,23 +60,39 @@ class Fake:
         return True
 
 
+@pytest.fixture(params=["listed", "discovered"])
+def found_in(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """A fleet in the configuration, and one that is found."""
+    return tmp_path / "found.json" if request.param == "discovered" else None
+
+
+def list_in(file: Path, endpoints: list[str], ads: str) -> dict[str, Any]:
+    """Lists replicas in a file; the settings with which the sidecar reads it and serves it."""
+    listed = [{"endpoint": one, "profile": DEFAULT_PROFILE} for one in endpoints]
+    file.write_text(json.dumps({"replicas": listed}))
+    sources = [{"kind": "file", "path": str(file)}]
+    discovery = {"sources": sources, "warm_up_seconds": 0, "ads": {"address": ads}}
+    return {"replicas": [], "discovery": discovery}
+
+
 @asynccontextmanager
 async def fakes(
-    start: Starter, count: int, ads: bool = False
+    start: Starter, count: int, found_in: Path | None = None
 ) -> AsyncIterator[tuple[Running, list[Fake]]]:
-    """A stack whose replicas are `count` of those; `ads`: Envoy has its list from the sidecar."""
+    """A stack whose replicas are `count` of those; `found_in`: a file of them, which the sidecar
+    reads and hands on to Envoy, in place of the list in its configuration."""
     settings: dict[str, Any] = {"health": {"enabled": False}, "telemetry": {"enabled": False}}
-    more: dict[str, Any] = {}
-    if ads:
-        # Beside the five ports of the stack itself.
-        more["base_port"] = find_free_run(count + 1, find_free_run(5) + 5)
-        settings["discovery"] = {"ads": {"address": f"{LOOPBACK}:{more['base_port'] + count}"}}
-    async with start(replicas=count, sidecar=settings, **more) as running:
+    # Beside the five ports of the stack itself.
+    base = find_free_run(count + 1, find_free_run(5) + 5)
+    endpoints = [f"{LOOPBACK}:{base + number}" for number in range(count)]
+    if found_in is not None:
+        settings |= list_in(found_in, endpoints, f"{LOOPBACK}:{base + count}")
+    async with start(replicas=count, base_port=base, sidecar=settings) as running:
         servers = []
         replicas = []
-        for number in range(count):
+        for number, endpoint in enumerate(endpoints):
             await running.fault(number, kind="crash")
-            host, port = running.stack.endpoints[number].split(":")
+            host, port = endpoint.split(":")
             replicas.append(Fake(int(port)))
             servers.append(await asyncio.start_server(replicas[-1].serve, host, int(port)))
         await until(all_healthy(running, count))
@@ -97,11 +115,10 @@ def all_healthy(running: Running, count: int) -> Callable[[], Awaitable[bool]]:
     return check
 
 
-@pytest.mark.parametrize("ads", [False, True], ids=["listed", "discovered"])
 async def test_a_request_of_which_replicas_die_meets_two_and_its_client_is_told_not_to_repeat_it(
-    start: Starter, ads: bool
+    start: Starter, found_in: Path | None
 ) -> None:
-    async with fakes(start, 5, ads) as (running, replicas):
+    async with fakes(start, 5, found_in) as (running, replicas):
         reply = await running.post(running.chat(user="die"))
         assert sum(one.asked for one in replicas) == 2
         assert reply.status == 502
@@ -111,12 +128,11 @@ async def test_a_request_of_which_replicas_die_meets_two_and_its_client_is_told_
         assert not any(b"x-weighbridge-" in head for one in replicas for head in one.headers)
 
 
-async def test_a_replica_that_takes_no_connection_or_says_503_costs_no_request_its_second_chance(
-    start: Starter,
+async def test_no_replica_of_a_small_fleet_is_asked_twice(
+    start: Starter, found_in: Path | None
 ) -> None:
-    async with fakes(start, 2) as (running, replicas):
+    async with fakes(start, 2, found_in) as (running, replicas):
         reply = await running.post(running.chat(user="busy"))
-        # No replica is asked twice.
         assert [one.asked for one in replicas] == [1, 1]
         assert reply.status == 503
         assert "x-should-retry" not in reply.headers

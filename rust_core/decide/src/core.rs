@@ -574,8 +574,9 @@ impl Core {
         self.registry.pool_full()
     }
 
-    /// How many replicas are named after the chosen one.
-    pub(crate) fn fallback_count(&self) -> usize {
+    /// How many replicas are named after the chosen one, if there are so many.
+    #[must_use]
+    pub fn fallback_count(&self) -> usize {
         self.placing.load().fallbacks
     }
 

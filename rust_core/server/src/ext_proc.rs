@@ -154,7 +154,7 @@ impl Process for Constant {
             In::RequestBody(_) => {
                 return vec![weighbridge_stream::choice(
                     ALWAYS,
-                    false,
+                    weighbridge_stream::Repeats::AsRouted,
                     None,
                     Out::RequestBody,
                 )];

@@ -15,4 +15,4 @@ pub mod wire;
 
 pub use explain::explain;
 pub use machine::{LONGEST_HEAVY_WAIT_MS, Limits, Stream};
-pub use reply::choice;
+pub use reply::{Repeats, choice};

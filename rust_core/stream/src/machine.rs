@@ -3,7 +3,7 @@
 use crate::gather::{Gather, Held, Pieces};
 use crate::head::{self, Head};
 use crate::observe::Observation;
-use crate::reply;
+use crate::reply::{self, Repeats};
 use crate::wire::{
     BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
     ProtocolConfiguration, Request, Response, TrailersAnswer,
@@ -235,16 +235,17 @@ impl Stream {
         let sought = is_lost
             .then(|| self.core.seek(tenant, subset, now_us))
             .flatten();
-        let seeks = sought.is_some();
+        let repeats = sought.is_some().then_some(Repeats::Seeking);
         let chosen = keeper
             .or(sought)
             .map(Ok)
             .or_else(|| picks.then(|| self.core.pick(subset)));
         match chosen {
             Some(Ok(endpoints)) => {
+                let repeats = repeats.unwrap_or_else(|| self.repeats(&endpoints));
                 replies.push(reply::choice(
                     &endpoints,
-                    seeks,
+                    repeats,
                     None,
                     Response::RequestHeaders,
                 ));
@@ -255,6 +256,10 @@ impl Stream {
             }
         }
         self.state = State::Pass;
+    }
+
+    fn repeats(&self, endpoints: &str) -> Repeats {
+        Repeats::of(endpoints, self.core.fallback_count())
     }
 
     fn is_duplex(&self) -> bool {
@@ -550,8 +555,13 @@ impl Stream {
             } else {
                 Response::RequestHeaders
             };
-            let (seeks, join) = (ticket.seeks(), ticket.join());
-            let choice = reply::choice(ticket.endpoints(), seeks, join, make);
+            let endpoints = ticket.endpoints();
+            let repeats = if ticket.seeks() {
+                Repeats::Seeking
+            } else {
+                self.repeats(endpoints)
+            };
+            let choice = reply::choice(endpoints, repeats, ticket.join(), make);
             self.answer_all(choice, gather, replies);
         } else {
             self.answer_unsteered(gather, replies);

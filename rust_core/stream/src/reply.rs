@@ -36,17 +36,53 @@ pub(crate) fn without_destination() -> CommonAnswer {
     }
 }
 
-/// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`. One that `seeks` is to be
-/// repeated at each of them, until one knows what the request asks for. `join` is put on the request,
+/// How often Envoy may repeat a request at other replicas than the chosen one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// As its route says: replicas beyond those named may serve the request as well.
+    AsRouted,
+    /// At the replicas named alone: there is no other, and none is to be asked twice. At a single
+    /// one once, since its connection may have been closing when the request was written.
+    Named,
+    /// At each replica named, also after a 404, until one knows what the request asks for.
+    Seeking,
+}
+
+impl Repeats {
+    /// Of a choice of `endpoints`, where `fallbacks` after the first are named if there are so many.
+    #[must_use]
+    pub fn of(endpoints: &str, fallbacks: usize) -> Self {
+        if others(endpoints.as_bytes()) < fallbacks {
+            Self::Named
+        } else {
+            Self::AsRouted
+        }
+    }
+}
+
+/// How many endpoints follow the first.
+fn others(endpoints: &[u8]) -> usize {
+    endpoints.iter().filter(|byte| **byte == b',').count()
+}
+
+/// Sets the destination header to `endpoints`, `ip:port[,ip:port…]`. `join` is put on the request,
 /// for the filter that observes its reply.
-fn destination(endpoints: Bytes, seeks: bool, join: Option<u64>) -> CommonAnswer {
-    let repeats = endpoints.iter().filter(|byte| **byte == b',').count();
+fn destination(endpoints: Bytes, repeats: Repeats, join: Option<u64>) -> CommonAnswer {
+    let most = match repeats {
+        Repeats::AsRouted => None,
+        Repeats::Named => Some(others(&endpoints).max(1)),
+        Repeats::Seeking => Some(others(&endpoints)),
+    };
     let mut set_headers = vec![HeaderValueOption::set(DESTINATION, endpoints)];
-    if seeks {
-        set_headers.extend([
-            HeaderValueOption::set(REPEATED_STATUSES, Bytes::from_static(b"404")),
-            HeaderValueOption::set(MOST_REPEATS, Bytes::from(repeats.to_string())),
-        ]);
+    if let Some(most) = most {
+        set_headers.push(HeaderValueOption::set(
+            MOST_REPEATS,
+            most.to_string().into(),
+        ));
+    }
+    if repeats == Repeats::Seeking {
+        let statuses = Bytes::from_static(b"404");
+        set_headers.push(HeaderValueOption::set(REPEATED_STATUSES, statuses));
     }
     if let Some(join) = join {
         set_headers.push(HeaderValueOption::set(JOIN, format!("{join:016x}").into()));
@@ -63,17 +99,17 @@ fn destination(endpoints: Bytes, seeks: bool, join: Option<u64>) -> CommonAnswer
 }
 
 /// The answer that names `endpoints` to Envoy, in a header and in metadata; `make` says to which
-/// message it answers. With `seeks`, a replica's 404 sends the request on to the next of them.
+/// message it answers.
 #[must_use]
 pub fn choice(
     endpoints: &str,
-    seeks: bool,
+    repeats: Repeats,
     join: Option<u64>,
     make: fn(CommonAnswer) -> Response,
 ) -> ProcessingResponse {
     let endpoints = Bytes::copy_from_slice(endpoints.as_bytes());
     ProcessingResponse {
-        response: Some(make(destination(endpoints.clone(), seeks, join))),
+        response: Some(make(destination(endpoints.clone(), repeats, join))),
         dynamic_metadata: Some(destination_metadata(endpoints)),
         override_message_timeout: None,
     }

@@ -416,29 +416,31 @@ fn refusals_are_errors_in_openai_shape_and_charge_nothing() {
     assert_eq!(status(immediate(&replies)), 400);
 }
 
+/// What a gateway says of the replicas that may serve.
+fn hint(endpoints: &[&str]) -> Metadata {
+    let values = endpoints
+        .iter()
+        .map(|endpoint| Value {
+            kind: Some(Kind::StringValue((*endpoint).to_owned())),
+        })
+        .collect();
+    let leaf = Struct {
+        fields: [(
+            "x-gateway-destination-endpoint-subset".to_owned(),
+            Value {
+                kind: Some(Kind::ListValue(ListValue { values })),
+            },
+        )]
+        .into(),
+    };
+    Metadata {
+        filter_metadata: [("envoy.lb.subset_hint".to_owned(), leaf)].into(),
+    }
+}
+
 #[test]
 fn the_subset_hint_limits_the_choice() {
     let core = core();
-    let hint = |endpoints: &[&str]| {
-        let values = endpoints
-            .iter()
-            .map(|endpoint| Value {
-                kind: Some(Kind::StringValue((*endpoint).to_owned())),
-            })
-            .collect();
-        let leaf = Struct {
-            fields: [(
-                "x-gateway-destination-endpoint-subset".to_owned(),
-                Value {
-                    kind: Some(Kind::ListValue(ListValue { values })),
-                },
-            )]
-            .into(),
-        };
-        Metadata {
-            filter_metadata: [("envoy.lb.subset_hint".to_owned(), leaf)].into(),
-        }
-    };
     for session in 0..20 {
         let mut client = Client::new(&core, BodySendMode::Buffered);
         client.metadata = Some(hint(&["10.0.0.2:8000"]));
@@ -452,6 +454,29 @@ fn the_subset_hint_limits_the_choice() {
         client.post(&[]);
         let replies = client.body(&chat("x"), true);
         assert_eq!(status(immediate(&replies)), 503);
+    }
+}
+
+#[test]
+fn where_all_that_may_serve_are_named_none_is_asked_twice() {
+    let core = core();
+    let all = ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"];
+    // The third list is as long as `placing.fallbacks` asks for: others may serve as well.
+    for (named, repeats) in [(1, Some("1")), (2, Some("1")), (3, None)] {
+        let mut client = Client::new(&core, BodySendMode::Buffered);
+        client.metadata = Some(hint(&all[..named]));
+        client.post(&[]);
+        let replies = client.body(&chat("x"), true);
+        let Some(Response::RequestBody(answer)) = &replies[0].response else {
+            panic!("not answered: {replies:?}");
+        };
+        let common = answer.response.as_ref().unwrap();
+        let set = &common.header_mutation.as_ref().unwrap().set_headers;
+        let found = set.iter().find_map(|one| {
+            let header = one.header.as_ref()?;
+            (header.key.as_ref() == b"x-envoy-max-retries").then(|| header.text().unwrap())
+        });
+        assert_eq!(found, repeats, "{named} named");
     }
 }
 
