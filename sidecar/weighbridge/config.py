@@ -287,11 +287,11 @@ class Queue(Section):
         "however long, counts as its sequence's part of it: a full batch is full.",
     )
     prefill_window_ms: float = Field(
-        500,
+        1_000,
         ge=1,
         le=1e9,
-        description="Prefill not yet done that counts as full, ms of the replicas' capacity; a "
-        "prompt counts as one replica's part of it at most.",
+        description="Prefill not yet done that counts as full, ms of the replicas' capacity, half "
+        "of it where something is promised; a prompt counts as one replica's part of it at most.",
     )
     kv_share: float = Field(
         1.0, ge=0.01, le=10, description="Share of the replicas' KV tokens that counts as full."
@@ -302,7 +302,8 @@ class Queue(Section):
         ge=1,
         le=1e9,
         description="MU that may wait, ms of the replicas' capacity, where more requests than "
-        "replicas do: under lasting overload what is served has waited about so long.",
+        "replicas do: under lasting overload what is served has waited about so long. Of `batch`, "
+        "half of `max_wait_ms` may wait, if that is more.",
     )
     max_wait_ms: int = Field(30_000, ge=0, le=110_000, description="Longest wait, ms.")
     min_share: float = Field(

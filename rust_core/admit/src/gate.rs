@@ -244,12 +244,12 @@ impl Gate {
 
     /// Works out anew what counts as full.
     fn measure(&mut self) {
-        let queue = self.full.queue;
+        let before = self.full;
         let promised = self.accounts.book().promised_mu_per_min();
         self.full = Full::new(&self.capacity, &self.settings, promised);
         if self.capacity.mu_per_ms <= 0.0 {
             // Nobody can serve for a moment: those who wait may go on waiting.
-            self.full.queue = queue;
+            self.full.keep_queue(&before);
         }
     }
 
@@ -366,6 +366,7 @@ impl Gate {
             return;
         }
         self.running.take(&grant.held);
+        self.running.sequences -= i64::from(grant.decodes);
         if grant.promised {
             self.promised.take(&grant.held);
         }
@@ -376,7 +377,9 @@ impl Gate {
     fn start(&mut self, at: u32, priority: Priority, cost: Amount, promised: bool) -> Grant {
         let work = cost.prefill + cost.decode;
         let held = self.full.counted(cost);
+        let decodes = cost.decode > MicroMu::ZERO;
         self.running.add(&held);
+        self.running.sequences += i64::from(decodes);
         self.flow += cost.prefill.as_mu();
         self.earn(work, priority, promised);
         self.accounts.count(at, 1, 0);
@@ -402,6 +405,7 @@ impl Gate {
             promised,
             charged: work,
             held,
+            decodes,
             over: false,
         }
     }

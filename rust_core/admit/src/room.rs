@@ -12,6 +12,30 @@ use crate::waiters::{WaitId, Waiter};
 /// Waiting requests that one newcomer may displace.
 const MOST_DISPLACED: usize = 16;
 
+/// What the queue may have no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// Places, which are one another's.
+    Places,
+    /// Time in which what waits is served.
+    Time,
+}
+
+/// Whether what waits of `other` delays a request of `priority`. Nobody waits for `batch`, which may
+/// therefore wait much longer, and is served after the others.
+fn queues_with(priority: Priority, other: Priority) -> bool {
+    (priority == Priority::Batch) == (other == Priority::Batch)
+}
+
+/// A request for which there may be no room.
+#[derive(Clone, Copy, Debug)]
+struct Newcomer {
+    account: u32,
+    priority: Priority,
+    work: MicroMu,
+    within_promise: bool,
+}
+
 /// Waiting requests that would have to go, and how the queue would be without them.
 #[derive(Debug, Default)]
 struct Gone {
@@ -26,10 +50,6 @@ impl Gone {
     fn class(&self, priority: Priority) -> (u32, MicroMu) {
         let sums = self.classes.get(priority.slot());
         sums.copied().unwrap_or_default()
-    }
-
-    fn work(&self) -> MicroMu {
-        self.classes.iter().map(|(_, work)| *work).sum()
     }
 
     fn flow(&self, account: u32, priority: Priority) -> Option<(MicroMu, WaitId)> {
@@ -70,11 +90,17 @@ impl Gate {
         events: &mut Vec<Event>,
     ) -> bool {
         let mut gone = Gone::default();
-        while self.is_queue_full(&gone) {
+        let newcomer = Newcomer {
+            account,
+            priority,
+            work,
+            within_promise,
+        };
+        while let Some(lack) = self.lack(priority, &gone) {
             if gone.ids.len() == MOST_DISPLACED {
                 return false;
             }
-            let victim = self.victim(account, priority, work, within_promise, &gone);
+            let victim = self.victim(&newcomer, lack, &gone);
             let Some((id, waiter)) = victim else {
                 return false;
             };
@@ -86,31 +112,38 @@ impl Gate {
         true
     }
 
-    fn is_queue_full(&self, gone: &Gone) -> bool {
-        let work: MicroMu = self.classes.iter().map(|class| class.work).sum();
+    /// What the queue has no more of for a request of this class.
+    fn lack(&self, priority: Priority, gone: &Gone) -> Option<Lack> {
         let waiting = self.waiters.len().saturating_sub(gone.ids.len());
-        waiting >= self.settings.queue_requests as usize
-            || (waiting >= self.full.places && work - gone.work() >= self.full.queue)
+        if waiting >= self.settings.queue_requests as usize {
+            return Some(Lack::Places);
+        }
+        let (mut before, mut work) = (0, MicroMu::ZERO);
+        for (other, class) in Priority::ALL.into_iter().zip(&self.classes) {
+            if queues_with(priority, other) {
+                let (less, less_work) = gone.class(other);
+                before += class.count.saturating_sub(less) as usize;
+                work += class.work - less_work;
+            }
+        }
+        (before >= self.full.places && work >= self.full.queue(priority)).then_some(Lack::Time)
     }
 
     /// The next that has to make room: of the lowest class that must, the newest of the account that
     /// has most waiting.
-    fn victim(
-        &self,
-        newcomer: u32,
-        priority: Priority,
-        work: MicroMu,
-        within_promise: bool,
-        gone: &Gone,
-    ) -> Option<(WaitId, Waiter)> {
+    fn victim(&self, newcomer: &Newcomer, lack: Lack, gone: &Gone) -> Option<(WaitId, Waiter)> {
+        let priority = newcomer.priority;
         let own = self.classes.get(priority.slot())?;
-        let entitled = within_promise || !self.exceeds_its_places(own, priority, 1, gone);
+        let entitled = newcomer.within_promise || !self.exceeds_its_places(own, priority, 1, gone);
         let own_backlog = {
-            let account = self.accounts.get(newcomer)?;
-            let waiting = account.waiting_in(priority).work + work;
+            let account = self.accounts.get(newcomer.account)?;
+            let waiting = account.waiting_in(priority).work + newcomer.work;
             normalised(waiting, self.accounts.weight(account))
         };
         for (lower, class) in Priority::ALL.into_iter().zip(&self.classes).rev() {
+            if lack == Lack::Time && !queues_with(priority, lower) {
+                continue;
+            }
             if class.count == gone.class(lower).0 || !self.exceeds_its_places(class, lower, 0, gone)
             {
                 continue;
@@ -123,7 +156,7 @@ impl Gate {
                 continue;
             };
             // Of its own class it displaces only an account that has more waiting for its weight.
-            if yields || (account != newcomer && backlog > own_backlog) {
+            if yields || (account != newcomer.account && backlog > own_backlog) {
                 return Some(waiter);
             }
         }
@@ -182,6 +215,6 @@ impl Gate {
         let share = self.settings.min_share;
         let places = f64::from(self.settings.queue_requests) * share;
         f64::from(class.count.saturating_sub(count) + more) > places
-            || (class.work - work).as_mu() > self.full.queue.as_mu() * share
+            || (class.work - work).as_mu() > self.full.queue(priority).as_mu() * share
     }
 }

@@ -2,6 +2,7 @@
 
 use weighbridge_place::{Amount, MicroMu};
 
+use crate::book::Priority;
 use crate::settings::Settings;
 
 /// What the replicas of a model can do, fed from the pool.
@@ -48,7 +49,9 @@ pub(crate) struct Full {
     replica_kv_tokens: u64,
     steps: Steps,
     /// MU that may wait…
-    pub(crate) queue: MicroMu,
+    queue: MicroMu,
+    /// …in the class for which nobody waits…
+    patient_queue: MicroMu,
     /// …where more than so many requests do.
     pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
@@ -60,6 +63,9 @@ pub(crate) struct Full {
 /// Most of the windows that is kept for promises: a replica has no more than one queue, so what is
 /// kept free is depth that others would build, not capacity; they need some to keep replicas busy.
 const MOST_RESERVED: f64 = 0.5;
+
+/// Share of the window of prefill that counts as full where something is promised.
+const BESIDE_PROMISES: f64 = 0.5;
 
 /// An answer counts as what a sequence of a full batch gets done in this time, ms, at most.
 const SEQUENCE_MS: f64 = 3_000.0;
@@ -82,17 +88,18 @@ impl Full {
         } else {
             0.0
         };
+        // Engines prefill in the order of arrival: what others have begun delays a promise.
+        let depth = if share > 0.0 { BESIDE_PROMISES } else { 1.0 };
+        let prefill_ms = settings.prefill_window_ms * depth;
         Self {
             reserved: Running {
                 work: window(settings.window_ms * share),
-                prefill: window(settings.prefill_window_ms * share),
+                prefill: window(prefill_ms * share),
                 ..Running::default()
             },
             work: window(settings.window_ms),
-            prefill: window(settings.prefill_window_ms),
-            replica_prefill: window(
-                settings.prefill_window_ms / f64::from(capacity.replicas.max(1)),
-            ),
+            prefill: window(prefill_ms),
+            replica_prefill: window(prefill_ms / f64::from(capacity.replicas.max(1))),
             sequence: (capacity.sequences > 0.0).then(|| window(SEQUENCE_MS / capacity.sequences)),
             kv_tokens,
             replica_kv_tokens: capacity
@@ -100,9 +107,23 @@ impl Full {
                 .div_ceil(u64::from(capacity.replicas.max(1))),
             steps: capacity.steps,
             queue: window(settings.queue_window_ms),
+            patient_queue: window(settings.patient_window_ms()),
             places: capacity.replicas as usize,
             foreign,
         }
+    }
+
+    /// MU that may wait beside a request of this class.
+    pub(crate) fn queue(&self, priority: Priority) -> MicroMu {
+        match priority {
+            Priority::Batch => self.patient_queue,
+            Priority::Critical | Priority::Standard | Priority::Sheddable => self.queue,
+        }
+    }
+
+    /// Lets as much wait as `before`: nobody can serve for a moment.
+    pub(crate) fn keep_queue(&mut self, before: &Self) {
+        (self.queue, self.patient_queue) = (before.queue, before.patient_queue);
     }
 
     /// What of a request counts as in flight: a prompt that is longer than a replica's part of the
@@ -127,16 +148,17 @@ impl Full {
     }
 
     /// Share of the replicas' time that prefill may take, so that tokens come in time for all that
-    /// decode beside it; none where step times are not known. Nothing is kept here for promises: a
-    /// share of time that they do not use would be lost.
+    /// decode beside it; none where nothing decodes or step times are not known. Nothing is kept here
+    /// for promises: a share of time that they do not use would be lost.
     pub(crate) fn prefill_share(&self, running: &Running) -> Option<f64> {
         let decode = self.steps.base + self.token_share(running);
-        (self.steps.base > 0.0).then_some((1.0 - decode).max(LEAST_PREFILL))
+        let limits = self.steps.base > 0.0 && running.sequences > 0;
+        limits.then_some((1.0 - decode).max(LEAST_PREFILL))
     }
 
     /// Share of the time per token that these sequences take.
     fn token_share(&self, running: &Running) -> f64 {
-        self.steps.per_sequence * running.requests.max(0) as f64
+        self.steps.per_sequence * running.sequences.max(0) as f64
             + self.steps.per_token * running.kv_tokens.max(0) as f64
     }
 
@@ -183,6 +205,8 @@ pub(crate) struct Running {
     pub(crate) prefill: MicroMu,
     pub(crate) kv_tokens: i64,
     pub(crate) requests: i64,
+    /// Of the requests, those that have an answer to decode: embeddings have none.
+    pub(crate) sequences: i64,
 }
 
 impl Running {
@@ -212,6 +236,7 @@ impl Running {
             prefill: self.prefill + other.prefill,
             kv_tokens: self.kv_tokens.wrapping_add(other.kv_tokens),
             requests: self.requests + other.requests,
+            sequences: self.sequences + other.sequences,
         }
     }
 }

@@ -12,13 +12,15 @@ pub struct Settings {
     pub window_ms: f64,
     /// Prefill not yet done that counts as full, ms of the replicas' capacity: the time to first
     /// token that the replicas' own queues may add. A prompt counts as one replica's part at most.
+    /// Half of it, where something is promised.
     pub prefill_window_ms: f64,
     /// Share of the replicas' KV tokens that counts as full.
     pub kv_share: f64,
     /// Requests that may wait.
     pub queue_requests: u32,
     /// MU that may wait, ms of the replicas' capacity: under lasting overload what is served has
-    /// waited about so long, so more could not be served in time anyway.
+    /// waited about so long, so more could not be served in time anyway. Of `batch`, half of
+    /// `max_wait_ms` may wait, if that is more.
     pub queue_window_ms: f64,
     /// Longest wait, ms; a request's own deadline may be shorter.
     pub max_wait_ms: u64,
@@ -32,7 +34,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window_ms: 3_000.0,
-            prefill_window_ms: 500.0,
+            prefill_window_ms: 1_000.0,
             kv_share: 1.0,
             queue_requests: 4_096,
             queue_window_ms: 1_000.0,
@@ -54,6 +56,12 @@ pub struct SettingsError {
 }
 
 impl Settings {
+    /// MU of the class for which nobody waits that may wait, ms of the replicas' capacity. It is
+    /// served last and therefore slower: half of its longest wait leaves it time.
+    pub(crate) fn patient_window_ms(&self) -> f64 {
+        self.queue_window_ms.max(self.max_wait_ms as f64 / 2.0)
+    }
+
     /// Checks what types cannot.
     ///
     /// # Errors

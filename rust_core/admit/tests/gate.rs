@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use weighbridge_admit::{
     Book, Capacity, Event, Gate, Grant, Offer, Outcome, Priority, Settings, Shed, ShedReason,
-    Terms, WaitId,
+    Steps, Terms, WaitId,
 };
 use weighbridge_place::{Amount, MicroMu};
 
@@ -127,9 +127,10 @@ struct World {
     mu_per_ms: f64,
 }
 
-/// What counts of a request in flight: a long prompt fills its replica, of which there is one.
+/// What counts of a request in flight: a long prompt fills its replica, of which there is one, and
+/// half of the window is full, since something is promised.
 fn held(cost: Amount, mu_per_ms: f64) -> Amount {
-    let window = MicroMu::from_mu(settings().prefill_window_ms * mu_per_ms);
+    let window = MicroMu::from_mu(settings().prefill_window_ms * 0.5 * mu_per_ms);
     Amount {
         prefill: cost.prefill.min(window),
         ..cost
@@ -291,6 +292,7 @@ impl World {
         let waits: Vec<(u32, MicroMu)> = Priority::ALL.map(|p| self.gate.waiting(p)).to_vec();
         let count: u32 = waits.iter().map(|(count, _)| count).sum();
         let waiting: MicroMu = waits.iter().map(|(_, work)| *work).sum();
+        let (_, patient) = self.gate.waiting(Priority::Batch);
         assert_eq!(count as usize, self.waiting.len());
         let known: MicroMu = self.waiting.values().map(|(cost, _)| work(cost)).sum();
         assert_eq!(waiting, known);
@@ -298,7 +300,9 @@ impl World {
             assert!(!self.gate.is_open(), "something waits while there is room");
         }
         assert!(count <= settings().queue_requests);
-        assert!(waiting.as_mu() < queue_limit.as_mu() + MOST_MU);
+        assert!((waiting - patient).as_mu() < queue_limit.as_mu() + MOST_MU);
+        let longer = settings().max_wait_ms as f64 / 2.0 / settings().queue_window_ms;
+        assert!(patient.as_mu() < queue_limit.as_mu() * longer.max(1.0) + MOST_MU);
         let (requests, in_flight) = self.gate.in_flight();
         assert_eq!(requests as usize, self.running.len());
         assert_eq!(
@@ -418,6 +422,107 @@ fn retry_after_is_what_waits_by_the_drain_rate() {
     assert_eq!(shed.reason, ShedReason::QueueFull);
     // 4,000 MU wait and 2 MU a ms leave.
     assert_eq!(shed.retry_after_ms, 2_000);
+}
+
+/// A gate before 2 MU a ms that is full, whose queue takes 1 s of it.
+fn full_gate(events: &mut Vec<Event>) -> (Gate, Grant) {
+    let settings = Settings {
+        queue_window_ms: 1_000.0,
+        window_ms: 1_000.0,
+        max_wait_ms: 30_000,
+        ..Settings::default()
+    };
+    let mut gate = Gate::new(settings, Book::default(), capacity(2.0));
+    let grant = run(gate.offer(&offer("chat", 2_000.0), 0, events));
+    (gate, grant)
+}
+
+fn batch(mu: f64) -> Offer<'static> {
+    Offer {
+        priority: Some(Priority::Batch),
+        ..offer("batch", mu)
+    }
+}
+
+#[test]
+fn work_that_nobody_waits_for_waits_longer_than_the_queue_of_the_others() {
+    let mut events = Vec::new();
+    let (mut gate, _grant) = full_gate(&mut events);
+    // Half of the longest wait: 15 s of 2 MU a ms.
+    for _ in 0..15 {
+        wait(gate.offer(&batch(2_000.0), 0, &mut events));
+    }
+    let Outcome::Shed(shed) = gate.offer(&batch(2_000.0), 0, &mut events) else {
+        panic!("15 s of it wait already");
+    };
+    assert_eq!(shed.reason, ShedReason::QueueFull);
+}
+
+#[test]
+fn work_that_nobody_waits_for_neither_takes_the_queue_of_the_others_nor_loses_its_own_to_them() {
+    let mut events = Vec::new();
+    let (mut gate, _grant) = full_gate(&mut events);
+    for _ in 0..10 {
+        wait(gate.offer(&batch(2_000.0), 0, &mut events));
+    }
+    wait(gate.offer(&offer("chat", 1_999.0), 0, &mut events));
+    wait(gate.offer(&offer("chat", 2_000.0), 0, &mut events));
+    assert!(matches!(
+        gate.offer(&offer("chat", 10.0), 0, &mut events),
+        Outcome::Shed(_)
+    ));
+    assert!(events.is_empty(), "displaced: {events:?}");
+    assert_eq!(gate.waiting(Priority::Batch).0, 10);
+}
+
+#[test]
+fn prefill_yields_to_tokens_only_where_something_decodes() {
+    let steps = Steps {
+        base: 0.5,
+        ..Steps::default()
+    };
+    let of = |decode: f64| {
+        let mut gate = Gate::new(
+            Settings::default(),
+            Book::default(),
+            Capacity {
+                steps,
+                ..capacity(1.0)
+            },
+        );
+        let mut events = Vec::new();
+        let mut answering = run(gate.offer(&offer("chat", decode), 0, &mut events));
+        // Eight tenths of the time for 20 s.
+        (1..=200).find(|at| {
+            let cost = Amount {
+                prefill: MicroMu::from_mu(80.0),
+                ..Amount::default()
+            };
+            let now_us = at * 100_000;
+            gate.prefill_done(&mut answering, now_us, &mut events);
+            match gate.offer(
+                &Offer {
+                    cost,
+                    ..offer("search", 0.0)
+                },
+                now_us,
+                &mut events,
+            ) {
+                Outcome::Run(mut grant) => {
+                    gate.prefill_done(&mut grant, now_us, &mut events);
+                    gate.release(grant, MicroMu::from_mu(80.0), now_us, &mut events);
+                    false
+                }
+                _ => true,
+            }
+        })
+    };
+    assert_eq!(
+        of(0.0),
+        None,
+        "embeddings waited with nothing decoding beside them"
+    );
+    assert!(of(10.0).is_some(), "an answer's tokens were late");
 }
 
 #[test]

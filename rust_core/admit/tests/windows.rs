@@ -95,6 +95,19 @@ fn a_new_promise_holds_for_what_comes() {
     assert!(gate.is_open());
 }
 
+#[test]
+fn beside_a_promise_no_more_than_half_of_the_prefill_is_begun() {
+    let begun = |promised_share| {
+        let mut gate = gate(promised_share);
+        (0..1_000)
+            .filter(|_| ask(&mut gate, "flood", 10.0, 0.0).is_some())
+            .count()
+    };
+    // A thousandth of the capacity: what is kept for it is next to nothing.
+    let (beside_none, beside_one) = (begun(0.0), begun(0.001));
+    assert_eq!((beside_none, beside_one), (320, 160));
+}
+
 proptest! {
     /// Whatever floods the gate, what a promise may have in flight stays free for it; and no more
     /// than that, up to half of all.
@@ -105,7 +118,8 @@ proptest! {
     ) {
         let mut gate = gate(share);
         let full = f64::from(REPLICAS) * MU_PER_MS * WINDOW_MS;
-        let full_prefill = full / WINDOW_MS * PREFILL_WINDOW_MS;
+        let depth = if share > 0.0 { 0.5 } else { 1.0 };
+        let full_prefill = full / WINDOW_MS * PREFILL_WINDOW_MS * depth;
         let kept = share.min(0.5);
         let (mut work, mut prefill) = (0.0, 0.0);
         for (a, b) in flood {

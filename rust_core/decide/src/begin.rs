@@ -133,7 +133,9 @@ impl Core {
             kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
         };
         let tenant = incoming.tenant.unwrap_or_default();
-        match admission::enter(door, tenant, self.priority(incoming), amount, now_us) {
+        let longest_wait_ms = door.look(weighbridge_admit::Gate::longest_wait_ms);
+        let priority = self.priority(incoming, weighed.objectives.ttft_ms, longest_wait_ms);
+        match admission::enter(door, tenant, priority, amount, now_us) {
             Entry::Run(pass) => {
                 let admitted = Admitted {
                     pass: Some(pass),

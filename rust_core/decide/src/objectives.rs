@@ -91,14 +91,25 @@ impl Core {
         (placing.objectives_of).of(all, model, tenant, &incoming.wanted)
     }
 
-    /// The priority that a request asks for: by its header, else by the objective that it names.
-    pub(crate) fn priority(&self, incoming: &Incoming<'_>) -> Option<Priority> {
+    /// The priority that a request asks for: by its header, else by the objective that it names, else
+    /// `batch` where nobody waits for its first token: one within `ttft_ms` is in time, and a request
+    /// may wait at most `longest_wait_ms`.
+    pub(crate) fn priority(
+        &self,
+        incoming: &Incoming<'_>,
+        ttft_ms: f64,
+        longest_wait_ms: u64,
+    ) -> Option<Priority> {
         let asked = incoming.priority.and_then(Priority::from_name);
-        asked.or_else(|| {
+        let named = || {
             let placing = self.placing.load();
             let named = placing.objectives_of.named.get(incoming.wanted.name?)?;
             named.priority
-        })
+        };
+        let is_patient = ttft_ms >= longest_wait_ms as f64;
+        asked
+            .or_else(named)
+            .or(is_patient.then_some(Priority::Batch))
     }
 }
 

@@ -12,13 +12,14 @@ use bytes::Bytes;
 use common::{core, headers, message};
 use serde_json::json;
 use std::sync::Arc;
-use weighbridge_decide::Core;
+use weighbridge_decide::{Core, Status};
 use weighbridge_stream::wire::{HttpBody, HttpHeaders, Request};
 use weighbridge_stream::{Limits, Stream};
 
 fn settings() -> serde_json::Value {
     json!({
         "tenant_header": "x-tenant-id",
+        "priority_header": "x-request-priority",
         "placing": {"objectives_of": {
             "models": {"m": {"ttft_ms": 1_000.0, "tpot_ms": 50.0}},
             "tenants": {"gold": {"ttft_ms": 300.0}},
@@ -27,8 +28,8 @@ fn settings() -> serde_json::Value {
     })
 }
 
-/// The objectives with which a request with these headers is placed: ms of a first token and a token.
-fn placed(core: &Arc<Core>, more: &[(&str, &str)]) -> (f64, f64) {
+/// A request with these headers.
+fn send(core: &Arc<Core>, more: &[(&str, &str)]) -> Stream {
     let mut all = vec![
         (":method", "POST"),
         (":path", "/v1/chat/completions"),
@@ -49,6 +50,12 @@ fn placed(core: &Arc<Core>, more: &[(&str, &str)]) -> (f64, f64) {
         end_of_stream: true,
     });
     stream.on_message(message(body), 0);
+    stream
+}
+
+/// The objectives with which a request with these headers is placed: ms of a first token and a token.
+fn placed(core: &Arc<Core>, more: &[(&str, &str)]) -> (f64, f64) {
+    let mut stream = send(core, more);
     let record = core.log().after(0).pop().unwrap();
     stream.close(1);
     (record.objective_ttft_ms, record.objective_tpot_ms)
@@ -87,4 +94,28 @@ fn neither_nonsense_nor_a_shorter_time_is_taken() {
     }
     let (ttft, _) = placed(&core, &[("x-slo-ttft-ms", "1e300")]);
     assert!(ttft <= 3_600_000.0, "{ttft}");
+}
+
+#[test]
+fn a_request_that_has_time_waits_as_batch_unless_it_says_otherwise() {
+    let mut settings = settings();
+    settings["admission"] = json!({"queue": {"window_ms": 1.0, "max_wait_ms": 30_000}});
+    let core = core(&settings);
+    let waiting = |more: &[(&str, &str)]| {
+        let _first = send(&core, &[]);
+        let _second = send(&core, more);
+        let waiting = &Status::of(&core).admission["m"].waiting;
+        let found = waiting.iter().find(|(_, queue)| queue.requests > 0);
+        *found.unwrap().0
+    };
+    let time = |ms| ("x-slo-ttft-ms", ms);
+    assert_eq!(waiting(&[]), "standard");
+    assert_eq!(waiting(&[time("29000")]), "standard");
+    assert_eq!(waiting(&[time("30000")]), "batch");
+    assert_eq!(
+        waiting(&[time("30000"), ("x-request-priority", "standard")]),
+        "standard"
+    );
+    let named = ("x-gateway-inference-objective", "overnight");
+    assert_eq!(waiting(&[named]), "sheddable");
 }

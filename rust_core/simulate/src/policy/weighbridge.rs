@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use serde_json::{Map, Value, json};
 use weighbridge_decide::{
     Begun, Clock, Core, EngineLook, Incoming, Observation, Probe, Refusal, ReplicaSetting,
-    SetClock, Settings, Ticket, Waiting,
+    SetClock, Settings, Ticket, Waiting, Wanted,
 };
 use weighbridge_traces::{BodyOptions, Kind, TextPool};
 use weighbridge_weigh::{Body, Endpoint, Profile};
@@ -21,6 +21,9 @@ use crate::scenario::Scenario;
 const JUDGE_MS: f64 = 1000.0;
 /// Rounds from one look at the engines' statistics to the next.
 const LOOK_ROUNDS: u64 = 2;
+
+/// The time to the first token that a batch asks for, ms.
+const PATIENT_MS: f64 = 3_600_000.0;
 
 /// The live core.
 pub(super) struct Live {
@@ -131,7 +134,7 @@ impl Live {
             session: session.as_deref(),
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
             priority: None,
-            wanted: weighbridge_decide::Wanted::default(),
+            wanted: wanted(kind),
             subset: None,
             content_encoding: None,
             parent: None,
@@ -183,7 +186,7 @@ impl Live {
             session: None,
             tenant: Some(tenant.as_str()).filter(|tenant| !tenant.is_empty()),
             priority: None,
-            wanted: weighbridge_decide::Wanted::default(),
+            wanted: Wanted::default(),
             subset: None,
             content_encoding: None,
             // It was weighed when it came.
@@ -223,6 +226,15 @@ fn endpoint(kind: Kind) -> Endpoint {
     match kind {
         Kind::Chat | Kind::Batch => Endpoint::ChatCompletions,
         Kind::Embeddings => Endpoint::Embeddings,
+    }
+}
+
+/// What the request's headers ask for: nobody waits for a batch's first token, and its client says so.
+fn wanted(kind: Kind) -> Wanted<'static> {
+    let ttft_ms = (kind == Kind::Batch).then_some(PATIENT_MS);
+    Wanted {
+        ttft_ms,
+        ..Wanted::default()
     }
 }
 
