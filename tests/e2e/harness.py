@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -81,6 +82,14 @@ class Reply:
     def replica(self) -> str:
         """Who served."""
         return self.headers.get("x-served-by", "")
+
+
+def memory(running: Running, key: str = "VmRSS") -> float:
+    """The sidecar's memory, bytes: `VmRSS` now, `VmHWM` at most so far."""
+    pid = running.family.running("serve").pid
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = next(line for line in lines if line.startswith(f"{key}:"))
+    return float(found.split()[1]) * 1024
 
 
 async def until(condition: Callable[[], Any], seconds: float = SETTLE_SECONDS) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import Running, Starter, until
+from tests.e2e.harness import Running, Starter, memory, until
 from weighbridge.config import Transport
 
 LIMITED = {
@@ -117,10 +117,12 @@ async def test_waiting_requests_keep_no_bodies(start: Starter, transport: Transp
         await until(partial(_runs, running))
         # Several times what may be held in all.
         body = padded(running.chat("hi", max_tokens=1), 2_000_000)
+        before = memory(running)
         others = []
         for number in range(1, 21):
             others.append(asyncio.ensure_future(running.post(body)))
             await until(partial(_waits, running, number))
+        assert memory(running) - before < len(others) * len(body) / 2
         for one in (first, *others):
             one.cancel()
         await asyncio.gather(first, *others, return_exceptions=True)

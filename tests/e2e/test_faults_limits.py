@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import Running, Starter, until
+from tests.e2e.harness import Starter, memory, until
 from tests.e2e.load import QUICK_HEALTH, load
 from tests.e2e.test_faults import metric, report, under_way
 from weighbridge.address import parse_host_port
@@ -24,14 +24,6 @@ SPARE_FILES = 1_000
 def transport() -> Transport:
     """One transport: the core that must hold is the same in both."""
     return "native"
-
-
-def memory(running: Running, key: str = "VmRSS") -> float:
-    """The sidecar's memory, bytes: `VmRSS` now, `VmHWM` at most so far."""
-    pid = running.family.running("serve").pid
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    found = next(line for line in lines if line.startswith(f"{key}:"))
-    return float(found.split()[1]) * 1024
 
 
 async def test_a_full_disk_for_the_usage_log_holds_up_nobody(

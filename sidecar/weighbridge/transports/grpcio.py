@@ -5,8 +5,9 @@ For those who want Python interceptors in the path; the native transport is fast
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 
 import grpc
@@ -116,12 +117,12 @@ class GrpcioTransport:
         return clean
 
     async def _process(
-        self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+        self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         # Raw bytes both ways: no protobuf object is made in Python.
         stream = Stream(self._core, traceparent(context))
         self._open_streams += 1
-        call = Call(stream, aiter(messages), self._beside, self._max_message_bytes)
+        call = Call(stream, partial(read, context), self._beside, self._max_message_bytes)
         try:
             while not (stream.is_over() or call.is_refused):
                 for reply in await call.step():
@@ -137,6 +138,17 @@ class GrpcioTransport:
             call.close()
 
 
+async def read(context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    """The next message; StopAsyncIteration when there is none.
+
+    grpcio's own iterator keeps a message until the next one comes: while its request waits.
+    """
+    message = await context.read()
+    if isinstance(message, bytes):
+        return message
+    raise StopAsyncIteration
+
+
 class MessageTooLargeError(Exception):
     """A message beyond the limit, of no request that can be refused."""
 
@@ -147,12 +159,12 @@ class Call:
     def __init__(
         self,
         stream: Stream,
-        messages: AsyncIterator[bytes],
+        read: Callable[[], Coroutine[Any, Any, bytes]],
         beside: ThreadPoolExecutor,
         max_message_bytes: int,
     ) -> None:
         self._stream = stream
-        self._messages = messages
+        self._read = read
         self._beside = beside
         self._max_message_bytes = max_message_bytes
         self._reading: asyncio.Future[bytes] | None = None
@@ -189,7 +201,7 @@ class Call:
             self._resuming = resuming = None
         if resuming is not None or self._stream.is_waiting():
             # Messages are taken meanwhile, so that they hold up no other stream.
-            reading = self._reading or asyncio.ensure_future(anext(self._messages))
+            reading = self._reading or asyncio.ensure_future(self._read())
             resuming = resuming or asyncio.ensure_future(admitted(self._stream))
             self._reading, self._resuming = reading, resuming
             both: set[asyncio.Future[Any]] = {reading, resuming}
@@ -198,7 +210,7 @@ class Call:
                 self._resuming = None
                 return resuming.result()
         message, self._reading = self._reading, None
-        return await (anext(self._messages) if message is None else message)
+        return await (self._read() if message is None else message)
 
     async def _answer_heavy(self, message: bytes) -> list[bytes]:
         self._heavy = None
