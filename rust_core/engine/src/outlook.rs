@@ -11,6 +11,7 @@ use crate::cost::{Work, chunk_squares, iteration_ms};
 use crate::engine::Engine;
 use crate::profile::EngineProfile;
 use crate::request::{Request, RequestSpec};
+use crate::schedule::chunk_of;
 
 /// Waiting requests whose prompts are compared with those before them.
 const COMPARED: usize = 32;
@@ -238,18 +239,23 @@ impl Outlook<'_> {
             generating_context: self.context + generating,
             ..Work::default()
         };
+        let mut goes_on = true;
         for prompt in &mut self.prefilling {
-            chunk(prompt, &mut budget, &mut work);
+            goes_on = goes_on && chunk(self.profile, prompt, &mut budget, &mut work);
         }
-        while budget > 0 && self.next_starts() {
+        while goes_on && budget > 0 && self.next_starts() {
             let Some(mut prompt) = self.waiting.pop_front() else {
                 break;
             };
+            if next_chunk(self.profile, &prompt, budget) == 0 {
+                self.waiting.push_front(prompt);
+                break;
+            }
             let cached = u64::from(prompt.computed / self.profile.tokens_per_block);
             prompt.blocks = prompt.blocks.saturating_sub(cached);
             self.free = self.free.saturating_sub(prompt.blocks);
             work.image_tiles += u64::from(prompt.tiles);
-            chunk(&mut prompt, &mut budget, &mut work);
+            goes_on = chunk(self.profile, &mut prompt, &mut budget, &mut work);
             self.prefilling.push(prompt);
         }
         self.now_ms += iteration_ms(self.profile, &work) * self.slowdown;
@@ -309,12 +315,27 @@ impl Outlook<'_> {
     }
 }
 
-fn chunk(prompt: &mut Prompt, budget: &mut u32, work: &mut Work) {
-    let tokens = prompt.context.saturating_sub(prompt.computed).min(*budget);
+/// Tokens of a prompt in the next iteration: whole blocks, or all that is left.
+fn next_chunk(profile: &EngineProfile, prompt: &Prompt, budget: u32) -> u32 {
+    let left = prompt.context.saturating_sub(prompt.computed);
+    if profile.chunked_prefill || prompt.resumed {
+        let start = prompt.computed.min(prompt.context);
+        chunk_of(start, prompt.context, budget, profile.tokens_per_block)
+    } else if left <= budget {
+        left
+    } else {
+        0
+    }
+}
+
+/// Computes a prompt's next chunk; false, where none fits any more: nothing after it runs either.
+fn chunk(profile: &EngineProfile, prompt: &mut Prompt, budget: &mut u32, work: &mut Work) -> bool {
+    let tokens = next_chunk(profile, prompt, *budget);
     work.context_tokens += u64::from(tokens);
     work.context_squares += chunk_squares(prompt.computed, tokens);
     prompt.computed += tokens;
     *budget -= tokens;
+    tokens > 0
 }
 
 #[cfg(test)]
@@ -342,7 +363,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
         /// What is foretold comes true, whatever the engine was doing.
         #[test]
         fn the_outlook_is_what_happens(
@@ -383,11 +404,11 @@ mod tests {
             prop_assert_eq!(outlook.len(), happened.len());
             for (id, done_ms) in happened {
                 let expected = outlook.iter().find(|one| one.id == id).unwrap();
-                prop_assert!((expected.done_ms / done_ms - 1.0).abs() < 0.05,
+                prop_assert!((expected.done_ms / done_ms - 1.0).abs() < 0.02,
                     "{}: {} and {}", id, expected.done_ms, done_ms);
                 prop_assert_eq!(expected.first_ms.is_some(), firsts.contains_key(&id));
                 if let Some(first_ms) = expected.first_ms {
-                    prop_assert!((first_ms / firsts[&id] - 1.0).abs() < 0.05,
+                    prop_assert!((first_ms / firsts[&id] - 1.0).abs() < 0.02,
                         "{}: first {} and {}", id, first_ms, firsts[&id]);
                 }
             }

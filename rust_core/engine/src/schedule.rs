@@ -249,7 +249,7 @@ impl Engine {
 }
 
 /// The next chunk: what is left, or as many whole blocks as the budget allows.
-fn chunk_of(computed: u32, context: u32, budget: u32, per_block: u32) -> u32 {
+pub(crate) fn chunk_of(computed: u32, context: u32, budget: u32, per_block: u32) -> u32 {
     let left = context - computed;
     if left <= budget {
         left
