@@ -17,6 +17,7 @@ from weighbridge.discovery.settings import Discovery
 from weighbridge.errors import ConfigError
 from weighbridge.logs import LogFormat, LogLevel
 from weighbridge.schema import (
+    Domain,
     Endpoint,
     HeaderName,
     HostName,
@@ -151,7 +152,7 @@ class Replica(Section):
         None, description="The model it serves; left out: the profile's first."
     )
     adapters: tuple[Name, ...] = Field((), description="LoRA adapters that it has loaded.")
-    domain: str = Field("", max_length=256, description="Failure domain: a rack or a zone.")
+    domain: Domain = Field("", description="Failure domain: a rack or a zone.")
     share: float = Field(
         1.0, gt=0, le=1, description="Share of the profile's capacity that it may be given."
     )

@@ -70,6 +70,9 @@ Endpoint = Annotated[str, AfterValidator(_endpoint)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 HeaderName = Annotated[str, AfterValidator(_header)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+# Characters of a failure domain's name.
+LONGEST_DOMAIN = 256
+Domain = Annotated[str, Field(max_length=LONGEST_DOMAIN)]
 
 
 class Section(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from weighbridge.schema import ListenAddress, Name, Section, TcpAddress
+from weighbridge.schema import Domain, ListenAddress, Name, Section, TcpAddress
 
 
 class Template(Section):
@@ -15,9 +15,7 @@ class Template(Section):
         None, description="The model they serve; left out: the profile's first."
     )
     adapters: tuple[Name, ...] = Field((), description="LoRA adapters that they have loaded.")
-    domain: str = Field(
-        "", max_length=256, description="Their failure domain, where the source tells none."
-    )
+    domain: Domain = Field("", description="Their failure domain, where the source tells none.")
 
 
 class FileSource(Section):

@@ -7,6 +7,7 @@ from typing import Protocol
 from weighbridge.address import HostPort
 from weighbridge.config import Replica, ReplicaState
 from weighbridge.discovery.settings import Template
+from weighbridge.schema import LONGEST_DOMAIN
 
 
 class SourceError(Exception):
@@ -42,14 +43,17 @@ def from_template(
     domain: str = "",
     state: ReplicaState = "healthy",
 ) -> Found:
-    """A replica at an address, with what all of its source have in common."""
+    """A replica at an address, with what all of its source have in common.
+
+    A `domain` that is too long is cut: it costs the source no list.
+    """
     return Found(
         Replica(
             endpoint=str(where),
             profile=template.profile,
             model=template.model,
             adapters=template.adapters,
-            domain=domain or template.domain,
+            domain=domain[:LONGEST_DOMAIN] or template.domain,
         ),
         state,
     )

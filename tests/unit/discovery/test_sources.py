@@ -166,6 +166,7 @@ async def test_envoys_hosts_come_with_zone_and_health() -> None:
         host("10.0.0.3", health_status={"failed_active_health_check": True}),
         host("10.0.0.4", health_status={"failed_outlier_check": True}),
         host("10.0.0.5", health_status={"eds_health_status": "DRAINING"}),
+        host("10.0.0.6", locality={"zone": "z" * 5_000}),
         {"address": {"pipe": {"path": "/run/x.sock"}}},
     ]
     page = {
@@ -184,9 +185,9 @@ async def test_envoys_hosts_come_with_zone_and_health() -> None:
         found = await first(EnvoyCluster(EnvoySource.model_validate(content)))
         with pytest.raises(SourceError, match="no cluster 'nobody'"):
             await first(EnvoyCluster(EnvoySource.model_validate(content | {"cluster": "nobody"})))
-    assert endpoints(found) == [f"10.0.0.{n}:8000" for n in range(1, 6)]
-    assert [one.replica.domain for one in found] == ["a", "rack-2", "", "", ""]
-    states = ["healthy", "healthy", "ejected", "ejected", "draining"]
+    assert endpoints(found) == [f"10.0.0.{n}:8000" for n in range(1, 7)]
+    assert [one.replica.domain for one in found] == ["a", "rack-2", "", "", "", "z" * 256]
+    states = ["healthy", "healthy", "ejected", "ejected", "draining", "healthy"]
     assert [one.state for one in found] == states
 
 
