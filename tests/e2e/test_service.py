@@ -149,7 +149,7 @@ async def test_thousands_of_replicas_in_one_file_hold_up_no_page(running: Runnin
 
     async def has(count: int) -> bool:
         # As a liveness probe asks: one that is not answered in time fails the test.
-        assert (await page(running, "/healthz", seconds=3))[0] == 200
+        assert (await page(running, "/healthz", seconds=5))[0] == 200
         return len((await running.stack.status())["replicas"]) == count
 
     await until(lambda: has(len(content["replicas"]) + len(more)), 60)
