@@ -141,5 +141,6 @@ async def test_no_replica_of_a_small_fleet_is_asked_twice(
 async def test_a_fleet_that_says_503_is_not_asked_four_times_by_everybody(start: Starter) -> None:
     async with fakes(start, 5) as (running, replicas):
         await asyncio.gather(*(running.post(running.chat(user="busy")) for _ in range(80)))
-        # Every request once, and repeats within the budget.
-        assert 80 <= sum(one.asked for one in replicas) < 240
+        # Every request once, and repeats within the budget: without one it would be 320. How many
+        # it lets through depends on how many are under way, and so on the machine.
+        assert 80 <= sum(one.asked for one in replicas) < 300
