@@ -11,7 +11,7 @@ use crate::cost::{Work, chunk_squares, iteration_ms};
 use crate::engine::Engine;
 use crate::profile::EngineProfile;
 use crate::request::{Request, RequestSpec};
-use crate::schedule::chunk_of;
+use crate::schedule::{chunk_of, first_chunk};
 
 /// Waiting requests whose prompts are compared with those before them.
 const COMPARED: usize = 32;
@@ -239,23 +239,29 @@ impl Outlook<'_> {
             generating_context: self.context + generating,
             ..Work::default()
         };
-        let mut goes_on = true;
-        for prompt in &mut self.prefilling {
-            goes_on = goes_on && chunk(self.profile, prompt, &mut budget, &mut work);
-        }
-        while goes_on && budget > 0 && self.next_starts() {
+        let per_block = self.profile.tokens_per_block;
+        // Where a chunk does not fit, nothing after it runs either.
+        let is_blocked = self.prefilling.iter_mut().any(|prompt| {
+            let tokens = chunk_of(prompt.computed, prompt.context, budget, per_block);
+            compute(prompt, tokens, &mut budget, &mut work);
+            tokens == 0
+        });
+        while !is_blocked && budget > 0 && self.next_starts() {
+            let next = self.waiting.front().map(|prompt| {
+                let left = (prompt.computed, prompt.context);
+                first_chunk(self.profile, left, prompt.resumed, budget)
+            });
+            let Some(tokens) = next.filter(|tokens| *tokens > 0) else {
+                break;
+            };
             let Some(mut prompt) = self.waiting.pop_front() else {
                 break;
             };
-            if next_chunk(self.profile, &prompt, budget) == 0 {
-                self.waiting.push_front(prompt);
-                break;
-            }
             let cached = u64::from(prompt.computed / self.profile.tokens_per_block);
             prompt.blocks = prompt.blocks.saturating_sub(cached);
             self.free = self.free.saturating_sub(prompt.blocks);
             work.image_tiles += u64::from(prompt.tiles);
-            goes_on = chunk(self.profile, &mut prompt, &mut budget, &mut work);
+            compute(&mut prompt, tokens, &mut budget, &mut work);
             self.prefilling.push(prompt);
         }
         self.now_ms += iteration_ms(self.profile, &work) * self.slowdown;
@@ -315,27 +321,12 @@ impl Outlook<'_> {
     }
 }
 
-/// Tokens of a prompt in the next iteration: whole blocks, or all that is left.
-fn next_chunk(profile: &EngineProfile, prompt: &Prompt, budget: u32) -> u32 {
-    let left = prompt.context.saturating_sub(prompt.computed);
-    if profile.chunked_prefill || prompt.resumed {
-        let start = prompt.computed.min(prompt.context);
-        chunk_of(start, prompt.context, budget, profile.tokens_per_block)
-    } else if left <= budget {
-        left
-    } else {
-        0
-    }
-}
-
-/// Computes a prompt's next chunk; false, where none fits any more: nothing after it runs either.
-fn chunk(profile: &EngineProfile, prompt: &mut Prompt, budget: &mut u32, work: &mut Work) -> bool {
-    let tokens = next_chunk(profile, prompt, *budget);
+/// Computes a prompt's next `tokens`.
+fn compute(prompt: &mut Prompt, tokens: u32, budget: &mut u32, work: &mut Work) {
     work.context_tokens += u64::from(tokens);
     work.context_squares += chunk_squares(prompt.computed, tokens);
     prompt.computed += tokens;
     *budget -= tokens;
-    tokens > 0
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::cost::{Work, chunk_squares};
 use crate::engine::Engine;
-use crate::profile::CapacityPolicy;
+use crate::profile::{CapacityPolicy, EngineProfile};
 use crate::request::Phase;
 use crate::step::{Started, Step};
 
@@ -202,15 +202,9 @@ impl Engine {
         if self.is_being_computed(hashes, found_blocks, request.context) {
             return None;
         }
-        let per_block = self.profile.tokens_per_block;
-        let cached_tokens = found.blocks * per_block;
-        let chunk = if self.profile.chunked_prefill || request.paused_before {
-            chunk_of(cached_tokens, request.context, budget, per_block)
-        } else if request.context - cached_tokens <= budget {
-            request.context - cached_tokens
-        } else {
-            0
-        };
+        let cached_tokens = found.blocks * self.profile.tokens_per_block;
+        let left = (cached_tokens, request.context);
+        let chunk = first_chunk(&self.profile, left, request.paused_before, budget);
         let blocks = self.blocks(request.context);
         let total = match self.profile.policy {
             CapacityPolicy::GuaranteedNoEvict => request.worst.max(blocks),
@@ -245,6 +239,23 @@ impl Engine {
                     && other.spec.block_hashes.get(first) == Some(wanted)
             })
         })
+    }
+}
+
+/// The first chunk of a prompt of which `computed` of `context` tokens are found: without chunked
+/// prefill all that is left or nothing, but for one that was paused.
+pub(crate) fn first_chunk(
+    profile: &EngineProfile,
+    (computed, context): (u32, u32),
+    resumed: bool,
+    budget: u32,
+) -> u32 {
+    let chunk = chunk_of(computed, context, budget, profile.tokens_per_block);
+    let is_whole = chunk == context - computed;
+    if profile.chunked_prefill || resumed || is_whole {
+        chunk
+    } else {
+        0
     }
 }
 
