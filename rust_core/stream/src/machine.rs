@@ -235,17 +235,16 @@ impl Stream {
         let sought = is_lost
             .then(|| self.core.seek(tenant, subset, now_us))
             .flatten();
-        let repeats = sought.is_some().then_some(Repeats::Seeking);
+        let seeks = sought.is_some();
         let chosen = keeper
             .or(sought)
             .map(Ok)
             .or_else(|| picks.then(|| self.core.pick(subset)));
         match chosen {
             Some(Ok(endpoints)) => {
-                let repeats = repeats.unwrap_or_else(|| self.repeats(&endpoints));
                 replies.push(reply::choice(
                     &endpoints,
-                    repeats,
+                    self.repeats(&endpoints, seeks),
                     None,
                     Response::RequestHeaders,
                 ));
@@ -258,8 +257,12 @@ impl Stream {
         self.state = State::Pass;
     }
 
-    fn repeats(&self, endpoints: &str) -> Repeats {
-        Repeats::of(endpoints, self.core.fallback_count())
+    fn repeats(&self, endpoints: &str, seeks: bool) -> Repeats {
+        if seeks {
+            Repeats::Seeking
+        } else {
+            Repeats::of(endpoints, self.core.fallback_count())
+        }
     }
 
     fn is_duplex(&self) -> bool {
@@ -556,11 +559,7 @@ impl Stream {
                 Response::RequestHeaders
             };
             let endpoints = ticket.endpoints();
-            let repeats = if ticket.seeks() {
-                Repeats::Seeking
-            } else {
-                self.repeats(endpoints)
-            };
+            let repeats = self.repeats(endpoints, ticket.seeks());
             let choice = reply::choice(endpoints, repeats, ticket.join(), make);
             self.answer_all(choice, gather, replies);
         } else {

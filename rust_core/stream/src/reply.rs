@@ -41,15 +41,16 @@ pub(crate) fn without_destination() -> CommonAnswer {
 pub enum Repeats {
     /// As its route says: replicas beyond those named may serve the request as well.
     AsRouted,
-    /// At the replicas named alone: there is no other, and none is to be asked twice. At a single
-    /// one once, since its connection may have been closing when the request was written.
+    /// Once at each other replica named: no other may serve it. A single replica is asked once more,
+    /// since its connection may have been closing when the request was written.
     Named,
     /// At each replica named, also after a 404, until one knows what the request asks for.
     Seeking,
 }
 
 impl Repeats {
-    /// Of a choice of `endpoints`, where `fallbacks` after the first are named if there are so many.
+    /// The repeats of a choice of `endpoints`. The choice names `fallbacks` replicas after the first,
+    /// or fewer where no others may serve.
     #[must_use]
     pub fn of(endpoints: &str, fallbacks: usize) -> Self {
         if others(endpoints.as_bytes()) < fallbacks {
