@@ -76,12 +76,6 @@ impl Gate {
         self.settings.window_ms
     }
 
-    /// Longest that a request may wait, ms.
-    #[must_use]
-    pub fn longest_wait_ms(&self) -> u64 {
-        self.settings.max_wait_ms
-    }
-
     /// Whether a request that nobody was promised would run at once.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -5,6 +5,7 @@ use crate::settings::SettingsError;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weighbridge_admit::{
     Book, Capacity, Door, Entry, Gate, Offer, Priority, Standing, Steps, Terms,
 };
@@ -50,6 +51,8 @@ impl Admission {
 #[derive(Debug)]
 pub(crate) struct Doors {
     by_model: HashMap<Arc<str>, Arc<Door>>,
+    /// Beside the doors, which are held while they are looked at.
+    longest_wait_ms: AtomicU64,
 }
 
 impl Doors {
@@ -65,12 +68,14 @@ impl Doors {
         };
         Ok(Self {
             by_model: models.map(door).collect(),
+            longest_wait_ms: AtomicU64::new(admission.queue.max_wait_ms),
         })
     }
 
     /// Takes new terms and settings; what runs, waits and is owed stays.
     pub(crate) fn set(&self, admission: &Admission, now_us: u64) -> Result<(), SettingsError> {
         let book = admission.book()?;
+        (self.longest_wait_ms).store(admission.queue.max_wait_ms, Relaxed);
         for door in self.by_model.values() {
             door.change(now_us, |gate, events| {
                 gate.set_book(book.clone(), now_us, events);
@@ -80,11 +85,9 @@ impl Doors {
         Ok(())
     }
 
-    /// The longest wait of any model, ms.
+    /// Longest that a request may wait, of each model, ms.
     pub(crate) fn longest_wait_ms(&self) -> u64 {
-        let waits = self.by_model.values();
-        let waits = waits.map(|door| door.look(weighbridge_admit::Gate::longest_wait_ms));
-        waits.max().unwrap_or(0)
+        self.longest_wait_ms.load(Relaxed)
     }
 
     /// Takes the capacities of a pool; tokens are in time within `tpot_ms`.

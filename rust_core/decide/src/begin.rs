@@ -133,8 +133,7 @@ impl Core {
             kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
         };
         let tenant = incoming.tenant.unwrap_or_default();
-        let longest_wait_ms = door.look(weighbridge_admit::Gate::longest_wait_ms);
-        let priority = self.priority(incoming, weighed.objectives.ttft_ms, longest_wait_ms);
+        let priority = self.priority(incoming, weighed.objectives.ttft_ms);
         match admission::enter(door, tenant, priority, amount, now_us) {
             Entry::Run(pass) => {
                 let admitted = Admitted {
@@ -210,12 +209,6 @@ impl Core {
             let tenant = tenant.unwrap_or_default();
             door.look(|gate| gate.is_within_promise(tenant))
         })
-    }
-
-    /// Longest that a request may wait for admission, ms.
-    #[must_use]
-    pub fn longest_wait_ms(&self, waiting: &Waiting) -> u64 {
-        waiting.door.look(weighbridge_admit::Gate::longest_wait_ms)
     }
 
     /// Makes a span of a refusal, where the request is traced: it came at `started_us` and waited

@@ -556,9 +556,9 @@ impl Core {
         &self.memory
     }
 
-    /// Longest that a request of any model may wait for admission, ms.
+    /// Longest that a request may wait for admission, ms.
     #[must_use]
-    pub fn longest_wait_of_all_ms(&self) -> u64 {
+    pub fn longest_wait_ms(&self) -> u64 {
         self.doors.longest_wait_ms()
     }
 
@@ -574,7 +574,7 @@ impl Core {
         self.registry.pool_full()
     }
 
-    /// How many replicas are named after the chosen one, if there are so many.
+    /// How many replicas a choice names after the chosen one: fewer where no others may serve.
     #[must_use]
     pub fn fallback_count(&self) -> usize {
         self.placing.load().fallbacks

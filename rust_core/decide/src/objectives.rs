@@ -92,21 +92,16 @@ impl Core {
     }
 
     /// The priority that a request asks for: by its header, else by the objective that it names, else
-    /// `batch` where nobody waits for its first token: one within `ttft_ms` is in time, and a request
-    /// may wait at most `longest_wait_ms`.
-    pub(crate) fn priority(
-        &self,
-        incoming: &Incoming<'_>,
-        ttft_ms: f64,
-        longest_wait_ms: u64,
-    ) -> Option<Priority> {
+    /// `batch` where a first token within `ttft_ms` is in time after the longest wait that there is:
+    /// nobody waits for it.
+    pub(crate) fn priority(&self, incoming: &Incoming<'_>, ttft_ms: f64) -> Option<Priority> {
         let asked = incoming.priority.and_then(Priority::from_name);
         let named = || {
             let placing = self.placing.load();
             let named = placing.objectives_of.named.get(incoming.wanted.name?)?;
             named.priority
         };
-        let is_patient = ttft_ms >= longest_wait_ms as f64;
+        let is_patient = ttft_ms >= self.doors.longest_wait_ms() as f64;
         asked
             .or_else(named)
             .or(is_patient.then_some(Priority::Batch))

@@ -403,7 +403,7 @@ impl Stream {
     /// none.
     #[must_use]
     pub fn more_time(&self) -> Option<ProcessingResponse> {
-        let waits = self.core.longest_wait_of_all_ms();
+        let waits = self.core.longest_wait_ms();
         let ms = waits + LONGEST_HEAVY_WAIT_MS + MARGIN_MS;
         (!self.is_duplex()).then(|| reply::more_time(ms))
     }
@@ -492,7 +492,7 @@ impl Stream {
         match begun {
             Ok(Begun::Placed(ticket)) => self.answer_choice(&mut gather, ticket, replies),
             Ok(Begun::Waits(waiting)) => {
-                let ms = self.core.longest_wait_ms(&waiting) + MARGIN_MS;
+                let ms = self.core.longest_wait_ms() + MARGIN_MS;
                 replies.push(reply::more_time(ms));
                 self.state = State::Waits(Box::new(Held {
                     gather,
