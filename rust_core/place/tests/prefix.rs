@@ -394,3 +394,34 @@ fn a_large_fleet_does_not_forget_what_its_replicas_still_hold() {
         );
     }
 }
+
+/// Replicas that hold equally much are named equally often: none gets requests for its number's sake.
+#[test]
+fn of_those_that_hold_a_prefix_each_is_named_as_often() {
+    for holders in [4, 16, 60, 130] {
+        let index = PrefixIndex::new();
+        let caches: Vec<ReplicaCache> = (0..holders)
+            .map(|id| ReplicaCache::new(Arc::clone(&index), ReplicaId(id), 10))
+            .collect();
+        for cache in &caches {
+            cache.record(&[1, 2, 3]);
+        }
+        let matches = index.matches(&[1, 2, 3]);
+        let rounds = u64::from(holders) * 200;
+        let mut named: HashMap<u32, u32> = HashMap::new();
+        for round in 0..rounds {
+            let found = matches.best(2, round);
+            assert_eq!(found.len(), 2);
+            assert_ne!(found[0].0, found[1].0);
+            for (id, _) in found {
+                *named.entry(id.0).or_default() += 1;
+            }
+        }
+        // 400 times each, if equally often.
+        let times = |id: u32| named.get(&id).copied().unwrap_or(0);
+        let (least, most) = (0..holders).fold((u32::MAX, 0), |(least, most), id| {
+            (least.min(times(id)), most.max(times(id)))
+        });
+        assert!(least > 300 && most < 500, "{holders}: {least} to {most}");
+    }
+}

@@ -48,7 +48,7 @@ impl Matches {
     }
 
     /// Up to `most` replicas with the longest matches, deepest first, each once. Among equals the
-    /// `seed` says where to begin, so that the lowest numbers are not always the ones named.
+    /// `seed` says with which to begin, so that all are named equally often.
     #[must_use]
     pub fn best(&self, most: usize, seed: u64) -> SmallVec<[(ReplicaId, u32); 8]> {
         let mut found: SmallVec<[(ReplicaId, u32); 8]> = SmallVec::new();
@@ -61,15 +61,22 @@ impl Matches {
             };
             match level.set {
                 LevelSet::Few(holders) => {
-                    let _ = holders.ids().all(&mut add);
+                    let turn = place(seed, holders.ids().count());
+                    let _ = holders.ids().skip(turn).all(&mut add)
+                        && holders.ids().take(turn).all(&mut add);
                 }
                 LevelSet::Many(from, to) => {
                     let words = self.words(from, to);
-                    let turn = from_word(seed, words.len());
-                    let (before, after) = words.split_at_checked(turn).unwrap_or((words, &[]));
-                    let ahead = u32::try_from(turn * 64).unwrap_or(0);
-                    let _ = bits(after).map(|id| ReplicaId(id.0 + ahead)).all(&mut add)
-                        && bits(before).all(&mut add);
+                    let mut turn = place(seed, ones(words).sum());
+                    let word = ones(words)
+                        .take_while(|ones| take(&mut turn, *ones))
+                        .count();
+                    let (before, after) = words.split_at_checked(word).unwrap_or((words, &[]));
+                    let ahead = u32::try_from(word * 64).unwrap_or(0);
+                    let after = || bits(after).map(|id| ReplicaId(id.0 + ahead));
+                    let _ = after().skip(turn).all(&mut add)
+                        && bits(before).all(&mut add)
+                        && after().take(turn).all(&mut add);
                 }
             }
             if found.len() >= most {
@@ -164,8 +171,20 @@ fn has_bit(words: &[u64], id: ReplicaId) -> bool {
         .is_some_and(|word| word >> (id.slot() % 64) & 1 == 1)
 }
 
-/// A word to begin with, by the seed.
+/// How many are in each of these words.
+fn ones(words: &[u64]) -> impl Iterator<Item = usize> {
+    words.iter().map(|word| word.count_ones() as usize)
+}
+
+/// A place among so many to begin with, by the seed.
 #[allow(clippy::cast_possible_truncation)]
-fn from_word(seed: u64, words: usize) -> usize {
-    ((u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * words as u128) >> 64) as usize
+fn place(seed: u64, among: usize) -> usize {
+    ((u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * among as u128) >> 64) as usize
+}
+
+/// Takes so many off what is left, if more are left.
+fn take(left: &mut usize, count: usize) -> bool {
+    let rest = left.checked_sub(count);
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
