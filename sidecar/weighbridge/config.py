@@ -206,7 +206,7 @@ class Placing(Section):
         20.0, ge=0, le=1e9, description="Another replica must beat a session's home by this, ms..."
     )
     spill_margin_share: float = Field(
-        0.1, ge=0, le=1, description="...and by this share of the wait there."
+        0.5, ge=0, le=1, description="...and by this share of the wait there."
     )
     samples: int = Field(8, ge=0, le=64, description="Replicas looked at beside the slice's own.")
     cached_candidates: int = Field(

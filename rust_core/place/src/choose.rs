@@ -90,7 +90,7 @@ impl Default for ChoiceSettings {
     fn default() -> Self {
         Self {
             spill_margin_ms: 20.0,
-            spill_margin_share: 0.1,
+            spill_margin_share: 0.5,
             samples: 8,
             cached: 4,
             stall_weight: 4.0,
