@@ -82,6 +82,7 @@ class Options:
     events: Sequence[str] = ()
     session_header: bool = True
     answers_quoted: bool = True
+    streamed: bool = True
     # What the live core is told of answers' lengths, "known" or {"tokens": N}; none: it predicts.
     told_length: str | dict[str, int] | None = None
     telemetry_ms: float = 50.0
@@ -185,6 +186,7 @@ def scenario_of(options: Options, trace: _core.Trace) -> dict[str, Any]:
         "detect_ms": options.detect_ms,
         "session_header": options.session_header,
         "answers_quoted": options.answers_quoted,
+        "streamed": options.streamed,
         "told_length": options.told_length,
         "round_s": Placing().round_seconds,
         "events": list(options.events),

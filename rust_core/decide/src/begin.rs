@@ -366,6 +366,12 @@ impl Core {
         };
         let life = Life::new(facts, admitted.pass, replica, charge, flight, brought);
         let life = self.metering.open.list(life);
+        let forecast = decision.candidate();
+        if !reading.stream
+            && let Some(forecast) = forecast
+        {
+            self.unseen.expect(&life, after(now_us, forecast.first_ms));
+        }
         let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
         ticket.seek(sought);
         if !steered {
@@ -390,11 +396,7 @@ impl Core {
                 mu: cost.total(),
                 prefill_mu: cost.before_first_token(),
                 decode_mu: cost.decode_mu,
-                wait_ms: decision
-                    .candidates
-                    .iter()
-                    .find(|candidate| candidate.replica == decision.chosen)
-                    .map_or(0.0, |candidate| candidate.wait_ms),
+                wait_ms: forecast.map_or(0.0, |forecast| forecast.wait_ms),
                 objective_ttft_ms: objectives.ttft_ms,
                 objective_tpot_ms: objectives.tpot_ms,
                 pool: decision.pool,
@@ -411,4 +413,10 @@ impl Core {
         }
         ticket
     }
+}
+
+/// A time so many ms after another, µs.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn after(at_us: u64, ms: f64) -> u64 {
+    at_us.saturating_add((ms.max(0.0) * 1e3) as u64)
 }

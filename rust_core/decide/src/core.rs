@@ -22,6 +22,7 @@ use crate::steps;
 use crate::tally::Tallies;
 use crate::ticket::Ticket;
 use crate::tokenizers;
+use crate::unseen::Unseen;
 use crate::usage_log::UsageRecord;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -77,6 +78,7 @@ pub struct Core {
     pub(crate) observing: Observing,
     pub(crate) metering: Metering,
     pub(crate) seeking: Seeking,
+    pub(crate) unseen: Unseen,
     pub(crate) tallies: Tallies,
     memory: Arc<Memory>,
     pub(crate) log: DecisionLog,
@@ -126,6 +128,7 @@ impl Core {
                 metering
             },
             seeking: Seeking::default(),
+            unseen: Unseen::default(),
             models,
             registry: Registry::default(),
             replicas: Mutex::default(),
@@ -331,15 +334,18 @@ impl Core {
         Ok(())
     }
 
-    /// Lets time pass for those who wait for admission. To be called at [`Core::next_event_us`].
+    /// Lets time pass for those who wait for admission, and for prompts whose end is not seen. To be
+    /// called at [`Core::next_event_us`].
     pub fn advance(&self, now_us: u64) {
+        self.unseen.advance(now_us);
         self.doors.advance(now_us);
     }
 
     /// When [`Core::advance`] has something to do next, µs, if nothing else happens.
     #[must_use]
     pub fn next_event_us(&self) -> Option<u64> {
-        self.doors.next_event_us()
+        let next = [self.unseen.next_us(), self.doors.next_event_us()];
+        next.into_iter().flatten().min()
     }
 
     pub(crate) fn doors(&self) -> &Doors {

@@ -39,6 +39,7 @@ mod steps;
 mod tally;
 mod ticket;
 mod tokenizers;
+mod unseen;
 mod usage_log;
 mod weighed;
 mod weighing;

@@ -493,3 +493,44 @@ fn a_drain_outlives_a_flap_of_discovery_on_the_clock_that_is_handed_in() {
     set_replicas(&core, &[0, 1]);
     assert_eq!(state(&core), "healthy", "another has its address by now");
 }
+
+/// Forty prompts of some 2,000 tokens, one each 150 ms, of which no first token is seen; how many of
+/// them run.
+fn unseen_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
+    let core = core(2);
+    let (mut running, mut waiting) = (Vec::new(), 0);
+    for number in 0..40 {
+        let now_us = number * 150_000;
+        core.advance(now_us);
+        let session = format!("s{number}");
+        let text = format!("{session} {}", "hello ".repeat(2000));
+        let body = json!({
+            "model": "m", "max_tokens": 50, "stream": is_streamed,
+            "messages": [{"role": "user", "content": text}]
+        });
+        let body = serde_json::to_vec(&body).unwrap();
+        match core.begin(&incoming(Some(&session), &body), now_us) {
+            Ok(Begun::Placed(ticket)) => running.push(ticket),
+            _ => waiting += 1,
+        }
+    }
+    (core, running, waiting)
+}
+
+#[test]
+fn prompts_of_answers_that_are_not_streamed_count_until_they_should_be_computed() {
+    let (core, running, waiting) = unseen_prompts(false);
+    assert_eq!(waiting, 0, "their replicas have computed them and decode");
+    let now_us = 40 * 150_000 + 5_000_000;
+    core.advance(now_us);
+    let pool = core.pool();
+    let loads = || pool.replicas().map(|one| one.load.totals());
+    assert!(loads().all(|load| load.prefill.micro() == 0));
+    assert!(loads().all(|load| load.decode.micro() > 0), "it goes on");
+    for ticket in running {
+        core.end(ticket, now_us);
+    }
+    assert_eq!(core.accounts(), Accounts::default());
+    // Where the first token is to be seen, a prompt counts until it is.
+    assert!(unseen_prompts(true).2 > 0);
+}

@@ -209,6 +209,15 @@ pub struct Decision {
     pub candidates: Vec<Candidate>,
 }
 
+impl Decision {
+    /// What the chosen replica was found to offer.
+    #[must_use]
+    pub fn candidate(&self) -> Option<&Candidate> {
+        let mut all = self.candidates.iter();
+        all.find(|candidate| candidate.replica == self.chosen)
+    }
+}
+
 /// Why no replica could be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NoReplica {

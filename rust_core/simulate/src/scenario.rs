@@ -120,6 +120,9 @@ pub struct Scenario {
     /// found again; a replayed trace's words are not the engine's.
     #[serde(default = "yes")]
     pub answers_quoted: bool,
+    /// Whether clients have their answers streamed; else routers see nothing of one before its end.
+    #[serde(default = "yes")]
+    pub streamed: bool,
     /// What the live core is told of answers' lengths, to see what predicting them is worth; left
     /// out: nothing.
     #[serde(default)]

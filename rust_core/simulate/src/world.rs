@@ -379,7 +379,9 @@ impl<'a> World<'a> {
             let stage = self.measure.record(number).map(|record| record.stage);
             if stage == Some(Stage::Waiting) {
                 self.measure.first_token(number, self.now_ms);
-                self.policy.first_token(number, replica, self.now_ms);
+                if self.scenario.streamed {
+                    self.policy.first_token(number, replica, self.now_ms);
+                }
             }
         }
         for finished in &results.finished {
@@ -392,7 +394,7 @@ impl<'a> World<'a> {
                 output_tokens: record.output_tokens,
             });
             if let Some(usage) = usage {
-                self.policy.finished(number, usage, self.now_ms);
+                self.policy.finished(number, replica, usage, self.now_ms);
             }
             self.count(replica, false);
             self.ended(number);

@@ -153,7 +153,7 @@ impl Policy for Dynamo {
         }
     }
 
-    fn finished(&mut self, number: usize, _usage: Usage, _now_ms: f64) {
+    fn finished(&mut self, number: usize, _replica: usize, _usage: Usage, _now_ms: f64) {
         self.free(number);
     }
 

@@ -137,7 +137,7 @@ impl Policy for Foresight {
         }
     }
 
-    fn finished(&mut self, number: usize, _usage: Usage, _now_ms: f64) {
+    fn finished(&mut self, number: usize, _replica: usize, _usage: Usage, _now_ms: f64) {
         self.known.remove(&(number as u64));
     }
 

@@ -99,11 +99,11 @@ pub(crate) trait Policy {
     /// The replica was reached and has the request.
     fn sent(&mut self, _ask: &Ask<'_>, _replica: usize, _view: &View<'_>) {}
 
-    /// The first token is out.
+    /// The first token is out. Not told where answers are not streamed.
     fn first_token(&mut self, _number: usize, _replica: usize, _now_ms: f64) {}
 
     /// The answer is complete.
-    fn finished(&mut self, _number: usize, _usage: Usage, _now_ms: f64) {}
+    fn finished(&mut self, _number: usize, _replica: usize, _usage: Usage, _now_ms: f64) {}
 
     /// The request was broken off with its replica, or found none.
     fn dropped(&mut self, _number: usize, _now_ms: f64) {}

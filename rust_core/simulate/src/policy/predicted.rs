@@ -302,7 +302,7 @@ impl Policy for Predicted {
         }
     }
 
-    fn finished(&mut self, number: usize, _usage: Usage, now_ms: f64) {
+    fn finished(&mut self, number: usize, _replica: usize, _usage: Usage, now_ms: f64) {
         self.free(number, now_ms);
     }
 

@@ -87,6 +87,7 @@ impl Live {
                 .collect(),
             body: BodyOptions {
                 told_length: scenario.told_length,
+                stream: scenario.streamed,
                 ..BodyOptions::streamed(model.map_or("", String::as_str))
             },
             pool: TextPool::new(),
@@ -128,6 +129,8 @@ impl Live {
         if kind == Kind::Embeddings {
             self.embeds.insert(ask.number);
         }
+        let now_us = self.at(ask.now_ms);
+        self.core.advance(now_us);
         let incoming = Incoming {
             request_id: &request_id(ask.number),
             endpoint: endpoint(kind),
@@ -140,7 +143,7 @@ impl Live {
             parent: None,
             body: Body::whole(&self.bytes),
         };
-        match self.core.begin(&incoming, self.at(ask.now_ms)) {
+        match self.core.begin(&incoming, now_us) {
             Ok(Begun::Waits(waiting)) => {
                 let bell = Bell(ask.number, Arc::clone(&self.called));
                 waiting.wake(Waker::from(Arc::new(bell)));
@@ -199,6 +202,14 @@ impl Live {
 }
 
 impl Live {
+    fn first_byte(&mut self, number: usize, replica: usize, now_ms: f64) {
+        let served = self.endpoints.get(replica).map(String::as_str);
+        let now_us = self.at(now_ms);
+        if let Some(ticket) = self.tickets.get_mut(&number) {
+            self.core.first_byte(ticket, 200, served, now_us);
+        }
+    }
+
     fn end(&mut self, number: usize, now_us: u64) {
         if let Some(ticket) = self.tickets.remove(&number) {
             self.core.end(ticket, now_us);
@@ -244,20 +255,31 @@ fn request_id(number: usize) -> String {
 
 /// A streamed reply, with what the engine says of it at its end.
 fn reply_of(usage: Usage) -> String {
-    let most = usize::try_from(usage.output_tokens)
-        .unwrap_or(0)
-        .min(1 << 20);
-    let text = json!({"choices": [{"delta": {"content": "w".repeat(most)}}]});
-    let usage = json!({
-        "choices": [],
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.output_tokens,
-            "total_tokens": usage.prompt_tokens + usage.output_tokens,
-            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        },
-    });
+    let text = json!({"choices": [{"delta": {"content": text(usage)}}]});
+    let usage = json!({"choices": [], "usage": told(usage)});
     format!("data: {text}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
+}
+
+/// A reply in one piece.
+fn whole(usage: Usage) -> String {
+    let choice = json!({"message": {"role": "assistant", "content": text(usage)}});
+    json!({"object": "chat.completion", "choices": [choice], "usage": told(usage)}).to_string()
+}
+
+/// A byte for each token.
+fn text(usage: Usage) -> String {
+    let most = usize::try_from(usage.output_tokens).unwrap_or(0);
+    "w".repeat(most.min(1 << 20))
+}
+
+/// Usage as the engine tells it.
+fn told(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    })
 }
 
 /// The reply to a request for embeddings, without them.
@@ -302,21 +324,22 @@ impl Policy for Live {
     }
 
     fn first_token(&mut self, number: usize, replica: usize, now_ms: f64) {
-        let served = self.endpoints.get(replica).map(String::as_str);
-        let now_us = self.at(now_ms);
-        if let Some(ticket) = self.tickets.get_mut(&number) {
-            self.core.first_byte(ticket, 200, served, now_us);
-        }
+        self.first_byte(number, replica, now_ms);
     }
 
-    fn finished(&mut self, number: usize, usage: Usage, now_ms: f64) {
+    fn finished(&mut self, number: usize, replica: usize, usage: Usage, now_ms: f64) {
+        if !self.body.stream {
+            self.first_byte(number, replica, now_ms);
+        }
         let now_us = self.at(now_ms);
         let join = self.tickets.get(&number).and_then(Ticket::join);
         if let Some(mut observer) = self.core.observe(join, None) {
             let (form, body) = if self.embeds.remove(&number) {
                 ("application/json", embedded(usage))
-            } else {
+            } else if self.body.stream {
                 ("text/event-stream", reply_of(usage))
+            } else {
+                ("application/json", whole(usage))
             };
             observer.begin(Some(form), None);
             observer.body(body.as_bytes(), now_us);

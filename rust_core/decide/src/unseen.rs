@@ -1,0 +1,65 @@
+//! Prompts whose end nobody sees: the first byte of an answer that is not streamed comes with its last.
+//!
+//! Such a prompt counts as computed when its replica should have its first token by the forecast. Did it
+//! count until the whole answer is there, replicas that decode long answers would seem to have no
+//! room for prompts.
+
+use crate::life::Life;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// No prompt is due.
+const NEVER: u64 = u64::MAX;
+
+/// The requests whose prompts are being computed unseen.
+#[derive(Debug)]
+pub(crate) struct Unseen {
+    /// By when the first token is due, µs, and the decision's number.
+    due: Mutex<BTreeMap<(u64, u64), Weak<Life>>>,
+    /// When the first of them is due, µs.
+    next_us: AtomicU64,
+}
+
+impl Default for Unseen {
+    fn default() -> Self {
+        Self {
+            due: Mutex::default(),
+            next_us: AtomicU64::new(NEVER),
+        }
+    }
+}
+
+impl Unseen {
+    /// The prompt of this request should be computed at `due_us`.
+    pub(crate) fn expect(&self, life: &Arc<Life>, due_us: u64) {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.insert((due_us, life.facts.number), Arc::downgrade(life));
+        self.next_us.fetch_min(due_us, Relaxed);
+    }
+
+    /// Lets time pass up to `now_us`.
+    pub(crate) fn advance(&self, now_us: u64) {
+        if self.next_us.load(Relaxed) > now_us {
+            return;
+        }
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let later = due.split_off(&(now_us.saturating_add(1), 0));
+        let computed = std::mem::replace(&mut *due, later);
+        let next = due.first_key_value().map_or(NEVER, |((next, _), _)| *next);
+        self.next_us.store(next, Relaxed);
+        drop(due);
+        for life in computed.values().filter_map(Weak::upgrade) {
+            let mut held = life.lock();
+            let woken = life.computed(&mut held, now_us);
+            drop(held);
+            drop(woken);
+        }
+    }
+
+    /// When [`Unseen::advance`] has something to do next, µs.
+    pub(crate) fn next_us(&self) -> Option<u64> {
+        let next = self.next_us.load(Relaxed);
+        (next != NEVER).then_some(next)
+    }
+}
