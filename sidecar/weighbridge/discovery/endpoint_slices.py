@@ -34,13 +34,22 @@ class ServiceEndpoints:
 
 
 def endpoints(slices: Iterable[Object], settings: EndpointSliceSource) -> tuple[Found, ...]:
-    """The replicas in all slices of the Service. One that is in two slices counts once."""
+    """The replicas in all slices of the Service. One that is in two slices counts once.
+
+    A Service without pods, or without pods of one family of addresses, has a slice with neither
+    endpoints nor ports. Pods that lack the port are in a slice of their own, and are no replicas.
+    """
     found: dict[str, Found] = {}
+    without: SourceError | None = None
     for one in slices:
-        if one.get("addressType") not in {"IPv4", "IPv6"}:
+        if one.get("addressType") not in {"IPv4", "IPv6"} or not one.get("endpoints"):
             continue
-        number = port(one, settings)
-        for endpoint in one.get("endpoints") or ():
+        try:
+            number = port(one, settings)
+        except SourceError as error:
+            without = error
+            continue
+        for endpoint in one["endpoints"]:
             state = condition(endpoint.get("conditions") or {})
             if state is None:
                 continue
@@ -48,6 +57,8 @@ def endpoints(slices: Iterable[Object], settings: EndpointSliceSource) -> tuple[
                 where = HostPort(address, number)
                 zone = endpoint.get("zone") or ""
                 found.setdefault(str(where), from_template(settings, where, zone, state))
+    if without is not None and not found:
+        raise without
     return tuple(found[key] for key in sorted(found))
 
 

@@ -118,6 +118,26 @@ async def test_a_services_endpoints_are_followed(stub: Cluster) -> None:
     assert stub.lists == 1, "changes are watched, not listed again and again"
 
 
+async def test_slices_without_endpoints_or_without_the_port_cost_the_others_nothing(
+    stub: Cluster,
+) -> None:
+    # What a Service with addresses of both families has while its pods have one.
+    none: Object = {"addressType": "IPv6", "endpoints": None, "ports": []}
+    await stub.put(SLICES, endpoint_slice("a", endpoint("10.0.0.1")))
+    await stub.put(SLICES, endpoint_slice("b") | none)
+    other: Object = {"ports": [{"name": "grpc", "port": 9002, "protocol": "TCP"}]}
+    await stub.put(SLICES, endpoint_slice("c", endpoint("10.0.0.3")) | other)
+    async with aclosing(service(stub).lists()) as lists:
+        follower = Follower(lists)
+        assert await follower.next() == {"10.0.0.1:8000": "healthy"}
+
+
+async def test_a_service_without_pods_has_no_replicas(stub: Cluster) -> None:
+    await stub.put(SLICES, endpoint_slice("a") | {"endpoints": None, "ports": []})
+    async with aclosing(service(stub).lists()) as lists:
+        assert await Follower(lists).next() == {}
+
+
 async def test_the_zone_is_the_domain(stub: Cluster) -> None:
     await stub.put(SLICES, endpoint_slice("a", endpoint("10.0.0.1", zone="zone-b")))
     async with aclosing(service(stub).lists()) as lists:
