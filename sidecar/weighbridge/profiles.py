@@ -9,6 +9,7 @@ import yaml
 
 from weighbridge.config import read_yaml
 from weighbridge.errors import ConfigError
+from weighbridge.watch import require_regular
 
 
 def shipped_directory() -> Path:
@@ -34,6 +35,8 @@ def locate(reference: str, base: Path) -> Path:
 
 def load_profile(path: Path) -> dict[str, Any]:
     """One profile as its file gives it; the core checks its coefficients."""
+    # A running sidecar reads it again at each reload.
+    require_regular(path)
     profile = read_yaml(path)
     name = profile.get("name")
     if not isinstance(name, str) or not name:

@@ -304,6 +304,7 @@ class Service:
 
     def _read(self) -> Config:
         """The file as it is now, checked in all that can be checked before it is in force."""
+        watch.require_regular(self._source)
         config = load(self._source)
         if config != self._config:
             self._check_changeable(config)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 
 from weighbridge.errors import ConfigError
 
@@ -22,6 +23,16 @@ def stamp(path: Path) -> Stamp:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def require_regular(path: Path) -> None:
+    """ConfigError where a path leads to no file: to read a pipe or device may never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    if not S_ISREG(mode):
+        raise ConfigError(f"{path}: is no regular file")
 
 
 def changes(path: Path, interval_seconds: float) -> AsyncGenerator[None, None]:
@@ -58,6 +69,8 @@ async def follow(
         now = [stamp(path) for path in paths]
         if now != known:
             try:
+                for path in paths:
+                    require_regular(path)
                 await take()
             except ConfigError as error:
                 if complained != now:

@@ -1,7 +1,9 @@
 """The sidecar's process, without its sockets: reloads are whole, descriptors are enough."""
 
+import asyncio
 import json
 import logging
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,21 @@ async def test_a_source_that_cannot_be_made_leaves_all_as_it_was(
         await service._reload()
     assert service._config is before
     assert service._reloads.refused == "RuntimeError: no such package"
+
+
+async def test_what_is_no_file_is_refused_and_the_next_file_is_taken(tmp_path: Path) -> None:
+    source = written(tmp_path / "weighbridge.yaml", BEFORE)
+    service = Service(source)
+    source.unlink()
+    os.mkfifo(source)
+    # Read on a thread of its own: the loop's would wait for a writer that never comes.
+    await asyncio.wait_for(service._reload(), 5)
+    assert service._reloads.refused == f"{source}: is no regular file"
+    source.unlink()
+    written(source, AFTER)
+    await service._reload()
+    assert service._reloads.refused is None
+    await service._fleet.close()
 
 
 def test_ready_needs_a_replica(tmp_path: Path) -> None:

@@ -71,3 +71,26 @@ async def test_files_that_do_not_fit_together_are_not_taken(
     task.cancel()
     said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert said == ["certificates not reloaded: they do not fit"], "once, not each time"
+
+
+async def test_what_is_no_file_is_never_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    os.mkfifo(token)
+    taken: list[str] = []
+
+    async def take() -> None:
+        taken.append(token.read_text())
+
+    task = asyncio.create_task(follow("token", [token], 0.01, take))
+    async with asyncio.timeout(5):
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+        token.unlink()
+        token.write_text("1")
+        while taken != ["1"]:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    [said] = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert said == f"token not reloaded: {token}: is no regular file"

@@ -10,7 +10,7 @@ from weighbridge.discovery.settings import FileSource
 from weighbridge.discovery.source import Found, SourceError
 from weighbridge.errors import ConfigError
 from weighbridge.schema import Section
-from weighbridge.watch import changes
+from weighbridge.watch import changes, require_regular
 
 
 class ReplicaFile(Section):
@@ -22,6 +22,7 @@ class ReplicaFile(Section):
 def read(path: Path) -> tuple[Found, ...]:
     """The file's list. SourceError names the file and the key."""
     try:
+        require_regular(path)
         content = ReplicaFile.model_validate(read_yaml(path))
     except ConfigError as error:
         raise SourceError(str(error)) from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -242,6 +243,10 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
         file.write_text("replicas:\n- {endpoint: '10.0.0.1', profile: p}\n")
         with pytest.raises(SourceError, match=r"list.yaml: replicas\[0\].endpoint: "):
             await anext(lists)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(SourceError, match=r"list.yaml: is no regular file"):
+        await first(FileList(settings, tmp_path))
 
 
 class Broken:
