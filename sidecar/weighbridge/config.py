@@ -342,6 +342,11 @@ class Admission(Section):
     """Tenants, their promises, and the queues that keep them."""
 
     enabled: bool = Field(True, description="Off: everything runs at once.")
+    cut_sheddable: bool = Field(
+        False,
+        description="Requests of `sheddable` that no replica has begun to answer are ended, with 429 "
+        "`preempted`, where a tenant's guarantee would miss its time to first token behind them.",
+    )
     queue: Queue = Queue()
     tenants: dict[Name, Tenant] = Field(
         {}, max_length=10_000, description="By name, as header or claim has it."

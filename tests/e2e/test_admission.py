@@ -125,3 +125,36 @@ def usage_of(body: bytes) -> tuple[int, int]:
     else:
         usage = json.loads(body)["usage"]
     return usage["prompt_tokens"], usage["completion_tokens"]
+
+
+async def test_a_guarantee_that_would_be_late_ends_sheddable_work(start: Starter) -> None:
+    sidecar = {
+        "admission": {
+            "cut_sheddable": True,
+            "tenants": {
+                "gold": {"guaranteed_mu_per_min": 30_000},
+                "low": {"priority": "sheddable"},
+            },
+        },
+        "placing": {"objectives_of": {"tenants": {"gold": {"ttft_ms": 300}}}},
+    }
+    async with start(replicas=1, speed=1.0, sidecar=sidecar) as running:
+        prompt = "a long report of the night, word by word " * 8_000
+        low = asyncio.create_task(
+            running.post(running.chat(prompt, max_tokens=50), headers={"x-tenant-id": "low"})
+        )
+
+        async def computes() -> bool:
+            [replica] = (await running.stack.status())["replicas"]
+            return bool(replica["requests"] == 1)
+
+        await until(computes)
+        gold = await running.post(running.chat("hi"), headers={"x-tenant-id": "gold"})
+        assert gold.status == 200
+        refused = await low
+        assert refused.status == 429
+        assert json.loads(refused.body)["error"]["code"] == "preempted"
+        assert int(refused.headers["retry-after"]) >= 1
+        # Nothing of it is left, and its replica is as well as before.
+        [replica] = (await running.stack.status())["replicas"]
+        assert replica["state"] == "healthy"

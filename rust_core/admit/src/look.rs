@@ -5,7 +5,7 @@ use weighbridge_place::MicroMu;
 use crate::accounts::Account;
 use crate::book::Priority;
 use crate::gate::Gate;
-use crate::outcome::Standing;
+use crate::outcome::{Grant, Shed, ShedReason, Standing};
 
 impl Gate {
     /// Where a tenant stands.
@@ -113,6 +113,15 @@ impl Gate {
     #[must_use]
     pub fn drain_mu_per_ms(&self) -> f64 {
         self.drain.mu_per_ms(self.capacity.mu_per_ms)
+    }
+
+    /// The refusal of a request that ran and was ended for a guarantee.
+    #[must_use]
+    pub fn preempted(&self, grant: &Grant) -> Shed {
+        Shed {
+            reason: ShedReason::Preempted,
+            retry_after_ms: self.retry_after_ms(grant.account, grant.priority),
+        }
     }
 
     /// When a request of this account and class would likely run, ms from now.

@@ -99,6 +99,8 @@ pub enum ShedReason {
     TooLarge,
     /// No replica takes anything new.
     NoReplica,
+    /// It ran, and was ended for a guarantee that would have been late.
+    Preempted,
 }
 
 impl ShedReason {
@@ -112,6 +114,7 @@ impl ShedReason {
             Self::Deadline => "queue_deadline",
             Self::TooLarge => "request_too_large",
             Self::NoReplica => "no_replica",
+            Self::Preempted => "preempted",
         }
     }
 }

@@ -17,6 +17,9 @@ use weighbridge_place::{Amount, MicroMu, ModelPool, Pool, ReplicaSpec, State};
 pub struct Admission {
     /// Off: everything runs at once, whatever is in flight.
     pub enabled: bool,
+    /// Requests of `sheddable` that no replica has begun to answer are ended where a guarantee would be
+    /// late behind them.
+    pub cut_sheddable: bool,
     /// The queue before each model's replicas.
     pub queue: weighbridge_admit::Settings,
     /// What tenants were promised and may ask for, of each model, by name.
@@ -29,6 +32,7 @@ impl Default for Admission {
     fn default() -> Self {
         Self {
             enabled: true,
+            cut_sheddable: false,
             queue: weighbridge_admit::Settings::default(),
             tenants: BTreeMap::new(),
             default_tenant: Terms::default(),

@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
-use weighbridge_admit::{Door, Entry, Grant, Pass, Shed, Turn};
+use weighbridge_admit::{Door, Entry, Grant, Pass, Priority, Shed, Turn};
 use weighbridge_learn::Owed;
 use weighbridge_learn::health::Source;
 use weighbridge_place::{Amount, Decision, MicroMu, Placed, Pool, Replica};
@@ -32,6 +32,9 @@ pub enum Begun {
     Waits(Box<Waiting>),
 }
 
+/// How a request's wait ended.
+pub type Turned = Result<Pass, Shed>;
+
 /// A request in the queue before a model's replicas; dropped, it gives up its place.
 #[derive(Debug)]
 pub struct Waiting {
@@ -43,13 +46,32 @@ pub struct Waiting {
 
 impl Waiting {
     /// The answer for [`Core::resume`], or else wakes `context` when it is there.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Pass, Shed>> {
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Turned> {
         Pin::new(&mut self.turn).poll(context)
     }
 
     /// Has `waker` called when the answer is there; at once, if it is.
     pub fn wake(&self, waker: Waker) {
         self.turn.wake(waker);
+    }
+}
+
+/// As what a request was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// On its tenant's promise.
+    Promised,
+    /// In the order of its priority.
+    Of(Priority),
+}
+
+impl Class {
+    fn of(grant: &Grant) -> Self {
+        if grant.is_promised() {
+            Self::Promised
+        } else {
+            Self::Of(grant.priority())
+        }
     }
 }
 
@@ -161,7 +183,7 @@ impl Core {
     pub fn resume(
         &self,
         waiting: Box<Waiting>,
-        answer: Result<Pass, Shed>,
+        answer: Turned,
         incoming: &Incoming<'_>,
         now_us: u64,
     ) -> Result<Ticket, Refusal> {
@@ -177,7 +199,7 @@ impl Core {
     fn resume_untraced(
         &self,
         waiting: Box<Waiting>,
-        answer: Result<Pass, Shed>,
+        answer: Turned,
         incoming: &Incoming<'_>,
         now_us: u64,
     ) -> Result<Ticket, Refusal> {
@@ -265,8 +287,8 @@ impl Core {
             kv_tokens: cost.kv_tokens,
             kv_reserved: weighed.weighing.kv_reserved(decision.cached_blocks),
         });
-        let grant = admitted.pass.as_ref().and_then(Pass::grant);
-        if grant.is_some_and(Grant::is_promised) {
+        let class = admitted.pass.as_ref().and_then(Pass::grant).map(Class::of);
+        if class == Some(Class::Promised) {
             charge.promise();
         }
         let steered = !self.observes_only();
@@ -374,6 +396,18 @@ impl Core {
         }
         let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
         ticket.seek(sought);
+        if let Some(class) = class.filter(|_| steered && self.cutting.is_on()) {
+            let first_ms = forecast.map_or(0.0, |forecast| forecast.first_ms);
+            let late_ms = waited_us as f64 / 1e3 + first_ms - objectives.ttft_ms;
+            let late = MicroMu::from_mu(late_ms * replica.full_mu_per_ms());
+            match class {
+                Class::Promised => self.cutting.make_way(replica.id, late),
+                Class::Of(Priority::Sheddable) => {
+                    ticket.may_be_cut_as(self.cutting.list(replica.id, ticket.life()));
+                }
+                Class::Of(_) => {}
+            }
+        }
         if !steered {
             self.observing.decided();
             ticket.observe(Observed::new(weighed, decision.cached_blocks));

@@ -3,6 +3,7 @@
 use crate::admission::{Admission, Doors};
 use crate::assigning::{Assigning, AssignmentStatus};
 use crate::clock::{Clock, WallClock};
+use crate::cutting::Cutting;
 use crate::drains::Drains;
 use crate::foreign::Means;
 use crate::health::{HealthChange, HealthSetting, Observation, Watch};
@@ -79,6 +80,7 @@ pub struct Core {
     pub(crate) metering: Metering,
     pub(crate) seeking: Seeking,
     pub(crate) unseen: Unseen,
+    pub(crate) cutting: Arc<Cutting>,
     pub(crate) tallies: Tallies,
     memory: Arc<Memory>,
     pub(crate) log: DecisionLog,
@@ -129,6 +131,11 @@ impl Core {
             },
             seeking: Seeking::default(),
             unseen: Unseen::default(),
+            cutting: {
+                let cutting = Arc::<Cutting>::default();
+                cutting.set(admission.cut_sheddable);
+                cutting
+            },
             models,
             registry: Registry::default(),
             replicas: Mutex::default(),
@@ -331,6 +338,7 @@ impl Core {
         self.doors.set(admission, self.now_us())?;
         self.metering.tenants.list(admission.tenants.keys());
         self.admits.store(admission.enabled, Relaxed);
+        self.cutting.set(admission.cut_sheddable);
         Ok(())
     }
 
@@ -524,6 +532,14 @@ impl Core {
         }
         let settled = self.metering.ended(&life, now_us);
         self.correct_heat(settled, now_us);
+    }
+
+    /// The request was cut: it ends as if it had not happened. What its client is told.
+    pub fn cut(&self, ticket: Ticket, now_us: u64) -> Refusal {
+        let life = Arc::clone(ticket.life());
+        let refusal = life.cut();
+        self.end(ticket, now_us);
+        refusal
     }
 
     /// Corrects a slice's heat by what a request really took: nothing, where it did not happen.

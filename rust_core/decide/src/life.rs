@@ -1,7 +1,9 @@
 //! What one request holds, from its placing to its end, in one object: whichever way it ends, all of
 //! it is given back.
 
+use crate::admission;
 use crate::claims::longest_answer;
+use crate::refusal::Refusal;
 use crate::shards::{Shards, hash};
 use crate::signs::{Measured, Signs};
 use crate::ticket::Origin;
@@ -282,6 +284,29 @@ impl Life {
     /// Tokens of each answer from which on it is longer than expected.
     pub(crate) fn expects(&self) -> u64 {
         self.lock().expected_output
+    }
+
+    /// Prefill that its replica has not computed, while no answer has begun.
+    pub(crate) fn prefill_left(&self) -> MicroMu {
+        let held = self.lock();
+        let charge = held.charge.as_ref();
+        let charge = charge.filter(|_| held.first_byte_us.is_none() && held.ended_us.is_none());
+        charge.map_or(MicroMu::ZERO, |charge| charge.amount().prefill)
+    }
+
+    /// It is cut before it was answered: it says nothing of its replica, and nobody pays for it.
+    pub(crate) fn cut(&self) -> Refusal {
+        let mut held = self.lock();
+        held.flight = None;
+        let shed = held.pass.as_ref().and_then(|pass| {
+            let shed = pass
+                .door()
+                .look(|gate| pass.grant().map(|grant| gate.preempted(grant)));
+            shed.map(|shed| admission::refusal(shed, pass.door(), &self.facts.tenant))
+        });
+        let refusal = shed.unwrap_or_else(Refusal::no_replica_at_all);
+        held.status = refusal.status;
+        refusal
     }
 
     /// The routing stream has ended: nothing is on the replica's ledger any more. `None` where it had

@@ -173,6 +173,7 @@ impl Refusal {
             ShedReason::TenantQueueFull => "too many of this tenant's requests wait already",
             ShedReason::Displaced => "it had to make room for requests that come before it",
             ShedReason::Deadline => "it has waited as long as it may",
+            ShedReason::Preempted => "a request of a guaranteed tenant needed its place",
             ShedReason::NoReplica => return Self::no_replica_at_all(),
             ShedReason::TooLarge => {
                 return Self {

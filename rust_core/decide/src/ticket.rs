@@ -1,10 +1,12 @@
 //! A decision's hold on its replica, from the choice to the end of the stream.
 
+use crate::cutting::Cuttable;
 use crate::life::{Answer, Life};
 use crate::log::Endpoints;
 use crate::observing::Observed;
 use crate::signs::Signs;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use weighbridge_place::{Key, Replica};
 
 /// Where a request came from, for what is learnt when it ends.
@@ -29,6 +31,7 @@ pub struct Ticket {
     endpoints: Endpoints,
     sought: Option<u64>,
     observed: Option<Box<Observed>>,
+    cuttable: Option<Cuttable>,
 }
 
 impl Ticket {
@@ -47,7 +50,25 @@ impl Ticket {
             endpoints,
             sought: None,
             observed: None,
+            cuttable: None,
         }
+    }
+
+    /// It may be cut until its answer begins.
+    pub(crate) fn may_be_cut_as(&mut self, cuttable: Cuttable) {
+        self.cuttable = Some(cuttable);
+    }
+
+    /// Whether it may be ended before its answer begins, for others' sake.
+    #[must_use]
+    pub fn may_be_cut(&self) -> bool {
+        self.cuttable.is_some()
+    }
+
+    /// Ready when it is cut: [`crate::Core::cut`] ends it then. Until then `context` is to be woken.
+    pub fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
+        let cuttable = self.cuttable.as_ref();
+        cuttable.map_or(Poll::Pending, |cuttable| cuttable.poll(context))
     }
 
     /// Any of the endpoints may be the one that keeps the response that the request goes on from,
@@ -124,6 +145,7 @@ impl Ticket {
 
     /// The reply's headers are there.
     pub(crate) fn first_byte(&mut self, status: u16, signs: Option<Arc<Signs>>, now_us: u64) {
+        self.cuttable = None;
         let answer = Answer {
             status,
             replica: &self.replica,

@@ -10,7 +10,7 @@ use crate::wire::{
 };
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use weighbridge_decide::{Begun, Core, Refusal, Share, Ticket, TraceParent, Unweighed};
+use weighbridge_decide::{Begun, Core, Refusal, Share, Ticket, TraceParent, Turned, Unweighed};
 
 /// How much of a streamed body is held back for weighing.
 #[derive(Clone, Copy, Debug)]
@@ -329,7 +329,7 @@ impl Stream {
                 gather.trailers = true;
                 let replaced = gather.is_replaced(duplex);
                 self.complete_body(now_us, replies);
-                if replaced || self.is_waiting() {
+                if replaced || matches!(self.state, State::Waits(_)) {
                     return;
                 }
             }
@@ -504,35 +504,62 @@ impl Stream {
         }
     }
 
-    /// Whether an answer waits for admission, which [`Stream::poll_resume`] gives. Messages that
-    /// come meanwhile are to be handed over as always.
+    /// Whether [`Stream::poll_resume`] may have replies without a message that they answer: the request
+    /// waits for admission, or may yet be cut. Messages that come meanwhile are to be handed over as
+    /// always.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waits(_))
+        match &self.state {
+            State::Waits(_) => true,
+            State::Placed(ticket) => !self.responded && ticket.may_be_cut(),
+            _ => false,
+        }
     }
 
-    /// The replies that have waited for admission, once that is decided; until then `context` is
-    /// to be woken. None at all where nothing waits.
+    /// The replies of a request that has been admitted, refused or cut; until then `context` is to be
+    /// woken. None at all where nothing waits.
     pub fn poll_resume(
         &mut self,
         context: &mut Context<'_>,
         now_us: u64,
     ) -> Poll<Vec<ProcessingResponse>> {
+        match &mut self.state {
+            State::Waits(held) => {
+                let Poll::Ready(answer) = held.waiting.poll(context) else {
+                    return Poll::Pending;
+                };
+                match std::mem::replace(&mut self.state, State::Pass) {
+                    State::Waits(held) => Poll::Ready(self.resume(*held, answer, now_us)),
+                    _ => Poll::Ready(Vec::new()),
+                }
+            }
+            State::Placed(ticket) if !self.responded => {
+                let Poll::Ready(()) = ticket.poll_cut(context) else {
+                    return Poll::Pending;
+                };
+                Poll::Ready(self.cut(now_us))
+            }
+            _ => Poll::Ready(Vec::new()),
+        }
+    }
+
+    /// Ends a request before its answer begins.
+    fn cut(&mut self, now_us: u64) -> Vec<ProcessingResponse> {
         let mut replies = Vec::new();
-        let State::Waits(held) = &mut self.state else {
-            return Poll::Ready(replies);
-        };
-        let Poll::Ready(answer) = held.waiting.poll(context) else {
-            return Poll::Pending;
-        };
-        let State::Waits(held) = std::mem::replace(&mut self.state, State::Pass) else {
-            return Poll::Ready(replies);
-        };
+        if let State::Placed(ticket) = std::mem::replace(&mut self.state, State::Pass) {
+            let refusal = self.core.cut(*ticket, now_us);
+            self.refuse(&refusal, &mut replies);
+        }
+        replies
+    }
+
+    fn resume(&mut self, held: Held, answer: Turned, now_us: u64) -> Vec<ProcessingResponse> {
+        let mut replies = Vec::new();
         let Held {
             mut gather,
             complete,
             waiting,
-        } = *held;
+        } = held;
         let trailers = gather.trailers && !gather.is_replaced(self.is_duplex());
         let incoming = gather.incoming(&[], complete);
         match self.core.resume(waiting, answer, &incoming, now_us) {
@@ -543,7 +570,7 @@ impl Stream {
             let answer = Response::RequestTrailers(TrailersAnswer {}).into();
             self.push_unless_refused(answer, &mut replies);
         }
-        Poll::Ready(replies)
+        replies
     }
 
     fn answer_choice(
