@@ -116,9 +116,9 @@ fn a_guarantee_that_would_be_late_ends_sheddable_work_before_it() {
 #[test]
 fn the_newest_yield_and_no_more_of_them_than_need_be() {
     let core = core(true);
-    let mut first = send(&core, "low", 1_500);
-    let mut second = send(&core, "low", 1_600);
-    let mut third = send(&core, "low", 1_700);
+    let mut first = send(&core, "low", 500);
+    let mut second = send(&core, "low", 3_000);
+    let mut third = send(&core, "low", 3_001);
     let _gold = send(&core, "gold", 100);
     let cut = [&mut first, &mut second, &mut third].map(|one| told(one).is_some());
     assert_eq!(cut, [false, true, true]);
