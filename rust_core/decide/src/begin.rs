@@ -389,7 +389,7 @@ impl Core {
         let life = Life::new(facts, admitted.pass, replica, charge, flight, brought);
         let life = self.metering.open.list(life);
         let forecast = decision.candidate();
-        if !reading.stream
+        if !(reading.stream && self.metering.open.is_joined())
             && let Some(forecast) = forecast
         {
             self.unseen.expect(&life, after(now_us, forecast.first_ms));

@@ -121,6 +121,8 @@ pub(crate) struct Held {
     pub(crate) first_byte_us: Option<u64>,
     /// Its prompt is computed, if that can be seen.
     is_computed: bool,
+    /// It counts as computed by the forecast, if that cannot be seen.
+    pub(crate) is_foretold: bool,
     /// Tokens that each answer is expected to have, now.
     expected_output: u64,
     /// A stream observes the reply and is not done.
@@ -163,6 +165,7 @@ impl Life {
                 status: 0,
                 first_byte_us: None,
                 is_computed: false,
+                is_foretold: false,
                 expected_output,
                 is_observed: false,
                 reply: None,
@@ -218,8 +221,9 @@ impl Life {
             }
         }
         // Engines send a stream's headers before they compute its prompt: the observer of the reply
-        // tells when its first output comes.
-        if !held.is_observed || status >= 400 {
+        // tells when its first output comes, or else the forecast.
+        let tells_later = held.is_observed || (self.facts.ask.stream && held.is_foretold);
+        if !tells_later || status >= 400 {
             woken = self.computed(&mut held, now_us);
         }
         drop(held);
@@ -229,17 +233,32 @@ impl Life {
     /// The prompt is computed: what was charged for that is given back. Those that may run now are to
     /// be woken once the lock is.
     pub(crate) fn computed(&self, held: &mut Held, now_us: u64) -> Woken {
+        if let Some(flight) = held.flight.as_mut().filter(|_| !held.is_computed) {
+            flight.first_output(now_us);
+        }
+        Self::prefill_over(held, now_us)
+    }
+
+    fn prefill_over(held: &mut Held, now_us: u64) -> Woken {
         if std::mem::replace(&mut held.is_computed, true) {
             return Woken::default();
         }
         if let Some(charge) = &mut held.charge {
             charge.prefill_done();
         }
-        if let Some(flight) = &mut held.flight {
-            flight.first_output(now_us);
-        }
         let pass = held.pass.as_mut();
         pass.map_or_else(Woken::default, |pass| pass.prefill_done(now_us))
+    }
+
+    /// By the forecast its prompt is computed, which counts where nobody can see whether it is. Those that
+    /// may run now are woken when what is returned is dropped.
+    pub(crate) fn foretold(&self, now_us: u64) -> Woken {
+        let mut held = self.lock();
+        if self.facts.ask.stream && held.is_observed {
+            return Woken::default();
+        }
+        // Its replica's speed is not to be told by what was expected of it.
+        Self::prefill_over(&mut held, now_us)
     }
 
     /// `tokens` of each answer are out. Where they are more than was expected, the answer counts
@@ -430,7 +449,7 @@ impl Open {
     /// Lets a request be found until it has ended.
     pub(crate) fn list(self: &Arc<Self>, mut life: Life) -> Arc<Life> {
         // With numbers on them, only requests that get none need their name.
-        let is_numbered = life.facts.is_steered && self.is_joined.load(Relaxed);
+        let is_numbered = life.facts.is_steered && self.is_joined();
         let is_named = !life.facts.request_id.is_empty() && !is_numbered;
         let held = life.held.get_mut();
         let held = held.unwrap_or_else(PoisonError::into_inner);
@@ -469,7 +488,7 @@ impl Open {
         let names = self.by_name.of(hash(request_id));
         let named = names.get(request_id).filter(|named| named.count == 1)?;
         let life = named.life.upgrade()?;
-        let joins = life.facts.is_steered && self.is_joined.load(Relaxed);
+        let joins = life.facts.is_steered && self.is_joined();
         (!joins).then_some(life)
     }
 
@@ -481,6 +500,11 @@ impl Open {
                 .collect::<Vec<_>>()
         };
         self.by_join.all().flat_map(of).collect()
+    }
+
+    /// Whether replies are observed, by the numbers on their requests.
+    pub(crate) fn is_joined(&self) -> bool {
+        self.is_joined.load(Relaxed)
     }
 
     /// Requests listed.

@@ -1,8 +1,9 @@
-//! Prompts whose end nobody sees: the first byte of an answer that is not streamed comes with its last.
+//! Prompts whose end nobody sees. The first byte of an answer that is not streamed comes with its last;
+//! the headers of one that is streamed come at once, and nothing may observe the rest.
 //!
 //! Such a prompt counts as computed when its replica should have its first token by the forecast. Did it
 //! count until the whole answer is there, replicas that decode long answers would seem to have no
-//! room for prompts.
+//! room for prompts; did it end with the headers, replicas would never seem to have any to compute.
 
 use crate::life::Life;
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ impl Default for Unseen {
 impl Unseen {
     /// The prompt of this request should be computed at `due_us`.
     pub(crate) fn expect(&self, life: &Arc<Life>, due_us: u64) {
+        life.lock().is_foretold = true;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         due.insert((due_us, life.facts.number), Arc::downgrade(life));
         self.next_us.fetch_min(due_us, Relaxed);
@@ -50,10 +52,7 @@ impl Unseen {
         self.next_us.store(next, Relaxed);
         drop(due);
         for life in computed.values().filter_map(Weak::upgrade) {
-            let mut held = life.lock();
-            let woken = life.computed(&mut held, now_us);
-            drop(held);
-            drop(woken);
+            drop(life.foretold(now_us));
         }
     }
 

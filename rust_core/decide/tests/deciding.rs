@@ -206,12 +206,35 @@ fn the_prompt_is_charged_until_output_is_seen_where_somebody_looks() {
     refused.observed(observer, 2_000);
     refused.end(ticket, 2_000);
 
+    // An answer in one piece is there with its first byte.
     let unwatched = core(2);
     let mut ticket = begin(&unwatched);
     assert!(prefill(&unwatched) > 0.0);
     unwatched.first_byte(&mut ticket, 200, None, 1_000);
     assert_eq!(prefill(&unwatched), 0.0);
     unwatched.end(ticket, 2_000);
+}
+
+#[test]
+fn where_nobody_sees_output_a_streamed_prompt_counts_by_the_forecast() {
+    let core = core(1);
+    let prefill = || Status::of(&core).replicas[0].prefill_mu;
+    let body = json!({
+        "model": "m", "stream": true, "max_tokens": 50,
+        "messages": [{"role": "user", "content": "hello ".repeat(5000)}]
+    });
+    let body = serde_json::to_vec(&body).unwrap();
+    let Ok(Begun::Placed(mut ticket)) = core.begin(&incoming(None, &body), 0) else {
+        panic!("nothing else is in flight");
+    };
+    // The headers come before the prompt is computed, which takes half a second.
+    core.first_byte(&mut ticket, 200, None, 1_000);
+    core.advance(300_000);
+    assert!(prefill() > 0.0);
+    core.advance(900_000);
+    assert_eq!(prefill(), 0.0);
+    core.end(ticket, 2_000_000);
+    assert_eq!(core.accounts(), Accounts::default());
 }
 
 #[test]
@@ -494,10 +517,11 @@ fn a_drain_outlives_a_flap_of_discovery_on_the_clock_that_is_handed_in() {
     assert_eq!(state(&core), "healthy", "another has its address by now");
 }
 
-/// Forty prompts of some 2,000 tokens, one each 150 ms, of which no first token is seen; how many of
-/// them run.
-fn unseen_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
+/// Forty prompts of some 2,000 tokens, one each 150 ms, of which no first token is there yet; how many
+/// of them have to wait. The replies to streamed ones are observed.
+fn unanswered_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
     let core = core(2);
+    let mut observers = Vec::new();
     let (mut running, mut waiting) = (Vec::new(), 0);
     for number in 0..40 {
         let now_us = number * 150_000;
@@ -510,7 +534,11 @@ fn unseen_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
         });
         let body = serde_json::to_vec(&body).unwrap();
         match core.begin(&incoming(Some(&session), &body), now_us) {
-            Ok(Begun::Placed(ticket)) => running.push(ticket),
+            Ok(Begun::Placed(ticket)) => {
+                let observed = ticket.join().filter(|_| is_streamed);
+                observers.extend(observed.and_then(|join| core.observe(Some(join), None)));
+                running.push(ticket);
+            }
             _ => waiting += 1,
         }
     }
@@ -519,7 +547,7 @@ fn unseen_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
 
 #[test]
 fn prompts_of_answers_that_are_not_streamed_count_until_they_should_be_computed() {
-    let (core, running, waiting) = unseen_prompts(false);
+    let (core, running, waiting) = unanswered_prompts(false);
     assert_eq!(waiting, 0, "their replicas have computed them and decode");
     let now_us = 40 * 150_000 + 5_000_000;
     core.advance(now_us);
@@ -532,5 +560,5 @@ fn prompts_of_answers_that_are_not_streamed_count_until_they_should_be_computed(
     }
     assert_eq!(core.accounts(), Accounts::default());
     // Where the first token is to be seen, a prompt counts until it is.
-    assert!(unseen_prompts(true).2 > 0);
+    assert!(unanswered_prompts(true).2 > 0);
 }
