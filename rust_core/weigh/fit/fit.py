@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import made_more
+import made_prompts
 import numpy as np
 import tiktoken
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ CORPUS = CRATE / "tests" / "corpus"
 KINDS = ("chat", "code", "chinese", "json", "wide")
 # Of `families.rs`: rows by classes and the row within runs; rows of runs by mark, by what stands
 # around and by length; the row of encoded data; parts of a token.
-HASHED, LONGEST, LONGER, PER_TOKEN = 1 << 15, 128, 128, 255
+HASHED, WITHIN, LONGEST, LONGER, PER_TOKEN = 1 << 16, 186, 128, 128, 255
 MARKS = "-=*_#~.+/<>^%$&@!?|:;,'`\"\\()[]{} \n\t"
 # Characters whose runs are like those of the other kinds of ASCII.
 OTHERS = ("0159", "aexzo", "AEXZO", "\x01")
@@ -40,20 +41,20 @@ DRAWN = (
     "─━═█░▒▓▀▄▬■□▪●○•…—–―　。！？～ー・＊＝┄┅┈╌‐‑‒★☆◆◇▁▂▃、〜－＿哈呵啊ㅋㅎㅠᆞ⠀⣿⠿✦✧→"
     "←⇒♥♪│┌┐└┘├┤┬┴┼║╔╗╚╝▅▆▇✓✗⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏↑↓⇔∀∃∞≈≠≤≥△▲▼◦"
 )
-OF_BYTES = HASHED + 1
 RUN_ROWS = (len(MARKS) * 6 + len(OTHERS) + LONGER) * LONGEST
-ROWS = OF_BYTES + RUN_ROWS + 1
+ROWS = HASHED + RUN_ROWS + 1
 MOST_OF_ENCODED = 64.0
 # Bytes of each kind that are fitted to, and that are judged by.
-FIT_BYTES, JUDGED_BYTES = 160_000, 15_000
+FIT_BYTES, JUDGED_BYTES = 320_000, 15_000
+DRAWN_KINDS = (*made_more.KINDS, *made_prompts.KINDS)
 # Kinds whose documents are long and have few rows each: so many times as much is read of them.
-LONG = {"rulers": 4, "one_character": 6} | dict.fromkeys(made_more.KINDS, 1.5)
+LONG = {"rulers": 4, "one_character": 6} | dict.fromkeys(DRAWN_KINDS, 1.5)
 # Kinds with less text than this count less.
 FULL_BYTES = 50_000
 # What made kinds count beside what people wrote.
 SHARE_OF_MADE = 0.7
 # How strongly a row is drawn to the share of its bytes that begin a token.
-PULL = 1e-4
+PULL = 2e-3
 ROUNDS = 150
 
 # Patterns by which the tokenizers split text, as their packages define them.
@@ -254,18 +255,18 @@ def main() -> None:  # noqa: PLR0915
     for kind in set(kinds[fitted]):
         of_kind = (kinds == kind) & (sides == "fit")
         full = min(1.0, np.sqrt(sizes[of_kind].sum() / FULL_BYTES))
-        share = SHARE_OF_MADE if kind in made_more.KINDS else 1.0
+        share = SHARE_OF_MADE if kind in DRAWN_KINDS else 1.0
         importance[of_kind] = share * full / of_kind.sum()
     where = np.repeat(np.arange(len(texts)), [len(row) for row in rows])
     every = np.concatenate(rows)
     counts = sparse.csr_matrix((np.ones(len(every)), (where, every)), shape=(len(texts), ROWS))
     counts.sum_duplicates()
-    at_bytes = every < OF_BYTES
+    at_bytes = every < HASHED
     of_bytes = every[at_bytes]
     most = np.full(ROWS, 1.0)
-    most[HASHED] = 0.0
+    most[WITHIN] = 0.0
     most[-1] = MOST_OF_ENCODED
-    of_runs = slice(OF_BYTES, OF_BYTES + RUN_ROWS)
+    of_runs = slice(HASHED, HASHED + RUN_ROWS)
     most[of_runs] = 0.0
     free = sparse.diags((most > 0).astype(np.float64))
 
@@ -277,6 +278,7 @@ def main() -> None:  # noqa: PLR0915
         prior = (np.bincount(of_bytes, weight * begins, ROWS) + 3e-7) / (mass + 1e-6)
         mass[-1] = (counts[fitted][:, [-1]].T @ (importance / tokens)[fitted])[0]
         prior[HASHED:] = 0.0
+        prior[WITHIN] = 0.0
         # Runs are known, and only the rest is fitted.
         known = runs(encoding)
         relative = np.sqrt(importance[fitted])

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import made
 import made_more
+import made_prompts
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE.parent / "tests" / "corpus"
@@ -277,13 +278,14 @@ def made_texts(read: list[Text]) -> Iterator[Text]:
         "arabic", "thai", "hebrew", "greek", "german", "bengali", "persian", "tamil",
     }  # fmt: skip
     of_code = {"python", "rust", "go", "javascript", "typescript", "c_headers", "yaml", "shell"}
-    for kind in [*made.KINDS, *made_more.KINDS]:
-        many = MADE_RUNS if kind in {"rulers", "one_character", *made_more.KINDS} else MADE
+    drawn = (*made_more.KINDS, *made_prompts.KINDS)
+    for kind in (*made.KINDS, *drawn):
+        many = MADE_RUNS if kind in {"rulers", "one_character", *drawn} else MADE
         for side in ("fit", "held"):
             rng = random.Random(f"{kind}{side}")  # noqa: S311
             passages = [t.text[:1500] for t in read if t.kind in scripts and t.side == side]
             code = [t.text[:3000] for t in read if t.kind in of_code and t.side == side]
-            maker = made_more.More(rng, prose, words, accented, passages, code)
+            maker = made_prompts.Prompts(rng, prose, words, accented, passages, code)
             for _ in range(many[side]):
                 text = getattr(maker, kind)()[:8000]
                 yield Text(kind, side, "made", "own", "made.py", text, copied=True)

@@ -10,14 +10,15 @@ pub(crate) const COUNT: usize = 4;
 /// Parts of a token, the unit of the table.
 pub(crate) const PER_TOKEN: u16 = 255;
 
-/// Rows for classes of neighbours, several combinations to a row.
-const HASHED: usize = 1 << 15;
+/// Rows for classes of neighbours, several combinations to a row: as many as sixteen bits can tell.
+const HASHED: usize = 1 << 16;
 
-/// The row of a byte within a run, which by itself is nothing: the run counts as a whole.
-pub(crate) const WITHIN: u16 = HASHED as u16;
+/// The row of a byte within a run, which by itself is nothing: the run counts as a whole. No neighbours
+/// that occur in text have this row, and no three of one class.
+pub(crate) const WITHIN: u16 = 186;
 
 /// The first row for runs: by mark, then by what stands before and after, then by length.
-pub(crate) const RUNS: u32 = HASHED as u32 + 1;
+pub(crate) const RUNS: u32 = HASHED as u32;
 
 /// A longer run is several.
 pub(crate) const LONGEST: usize = 128;
@@ -40,9 +41,8 @@ pub(crate) const ENCODED: u32 = RUNS + RUN_ROWS as u32;
 
 const BYTES: &[u8; (HASHED + RUN_ROWS + 2) * COUNT] = include_bytes!("families.bin");
 
-/// The rows' four bytes, spread over sixteen bits each so that sums have room. The last one is
-/// [`WITHIN`].
-static TABLE: [u64; HASHED + 1] = table();
+/// The rows' four bytes, spread over sixteen bits each so that sums have room.
+static TABLE: [u64; HASHED] = table();
 
 /// The place of each ASCII byte in [`MARKS`], or in [`OTHERS`] beyond them.
 static MARK: [u8; 256] = marks();
@@ -51,36 +51,54 @@ static MARK: [u8; 256] = marks();
 pub(crate) const LOWER: (u8, u8) = (1, 26);
 
 /// First and last class of ASCII capitals.
-pub(crate) const UPPER: (u8, u8) = (27, 31);
+pub(crate) const UPPER: (u8, u8) = (27, 42);
 
 /// The class of ASCII digits.
-pub(crate) const DIGIT: u8 = 32;
+pub(crate) const DIGIT: u8 = 43;
 
-/// The last class of what encoded data is written in: letters, digits, `+`, `-`, `=`, `_` and `/`.
-pub(crate) const ALPHANUMERIC: u8 = 35;
+/// The last class of what encoded data is written in: letters, digits, `+`, `-`, `=`, `_` and `/`, and a
+/// few marks that seldom stand alone among those.
+pub(crate) const ALPHANUMERIC: u8 = 48;
 
 /// Bytes that are one class, in the order of classes after [`LOWER`]. NUL is class 0, and so is what
 /// stands before and after a text.
-const GROUPS: [&[u8]; 19] = [
-    b"AEIOU",
-    b"NRST",
-    b"LDCM",
-    b"PHGBFY",
+const GROUPS: [&[u8]; 36] = [
+    b"A",
+    b"E",
+    b"I",
+    b"O",
+    b"S",
+    b"T",
+    b"R",
+    b"N",
+    b"C",
+    b"L",
+    b"D",
+    b"M",
+    b"P",
+    b"UY",
+    b"BFGH",
     b"KWVXJQZ",
     b"0123456789",
-    b"-=*#~+^",
+    b"-",
+    b"=+",
+    b"*#~^",
     b"_",
     b"/",
     b" ",
     b"\n",
-    b"\x01\x02\x03\x04\x05\x06\x07\x08\t\x0B\x0C\r\x0E\x0F\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1A\x1B\x1C\x1D\x1E\x1F\x7F",
+    b"\x01\x02\x03\x04\x05\x06\x07\x08\t",
+    b"\x0B\x0C\r\x0E\x0F\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1A\x1B\x1C\x1D\x1E\x1F\x7F",
     b".",
-    b",;:!?",
+    b",;",
+    b":",
+    b"!?",
     b"\\",
     b"\"'`",
     b"([{<",
     b")]}>",
-    b"|&%$@",
+    b"|&",
+    b"%$@",
 ];
 
 /// The last byte of each class of bytes from 0xC0 on, which begin characters of one block or of a few.
@@ -98,18 +116,17 @@ pub(crate) const FEW_LETTERS: (u8, u8) = few_letters();
 /// The row of a byte between two others, by their classes.
 #[inline]
 pub(crate) fn row(before: u8, this: u8, after: u8) -> u16 {
-    // These factors spread the combinations that occur in text best, of some that were tried.
-    let sum = u16::from(before)
-        .wrapping_mul(63013)
-        .wrapping_add(u16::from(this).wrapping_mul(13035))
-        .wrapping_add(u16::from(after).wrapping_mul(35339));
-    sum >> 1
+    // Of the factors that were tried, these leave those together in a row that begin tokens alike.
+    u16::from(before)
+        .wrapping_mul(60991)
+        .wrapping_add(u16::from(this).wrapping_mul(21820))
+        .wrapping_add(u16::from(after).wrapping_mul(17571))
 }
 
 /// The row of a byte that begins a character, by the class of the character's third byte as well.
 #[inline]
 pub(crate) fn letter(row: u16, third: u8) -> u16 {
-    row ^ (u16::from(third).wrapping_mul(24733) >> 1)
+    row ^ u16::from(third).wrapping_mul(36544)
 }
 
 /// The row of a run with these last two bytes and this many bytes or characters beyond its first
@@ -154,7 +171,7 @@ pub(crate) fn unpack(sums: u64) -> [u16; COUNT] {
 /// The parts of a token that a run or a stretch of encoded data adds, by family.
 #[inline]
 pub(crate) fn of_wide(row: u32) -> [u32; COUNT] {
-    let at = (row as usize - 1) * COUNT;
+    let at = row as usize * COUNT;
     if row >= ENCODED {
         let mut parts = [0; COUNT];
         let pairs = BYTES.get(at..).unwrap_or_default().chunks_exact(2);
@@ -173,8 +190,8 @@ pub(crate) fn of_wide(row: u32) -> [u32; COUNT] {
 }
 
 #[expect(clippy::indexing_slicing, reason = "evaluated at compile time")]
-const fn table() -> [u64; HASHED + 1] {
-    let mut table = [0; HASHED + 1];
+const fn table() -> [u64; HASHED] {
+    let mut table = [0; HASHED];
     let mut row = 0;
     while row < HASHED {
         let at = row * COUNT;

@@ -85,15 +85,13 @@ fn errors(family: Family, documents: &[Document], counts: &[f64]) -> (f64, f64) 
     quantiles(documents.iter().zip(counts).map(error).collect())
 }
 
-/// The bar, as median and 95th percentile of the absolute error. A few kinds miss it: there is little
-/// text of some languages to fit to, and letters of odd faces differ one by one.
+/// The bar, as median and 95th percentile of the absolute error. A few kinds miss it: letters of odd
+/// faces differ one by one, and a pattern of marks is all tokens of one kind or of another.
 fn bar(kind: &str, family: &str) -> (f64, f64) {
     match (kind, family) {
-        ("faces", _) => (0.17, 0.27),
+        ("faces", _) => (0.13, 0.25),
+        ("patterns", _) => (0.11, 0.4),
         ("russian", "qwen") => (0.1, 0.25),
-        ("odia" | "mongolian" | "kannada" | "marathi" | "kazakh", "o200k" | "tekken") => {
-            (0.11, 0.25)
-        }
         _ => (0.08, 0.25),
     }
 }
