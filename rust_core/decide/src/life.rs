@@ -254,10 +254,12 @@ impl Life {
     /// may run now are woken when what is returned is dropped.
     pub(crate) fn foretold(&self, now_us: u64) -> Woken {
         let mut held = self.lock();
-        if self.facts.ask.stream && held.is_observed {
+        if held.is_computed || (self.facts.ask.stream && held.is_observed) {
             return Woken::default();
         }
-        // Its replica's speed is not to be told by what was expected of it.
+        if let Some(flight) = &mut held.flight {
+            flight.decodes(now_us);
+        }
         Self::prefill_over(&mut held, now_us)
     }
 

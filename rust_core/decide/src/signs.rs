@@ -142,6 +142,15 @@ impl Measured {
         }
     }
 
+    /// By the forecast its first output is there: it decodes from now on, which says nothing of its
+    /// replica's speed.
+    pub(crate) fn decodes(&mut self, now_us: u64) {
+        self.at_us = now_us;
+        if let Some(flight) = self.flight {
+            self.signs.gathered().meter.first_output(flight, now_us);
+        }
+    }
+
     /// MU that it would have decoded by now on its replica's profile.
     pub(crate) fn decoded_mu(&self, now_us: u64) -> f64 {
         self.flight.map_or(0.0, |flight| {

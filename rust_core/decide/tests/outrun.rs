@@ -115,6 +115,7 @@ fn answers_of_which_nothing_is_seen_count_by_the_time_they_have_run() {
         if stream {
             core.first_byte(&mut ticket, 200, None, 1_000);
         }
+        core.advance(100_000);
         core.judge(200_000).unwrap();
         let soon = core.accounts();
         core.judge(30_000_000).unwrap();
