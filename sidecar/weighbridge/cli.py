@@ -443,6 +443,9 @@ def simulate(
         bool,
         typer.Option(help="Next turns quote the engine's own words, which are cached."),
     ] = True,
+    streamed: Annotated[
+        bool, typer.Option(help="Answers are streamed; else routers see nothing before their end.")
+    ] = True,
     telemetry_ms: Annotated[float, typer.Option(min=0, help="Age of replicas' metrics, ms.")] = 50,
     detect_ms: Annotated[
         float, typer.Option(min=0, help="Delay until the router notices a lost replica, ms.")
@@ -511,6 +514,7 @@ def simulate(
         events=[*(event or []), *simulation.read_events(events)],
         session_header=session_header,
         answers_quoted=answers_quoted,
+        streamed=streamed,
         telemetry_ms=telemetry_ms,
         detect_ms=detect_ms,
         jobs=jobs,
