@@ -344,8 +344,8 @@ class Admission(Section):
     enabled: bool = Field(True, description="Off: everything runs at once.")
     cut_sheddable: bool = Field(
         False,
-        description="Requests of `sheddable` that no replica has begun to answer are ended, with 429 "
-        "`preempted`, where a tenant's guarantee would miss its time to first token behind them.",
+        description="Requests of `sheddable` that no replica has begun to answer end with 429 "
+        "`preempted` where a tenant's guarantee would miss its time to first token behind them.",
     )
     queue: Queue = Queue()
     tenants: dict[Name, Tenant] = Field(
