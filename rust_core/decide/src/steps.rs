@@ -26,6 +26,7 @@ pub(crate) fn of(profile: &Profile) -> StepTimes {
         chunk_ms: latency.prefill_base_ms
             + latency.prefill_per_tok_ms * f64::from(profile.max_num_tokens),
         sequences: batch,
+        slots: f64::from(profile.max_batch_size),
         token_mu: cost.decode_per_tok,
         ktok_mu: cost.decode_per_ktok_ctx,
     }

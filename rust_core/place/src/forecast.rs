@@ -5,12 +5,14 @@
 //! sequences that decode, and the time of the chunk of prefill that it computes beside them. Hence
 //!
 //! ```text
-//! first  = ahead + prefill + step · (1.5 + (ahead + prefill) ÷ chunk) + memory
+//! first  = ahead + prefill + step · (1.5 + (ahead + prefill) ÷ chunk) + room
 //! tpot   = step with the newcomer ÷ (1 − share of the time that goes into prefill)
-//! memory = residence · max(KV tokens that are short ÷ KV tokens set aside, 1 ÷ n); 0 where none are
+//! room   = residence · max(slots that are short ÷ slots, memory)
+//! memory = max(KV tokens that are short ÷ KV tokens set aside, 1 ÷ n); 0 where none are
 //! ```
 //!
-//! where `ahead` is the prefill not yet computed, and `residence` the time that a sequence stays.
+//! where `ahead` is the prefill not yet computed, and `residence` the time that a sequence stays. An
+//! iteration has `slots` for sequences: those beyond decode nothing, and wait until others end.
 //! Each ms of the newcomer's prefill delays the requests that will queue behind it and stalls every
 //! sequence that decodes beside it:
 //!
@@ -38,6 +40,8 @@ pub struct StepTimes {
     pub chunk_ms: f64,
     /// Sequences that decode together when it is well loaded.
     pub sequences: f64,
+    /// Most sequences in an iteration.
+    pub slots: f64,
     /// MU of an output token, without its context.
     pub token_mu: f64,
     /// MU of an output token for each thousand tokens of its context.
@@ -52,6 +56,7 @@ impl Default for StepTimes {
             per_ktok_ms: 0.02,
             chunk_ms: 200.0,
             sequences: 256.0,
+            slots: 256.0,
             token_mu: 0.05,
             ktok_mu: 0.02,
         }
@@ -59,10 +64,18 @@ impl Default for StepTimes {
 }
 
 impl StepTimes {
-    /// ms of an iteration in which `sequences` decode, with `context` tokens together.
+    /// ms of an iteration where `sequences` are, with `context` tokens together: as many of them as
+    /// there are slots for decode in it.
     #[must_use]
     pub fn step_ms(&self, sequences: f64, context: f64) -> f64 {
-        self.base_ms + self.per_seq_ms * sequences + self.per_ktok_ms * context / 1000.0
+        let running = self.running(sequences);
+        let context = context * running / sequences.max(1e-9);
+        self.base_ms + self.per_seq_ms * running + self.per_ktok_ms * context / 1000.0
+    }
+
+    /// Those of so many sequences that there are slots for.
+    fn running(&self, sequences: f64) -> f64 {
+        sequences.min(self.slots.max(1.0))
     }
 
     /// Output tokens that `decode_mu` are, at so many tokens of context. At least 1.
@@ -174,22 +187,25 @@ impl Forecast {
         let iterations = LEAST_ITERATIONS + (ahead + prefill) / steps.chunk_ms.max(1e-3);
         let reserved = doing.kv_reserved.max(0.0);
         let wanted = newcomer.kv_reserved - (doing.kv_limit - reserved);
+        let running = steps.running(sequences);
         let memory = if wanted > 0.0 && reserved > 0.0 {
-            // Memory comes free when a sequence ends.
-            let ends = (wanted / reserved).max(1.0 / sequences.max(1.0));
-            ends * mean_output * tpot_ms
+            (wanted / reserved).max(1.0 / running.max(1.0))
         } else {
             0.0
         };
+        let slots = steps.slots.max(1.0);
+        let short = (sequences + 1.0 - slots).max(0.0);
+        // Memory and slots come free when sequences end.
+        let room = memory.max(short / slots) * mean_output * tpot_ms;
         let tpot_objective = objectives.tpot_ms.max(1e-3);
         let own_objective = newcomer.tpot_objective_ms.unwrap_or(tpot_objective);
         let strain = (tpot_ms / tpot_objective).min(MOST_STRAIN);
         let queued = doing.arrivals.max(0.0) * (ahead + prefill / 2.0) / left;
-        let stalled = sequences * objectives.ttft_ms
+        let stalled = running * objectives.ttft_ms
             / (tpot_objective * mean_output.max(output))
             / (1.0 - strain);
         Self {
-            first_ms: ahead + prefill + iterations * step + memory,
+            first_ms: ahead + prefill + iterations * step + room,
             tpot_ms,
             others_ms: prefill * (queued + stall_weight * stalled),
             late_ms: output * (tpot_ms - own_objective).max(0.0),
@@ -209,6 +225,7 @@ mod tests {
         per_ktok_ms: 0.01443,
         chunk_ms: 372.7,
         sequences: 256.0,
+        slots: 256.0,
         token_mu: 0.088552,
         ktok_mu: 0.01443,
     };
@@ -271,7 +288,7 @@ mod tests {
     fn memory_that_is_full_is_a_wait_and_not_an_end() {
         let full = Doing {
             kv_reserved: 1_381_985.0,
-            ..busy(345.0)
+            ..busy(240.0)
         };
         let small = of(&full, &chat());
         let large = of(
@@ -281,8 +298,24 @@ mod tests {
                 ..chat()
             },
         );
-        assert!(small.first_ms > of(&busy(300.0), &chat()).first_ms);
+        assert!(small.first_ms > of(&busy(240.0), &chat()).first_ms);
         assert!(large.first_ms > small.first_ms && large.first_ms.is_finite());
+    }
+
+    #[test]
+    fn where_no_slot_is_free_others_must_end_first() {
+        let (free, full) = (of(&busy(255.0), &chat()), of(&busy(256.0), &chat()));
+        assert!(full.first_ms > free.first_ms, "{free:?} {full:?}");
+        // Half of those that run must end before it may begin: half of the time that one stays.
+        let queue = of(&busy(256.0 + 127.0), &chat());
+        let stays_ms = queue.tpot_ms * STEPS.output_tokens(30.0, 4_000.0);
+        let waits_ms = queue.first_ms - free.first_ms;
+        assert!(
+            (waits_ms - stays_ms / 2.0).abs() < 100.0,
+            "{waits_ms} {stays_ms}"
+        );
+        // Those that wait decode nothing.
+        assert!(queue.tpot_ms - full.tpot_ms < 1e-9);
     }
 
     #[test]

@@ -219,6 +219,29 @@ fn a_prompt_goes_where_it_stalls_few_sequences() {
 }
 
 #[test]
+fn a_request_leaves_its_cache_where_no_slot_is_free() {
+    let mut fleet = Fleet::new(6, &[3]);
+    fleet.cache(3, &CHAIN[..9]);
+    for at in 0..6 {
+        fleet.change(at, |spec| {
+            spec.steps = StepTimes {
+                slots: 64.0,
+                ..StepTimes::default()
+            };
+        });
+        fleet.decode(at, if at == 3 { 50 } else { 40 });
+    }
+    assert_eq!(fleet.shipped(&ask()), (fleet.id(3), Reason::Home));
+    // Nobody waits for prefill there, but for the answers of others to end.
+    fleet.decode(3, 200);
+    let decision = fleet
+        .choose_with(&ask(), &ChoiceSettings::default())
+        .unwrap();
+    assert_eq!(decision.reason, Reason::SpillLoad);
+    assert!(candidate(&decision, fleet.id(3)).first_ms > 2_000.0);
+}
+
+#[test]
 fn under_pressure_others_leave_the_replicas_that_promises_use() {
     let mut fleet = Fleet::new(6, &[3]);
     for at in 0..6 {
