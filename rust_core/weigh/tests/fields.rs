@@ -232,6 +232,49 @@ fn a_limit_that_the_engine_does_not_read_is_not_believed() {
     assert!(!responses.ignore_eos);
 }
 
+#[test]
+fn numbers_and_booleans_are_taken_as_engines_take_them() {
+    for seven in [
+        json!(7),
+        json!(7.0),
+        json!("7"),
+        json!(" +7 "),
+        json!("7.0"),
+        json!("0_7"),
+    ] {
+        let reading = chat(json!({"max_tokens": seven, "n": seven}));
+        let read = (reading.max_output_tokens, reading.choices);
+        assert_eq!(read, (Some(7), 7), "{seven}");
+    }
+    assert_eq!(chat(json!({"max_tokens": true})).max_output_tokens, Some(1));
+    for (flag, is_set) in [(json!(1.0), true), (json!(0.0), false), (json!("on"), true)] {
+        let reading = chat(json!({"stream": flag, "ignore_eos": flag}));
+        assert_eq!((reading.stream, reading.ignore_eos), (is_set, is_set));
+    }
+    for none in [
+        json!("7.5"),
+        json!("_7"),
+        json!("7__0"),
+        json!("-"),
+        json!("7e2"),
+        json!([]),
+    ] {
+        let body = json!({"model": "m", "messages": [], "max_tokens": none}).to_string();
+        let error = try_read(Endpoint::ChatCompletions, &body).unwrap_err();
+        assert_eq!(error.code(), "invalid_type", "{none}");
+    }
+    for none in [
+        json!("-7"),
+        json!("99999999999999999999"),
+        json!(-7),
+        json!(7.5),
+    ] {
+        let body = json!({"model": "m", "messages": [], "max_tokens": none}).to_string();
+        let error = try_read(Endpoint::ChatCompletions, &body).unwrap_err();
+        assert_eq!(error.code(), "invalid_value", "{none}");
+    }
+}
+
 /// What a batch of prompts costs, each answer having 100 tokens.
 fn cost_of(endpoint: Endpoint, key: &str, prompts: &Value, output_tokens: u64) -> (f64, f64, u64) {
     let reading = reading(endpoint, &json!({"model": "m", key: prompts}));

@@ -17,7 +17,8 @@ pub(super) enum Count {
     Impossible,
 }
 
-/// A whole number or null. Floats without a fraction and strings of digits count, as in pydantic.
+/// A whole number or null. Floats without a fraction, booleans and strings of digits count, as in
+/// pydantic.
 pub(super) struct CountSeed;
 
 impl<'de> DeserializeSeed<'de> for CountSeed {
@@ -39,6 +40,10 @@ impl Visitor<'_> for CountSeed {
         Ok(Count::Absent)
     }
 
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Count, E> {
+        Ok(Count::Is(u64::from(value)))
+    }
+
     fn visit_u64<E: Error>(self, value: u64) -> Result<Count, E> {
         Ok(Count::Is(value))
     }
@@ -57,12 +62,26 @@ impl Visitor<'_> for CountSeed {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Count, E> {
-        value
-            .trim()
-            .parse()
-            .map(Count::Is)
-            .map_err(|_| E::custom("a string that is no integer, expected an integer"))
+        count(value).ok_or_else(|| E::custom("a string that is no integer, expected an integer"))
     }
+}
+
+/// A number in a string: digits, in groups by single underscores or not, and zeros after a point.
+fn count(text: &str) -> Option<Count> {
+    let (whole, fraction) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
+    let negative = whole.strip_prefix('-');
+    let whole = negative.unwrap_or(whole.strip_prefix('+').unwrap_or(whole));
+    let is_digits = |group: &str| !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+    if !whole.split('_').all(is_digits) || !fraction.bytes().all(|byte| byte == b'0') {
+        return None;
+    }
+    let number: Option<u64> = whole.replace('_', "").parse().ok();
+    Some(
+        match number.filter(|number| negative.is_none() || *number == 0) {
+            Some(number) => Count::Is(number),
+            None => Count::Impossible,
+        },
+    )
 }
 
 /// A boolean or null; 0, 1 and their usual words count, as in pydantic.
@@ -95,6 +114,14 @@ impl Visitor<'_> for FlagSeed {
         match value {
             0 => Ok(false),
             1 => Ok(true),
+            _ => Err(E::custom("a number, expected a boolean")),
+        }
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<bool, E> {
+        match value {
+            0.0 => Ok(false),
+            1.0 => Ok(true),
             _ => Err(E::custom("a number, expected a boolean")),
         }
     }
