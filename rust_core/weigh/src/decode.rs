@@ -21,6 +21,9 @@ pub const MOST_RATIO: usize = 100;
 /// Largest zstd window, as a power of two: 8 MiB, what `zstd --ultra` needs and browsers accept.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// Members of a gzip body. Tools that compress in blocks write one for each 64 KiB.
+const MOST_MEMBERS: usize = 1024;
+
 /// Largest part of the limit that is set aside before anything is expanded.
 const FIRST_RESERVE: usize = 64 * 1024;
 
@@ -135,7 +138,7 @@ impl Coding {
     /// Expands `bytes`; the flag tells whether the stream's end was reached.
     fn expand(self, bytes: &[u8], limit: usize) -> (Vec<u8>, Result<(), Fault>) {
         match self {
-            Self::Gzip => drain(flate2::read::MultiGzDecoder::new(bytes), limit),
+            Self::Gzip => gunzip(bytes, limit),
             Self::Deflate if is_zlib(bytes) => drain(flate2::read::ZlibDecoder::new(bytes), limit),
             Self::Deflate => drain(flate2::read::DeflateDecoder::new(bytes), limit),
             Self::Brotli => {
@@ -191,21 +194,42 @@ impl Fault {
 /// Everything that a decoder yields, up to `limit`, and how it ended.
 fn drain(mut decoder: impl Read, limit: usize) -> (Vec<u8>, Result<(), Fault>) {
     let mut bytes = Vec::with_capacity(limit.min(FIRST_RESERVE));
+    let end = drain_to(&mut bytes, &mut decoder, limit);
+    (bytes, end)
+}
+
+fn drain_to(bytes: &mut Vec<u8>, decoder: &mut impl Read, limit: usize) -> Result<(), Fault> {
     let mut piece = [0u8; 16 * 1024];
     loop {
         match decoder.read(&mut piece) {
-            Ok(0) => return (bytes, Ok(())),
+            Ok(0) => return Ok(()),
             Ok(read) => {
                 let read = piece.get(..read).unwrap_or_default();
                 if bytes.len() + read.len() > limit {
-                    return (bytes, Err(Fault::TooLarge));
+                    return Err(Fault::TooLarge);
                 }
                 bytes.extend_from_slice(read);
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return (bytes, Err(Fault::of(&error))),
+            Err(error) => return Err(Fault::of(&error)),
         }
     }
+}
+
+/// The members of a gzip body, one after the other. To begin one takes far longer than its 20 bytes
+/// take to send.
+fn gunzip(mut rest: &[u8], limit: usize) -> (Vec<u8>, Result<(), Fault>) {
+    let mut bytes = Vec::with_capacity(limit.min(FIRST_RESERVE));
+    for _ in 0..MOST_MEMBERS {
+        let mut member = flate2::bufread::GzDecoder::new(rest);
+        let end = drain_to(&mut bytes, &mut member, limit);
+        rest = member.into_inner();
+        if end.is_err() || rest.is_empty() {
+            return (bytes, end);
+        }
+    }
+    let reason = format!("it has more than {MOST_MEMBERS} members");
+    (bytes, Err(Fault::Corrupt(reason)))
 }
 
 /// Undoes `content_encoding` (the header's value) of a body, whole or cut off.
@@ -380,6 +404,18 @@ mod tests {
                 .status(),
             415
         );
+    }
+
+    #[test]
+    fn members_of_a_gzip_body_are_bounded_in_number() {
+        let (text, empty) = (encode("gzip", &text()), encode("gzip", b""));
+        let body = |members: usize| [empty.repeat(members - 1), text.clone()].concat();
+        assert!(decode("gzip", Body::whole(&body(MOST_MEMBERS)), LIMIT).is_ok());
+        for body in [body(MOST_MEMBERS + 1), empty.repeat(100_000)] {
+            let error = decode("gzip", Body::whole(&body), LIMIT).unwrap_err();
+            assert_eq!(error.code(), "invalid_content_encoding");
+            assert!(error.to_string().contains("1024 members"), "{error}");
+        }
     }
 
     #[test]
