@@ -6,6 +6,9 @@ use weighbridge_weigh::{Profile, Work};
 /// Prompts are believed to be off their estimate by this factor at most, and by this many tokens.
 const MOST_OFF: u64 = 4;
 const MOST_OFF_TOKENS: u64 = 64;
+/// Bytes of text that four times fewer tokens than were seen would have each is 32: more than any
+/// text's.
+const TOKEN_BYTES: u64 = 8;
 /// Tokens of one answer that leave no trace in its text: the last one, and those of markup.
 const UNSEEN: u64 = 16;
 /// A sequence alone on an idle replica decodes up to so many times as fast as one of a full batch.
@@ -73,7 +76,7 @@ pub(crate) fn tokens_in(
 
 /// Output tokens of a reply, all choices together, and whether they are as it claims: at most what the
 /// client allows, and what the text and the events that were seen, or else the time that it ran, can
-/// bear. A claim beyond that is none.
+/// bear; and no fewer than the text and the events must have. A claim beyond that is none.
 pub(crate) fn output(
     profile: &Profile,
     expected: &Work,
@@ -94,6 +97,10 @@ pub(crate) fn output(
     let claim = claim.min(most.saturating_mul(choices));
     let seen = reply.text_bytes.saturating_add(reply.output_events);
     let seen = seen.saturating_add(UNSEEN.saturating_mul(choices));
+    let most_for = claim.saturating_mul(MOST_OFF);
+    if most_for.saturating_add(UNSEEN.saturating_mul(choices)) < surely(expected, reply) {
+        return (guess, false);
+    }
     let is_borne = claim <= seen || {
         let run_mu = ALONE * decoded_mu(profile, run_us);
         let one = Work {
@@ -109,6 +116,13 @@ pub(crate) fn output(
     }
 }
 
+/// Tokens that were seen of a reply, even if each answer's text begins with the prompt's.
+fn surely(expected: &Work, reply: &Reply) -> u64 {
+    let prompts = expected.prompt_tokens * u64::from(expected.choices.max(1));
+    let text = reply.text_bytes / TOKEN_BYTES;
+    reply.output_events.max(text.saturating_sub(prompts))
+}
+
 /// The tokens that a reply claims its prompt had, where they can be: near the estimate, or where only
 /// the body's beginning was seen, no more than a sequence can have.
 pub(crate) fn prompt(profile: &Profile, estimate: u64, is_whole: bool, claim: u64) -> Option<u64> {
@@ -116,7 +130,10 @@ pub(crate) fn prompt(profile: &Profile, estimate: u64, is_whole: bool, claim: u6
         .saturating_mul(MOST_OFF)
         .saturating_add(MOST_OFF_TOKENS);
     let is_borne = if is_whole {
-        claim <= most && claim.saturating_add(MOST_OFF_TOKENS) >= estimate / MOST_OFF
+        let most_for = claim
+            .saturating_mul(MOST_OFF)
+            .saturating_add(MOST_OFF_TOKENS);
+        claim <= most && estimate <= most_for
     } else {
         claim <= most.max(profile.longest_sequence())
     };

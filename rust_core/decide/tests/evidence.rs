@@ -409,6 +409,39 @@ fn a_reply_is_billed_and_believed_by_what_was_seen_of_it() {
 }
 
 #[test]
+fn a_reply_that_claims_fewer_tokens_than_were_seen_is_billed_and_believed_by_those() {
+    let core = core(2);
+    let words = |count: usize| "word ".repeat(count);
+    let bill = |text: &str, prompt: u64, output: u64| {
+        let question = chat(&format!("a question of {}", words(200)), json!({}));
+        let ticket = ask(&core, &question, tenant("a"), SECOND);
+        answer(&core, ticket, 200, &reply(text, prompt, output), 2 * SECOND);
+        usage(&core)
+    };
+    for claim in [0, 1, 40] {
+        let record = bill(&words(2_000), 210, claim);
+        assert_eq!(record.source, UsageSource::Observed, "{claim}");
+        assert!(record.output_tokens > 1_500, "{record:?}");
+    }
+    let record = bill("hello", 0, 2);
+    assert!(record.prompt_tokens > 150, "{record:?}");
+    drop(ask(
+        &core,
+        &chat("a question", json!({})),
+        tenant("a"),
+        SECOND,
+    ));
+    let expected = core.log().after(0).last().unwrap().output_tokens;
+    assert!(expected > 40, "nothing is learnt of it: {expected}");
+    // Long tokens, and a prompt that is given back before the answer, are no lie.
+    for (text, output) in [(" ".repeat(3_000), 200), (words(210), 4)] {
+        let record = bill(&text, 210, output);
+        let told = (record.source, record.output_tokens);
+        assert_eq!(told, (UsageSource::Usage, output));
+    }
+}
+
+#[test]
 fn one_tenant_s_long_answers_are_no_other_s() {
     let core = core(2);
     for number in 0..40 {

@@ -16,6 +16,14 @@ fn usage(prompt: u64, cached: Option<u64>, output: Option<u64>) -> Usage {
     }
 }
 
+fn usage_of(prompt_tokens: Option<u64>, output: u64) -> Usage {
+    Usage {
+        prompt_tokens,
+        output_tokens: Some(output),
+        ..Usage::default()
+    }
+}
+
 const CHAT: &str = r#"{"id":"c-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"He said: \"usage\": {\"prompt_tokens\": 99}} \\","tool_calls":[]},"finish_reason":"stop"}],"usage":{"prompt_tokens":120,"completion_tokens":34,"total_tokens":154,"prompt_tokens_details":{"cached_tokens":64,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
 
 const CHAT_STREAM: &str = concat!(
@@ -179,7 +187,11 @@ fn claims_beyond_reason_are_capped() {
     let reply = read(JSON, None, &[lie]);
     assert_eq!(reply.usage.prompt_tokens, Some(100_000_000));
     assert_eq!(reply.usage.cached_tokens, Some(100_000_000));
-    assert_eq!(reply.usage.output_tokens, Some(0));
+    assert_eq!(reply.usage.output_tokens, None, "no count is negative");
+    for number in ["-5", "4e1", "1E+2", "2e-3"] {
+        let odd = format!(r#"{{"usage":{{"prompt_tokens":{number},"completion_tokens":7}}}}"#);
+        assert_eq!(read(JSON, None, &[odd.as_bytes()]).usage, usage_of(None, 7));
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub struct ReplyReader {
     /// Nothing more can be read.
     lost: bool,
     wire_bytes: u64,
+    /// Of these, those that came until nothing more could be read.
+    read_bytes: u64,
 }
 
 enum Coding {
@@ -87,6 +89,7 @@ impl ReplyReader {
             coding,
             lost,
             wire_bytes: 0,
+            read_bytes: 0,
         }
     }
 
@@ -96,6 +99,7 @@ impl ReplyReader {
         if self.lost || bytes.is_empty() {
             return;
         }
+        self.read_bytes = self.wire_bytes;
         self.look_at_deflate(bytes);
         if let Some(sink) = self.sink_mut() {
             sink.parser.now_us = now_us;
@@ -135,10 +139,24 @@ impl ReplyReader {
             .unwrap_or_default();
         reply.is_unread = self.lost;
         if self.lost {
-            // Nothing better to estimate by than what passed.
-            reply.text_bytes = reply.text_bytes.max(self.wire_bytes);
+            reply.text_bytes = self.text_bytes(reply.text_bytes);
         }
         reply
+    }
+
+    /// Bytes of text in a reply that could be read in part: the rest has as many for each of its
+    /// own. Of one that could not be read there is nothing better to estimate by than what passed.
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
+    fn text_bytes(&self, read: u64) -> u64 {
+        if read == 0 {
+            return self.wire_bytes;
+        }
+        let all = self.wire_bytes as f64 / self.read_bytes.max(1) as f64;
+        (read as f64 * all) as u64
     }
 
     fn look_at_deflate(&mut self, bytes: &[u8]) {
@@ -213,6 +231,27 @@ mod tests {
         let reply = reader.reply();
         assert!(reply.is_unread);
         assert_eq!(reply.output_tokens(), 100);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_as_dense_as_what_could() {
+        let event = b"data: {\"choices\":[{\"delta\":{\"content\":\"four\"}}]}\n\n";
+        let mut body = Vec::new();
+        let level = flate2::Compression::default();
+        let mut encoder = flate2::write::GzEncoder::new(&mut body, level);
+        encoder.write_all(&event.repeat(100)).unwrap();
+        // More white space than is read of any reply.
+        for _ in 0..300 {
+            encoder.write_all(&vec![b' '; 1 << 20]).unwrap();
+        }
+        encoder.finish().unwrap();
+        let mut reader = ReplyReader::new(Some("text/event-stream"), Some("gzip"));
+        for piece in body.chunks(4096) {
+            reader.feed(piece, 0);
+        }
+        let reply = reader.reply();
+        assert!(reply.is_unread);
+        assert!((100..200).contains(&reply.output_tokens()), "{reply:?}");
     }
 
     #[test]

@@ -132,7 +132,8 @@ pub(crate) struct Scan {
     /// A string here is a key, not a value.
     key_next: bool,
     word: Word,
-    number: u64,
+    /// `None` where it can be no count: negative, or with an exponent.
+    number: Option<u64>,
     /// The text has begun, and its outermost value has ended.
     pub(crate) complete: bool,
     pub(crate) begun: bool,
@@ -208,13 +209,12 @@ impl Scan {
             b':' => self.key_next = false,
             b'0'..=b'9' => {
                 self.begin_value();
-                self.number = u64::from(byte - b'0');
+                self.number = Some(u64::from(byte - b'0'));
                 self.state = State::Number(true);
             }
             b'-' => {
-                // No count is negative; what says so counts as none.
                 self.begin_value();
-                self.number = 0;
+                self.number = None;
                 self.state = State::Number(false);
             }
             b't' | b'f' => self.begin_value(),
@@ -303,12 +303,19 @@ impl Scan {
             b'0'..=b'9' => {
                 if whole {
                     let digit = u64::from(byte - b'0');
-                    self.number = self.number.saturating_mul(10).saturating_add(digit);
+                    let number = self.number;
+                    self.number =
+                        number.map(|number| number.saturating_mul(10).saturating_add(digit));
                 }
                 rest
             }
-            b'.' | b'e' | b'E' | b'+' | b'-' => {
+            b'.' => {
                 self.state = State::Number(false);
+                rest
+            }
+            b'e' | b'E' | b'+' | b'-' => {
+                self.state = State::Number(false);
+                self.number = None;
                 rest
             }
             _ => {
@@ -336,7 +343,7 @@ impl Scan {
             [Key::Usage, Key::OutputDetails, Key::Reasoning] => &mut numbers.reasoning,
             _ => return,
         };
-        *place = Some(self.number);
+        *place = self.number;
     }
 
     fn open(&mut self, object: bool) {
