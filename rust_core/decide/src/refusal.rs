@@ -67,11 +67,12 @@ impl Refusal {
     /// A body that is not JSON by its own headers.
     #[must_use]
     pub fn content_type(found: &str) -> Self {
+        let shown: String = found.chars().take(128).collect();
         Self {
             status: 415,
             ..Self::bad_request(
                 "unsupported_content_type",
-                format!("content-type must be application/json, not {found}"),
+                format!("content-type must be application/json, not {shown}"),
                 None,
             )
         }

@@ -30,6 +30,10 @@ const OBJECTIVE: [&[u8]; 2] = [
     b"x-llm-d-inference-objective",
 ];
 
+/// Bytes of an `x-request-id` that are kept: in places a client may choose it. Those that are alike so
+/// far are one name.
+const MOST_ID_BYTES: usize = 128;
+
 /// Longer names of tenants are nobody's: they cannot be listed either.
 const MOST_NAME_BYTES: usize = 1024;
 
@@ -82,7 +86,10 @@ impl Head {
                     path = Endpoint::from_path(&text);
                     head.response = response_of(&text);
                 }
-                b"x-request-id" => head.request_id = header.name().unwrap_or_default(),
+                b"x-request-id" => {
+                    let name = header.name().unwrap_or_default();
+                    head.request_id = request_id(&name).to_owned();
+                }
                 b"content-type" => head.content_type = header.name(),
                 b"content-encoding" => head.content_encoding = header.name(),
                 b"content-length" => {
@@ -174,6 +181,13 @@ impl Head {
                     .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
         })
     }
+}
+
+/// What a request goes by in logs, and where its reply is observed.
+pub(crate) fn request_id(name: &str) -> &str {
+    let most = name.len().min(MOST_ID_BYTES);
+    let end = (0..=most).rev().find(|end| name.is_char_boundary(*end));
+    name.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 /// The id in `/v1/responses/{id}`, whatever the path begins with and goes on with.

@@ -1,6 +1,6 @@
 //! What is observed of a request that another stream has routed: its reply, as it passes.
 
-use crate::head::JOIN;
+use crate::head::{JOIN, request_id};
 use crate::wire::{ProcessingRequest, Request};
 use weighbridge_decide::{Core, Observer};
 
@@ -22,7 +22,7 @@ impl Observation {
             Some(Request::RequestHeaders(headers)) => {
                 let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
                 let join = value(JOIN).map(|text| u64::from_str_radix(text, 16).unwrap_or(0));
-                self.observer = core.observe(join, value(REQUEST_ID));
+                self.observer = core.observe(join, value(REQUEST_ID).map(request_id));
                 // Of a request that is not weighed nothing is to be seen.
                 self.is_over = self.observer.is_none();
             }

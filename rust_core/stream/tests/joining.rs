@@ -174,6 +174,20 @@ fn where_the_gateway_takes_it_off_the_request_id_serves_while_it_is_the_only_one
 }
 
 #[test]
+fn of_a_request_id_that_a_client_chose_only_so_much_is_kept() {
+    let core = core(&serde_json::json!({"usage_records": 9}));
+    let long = "é".repeat(30_000);
+    let (mut one, _) = place(&core, &[("x-request-id", &long)]);
+    let of_one = copy(&core, &[("x-request-id", &long)]);
+    reply(&mut one, of_one, 5);
+    let record = usage(&core);
+    assert_eq!(record.output_tokens, 5, "its reply is found all the same");
+    assert_eq!(&*record.request_id, "é".repeat(64));
+    let decided = core.log().after(0);
+    assert!(decided.iter().all(|one| one.request_id.len() <= 128));
+}
+
+#[test]
 fn nothing_is_put_on_requests_that_are_observed_only() {
     let core = core(&serde_json::json!({"usage_records": 9}));
     core.set_observe_only(true);
