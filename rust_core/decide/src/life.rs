@@ -340,6 +340,10 @@ impl Life {
         let listed = held.listed.take();
         held.brought = None;
         held.ended_us = Some(now_us);
+        // The copy of its reply may end a second later.
+        if let Some(flight) = &mut held.flight {
+            flight.stopped(now_us);
+        }
         let amount = held.charge.as_mut().map(Charge::over);
         let held_ms = now_us.saturating_sub(self.facts.origin.at_us) / 1000;
         // What an engine refuses has held nothing.

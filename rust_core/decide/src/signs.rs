@@ -151,6 +151,14 @@ impl Measured {
         }
     }
 
+    /// It runs no longer, though its reply may not be read to its end.
+    pub(crate) fn stopped(&mut self, now_us: u64) {
+        self.at_us = now_us;
+        if let Some(flight) = self.flight {
+            self.signs.gathered().meter.stopped(flight, now_us);
+        }
+    }
+
     /// MU that it would have decoded by now on its replica's profile.
     pub(crate) fn decoded_mu(&self, now_us: u64) -> f64 {
         self.flight.map_or(0.0, |flight| {

@@ -168,6 +168,38 @@ fn clients_that_give_up_on_answers_that_are_not_streamed_have_nobody_ejected() {
 }
 
 #[test]
+fn who_hangs_up_early_says_nothing_however_late_the_copy_of_the_reply_ends() {
+    let core = core(4);
+    let mut copies = Vec::new();
+    for second in 1..40 {
+        let now = second * SECOND;
+        serve_others(&core, now);
+        for copy in copies.drain(..) {
+            core.observed(copy, now);
+        }
+        for number in 0..20 {
+            let (at, text) = (
+                now + number * 45_000,
+                format!("nevermind {number}, {second}"),
+            );
+            let body = chat(&text, json!({"max_tokens": 4, "stream": number % 2 == 0}));
+            let ticket = ask(&core, &body, ANYBODY, at);
+            if ticket.endpoint() == endpoint(0) {
+                copies.push(core.observe(ticket.join(), None).unwrap());
+            }
+            core.end(ticket, at + 5_000);
+        }
+        core.judge(now + SECOND - 1).unwrap();
+        assert!(all_are_well(&core), "second {second}: {:?}", states(&core));
+    }
+    let slowest = Status::of(&core).replicas.into_iter();
+    let slowest = slowest
+        .filter_map(|one| one.health.speed)
+        .fold(9.0, f64::min);
+    assert!(slowest > 0.8, "{slowest}");
+}
+
+#[test]
 fn long_answers_that_are_not_streamed_make_no_replica_slow() {
     let core = core(4);
     let mut held = Vec::new();
@@ -474,6 +506,20 @@ fn who_hangs_up_on_an_answer_that_is_not_streamed_pays_for_the_time_that_it_ran(
         usage(&core)
     };
     // 10 MU a ms for 32 requests, 1 MU a token: 312 tokens a second.
+    let late = {
+        let core = core(1);
+        let body = chat("a story", json!({"max_tokens": 50_000}));
+        let ticket = ask(&core, &body, ANYBODY, SECOND);
+        let copy = core.observe(ticket.join(), None).unwrap();
+        core.end(ticket, 2 * SECOND);
+        core.judge(3 * SECOND).unwrap();
+        core.observed(copy, 3 * SECOND);
+        usage(&core).output_tokens
+    };
+    assert!(
+        (290..=330).contains(&late),
+        "not until its copy ends: {late}"
+    );
     let record = run(20, json!({"max_tokens": 50_000}));
     assert!(
         (5_900..=6_300).contains(&record.output_tokens),

@@ -31,6 +31,9 @@ struct Flying {
     placed_us: u64,
     /// When its answer may have begun, and what a decoding request had been owed by then.
     decoding: Option<(u64, f64)>,
+    /// When its replica was done with it or it with its replica, and what a decoding request had been
+    /// owed by then.
+    stopped: Option<(u64, f64)>,
 }
 
 /// Compares what requests got with what they were owed.
@@ -77,6 +80,7 @@ impl SpeedMeter {
             },
             placed_us: self.at_us,
             decoding: None,
+            stopped: None,
         };
         if !owed.is_streamed {
             // When its first token comes is not to be seen.
@@ -95,13 +99,27 @@ impl SpeedMeter {
         if flying.decoding.is_some() {
             return None;
         }
-        flying.decoding = Some((self.at_us, self.share));
-        self.decoding += 1;
+        let now = flying.stopped.unwrap_or((self.at_us, self.share));
+        flying.decoding = Some(now);
+        self.decoding += u32::from(flying.stopped.is_none());
         Some(took(
             flying.source,
             flying.owed.first_ms,
-            ms_between(flying.placed_us, self.at_us),
+            ms_between(flying.placed_us, now.0),
         ))
+    }
+
+    /// It runs no longer: what time passes until it is ended is not its replica's.
+    pub fn stopped(&mut self, flight: Flight, now_us: u64) {
+        self.advance(now_us);
+        let Some(flying) = self.flying.get_mut(&flight.0) else {
+            return;
+        };
+        if flying.stopped.is_none() {
+            flying.stopped = Some((self.at_us, self.share));
+            let decoded = u32::from(flying.decoding.is_some());
+            self.decoding = self.decoding.saturating_sub(decoded);
+        }
     }
 
     /// It has ended; `decode_mu` is what its whole answer took, `None` where it was broken off: then
@@ -110,9 +128,10 @@ impl SpeedMeter {
         self.advance(now_us);
         let flying = self.take(flight)?;
         match (flying.decoding, decode_mu) {
-            (Some((from_us, share)), Some(got)) => {
-                let took_ms = ms_between(from_us, self.at_us);
-                let owed_ms = self.decode_ms(got.max(0.0), share, took_ms);
+            (Some(from), Some(got)) => {
+                let until = self.until(&flying);
+                let took_ms = ms_between(from.0, until.0);
+                let owed_ms = self.decode_ms(got.max(0.0), from, until);
                 let first_ms = if flying.owed.is_streamed {
                     0.0
                 } else {
@@ -159,17 +178,18 @@ impl SpeedMeter {
         let Some(flying) = self.flying.get(&flight.0) else {
             return 0.0;
         };
-        let Some((from_us, share)) = flying.decoding else {
+        let (Some((from_us, before)), (until_us, share)) = (flying.decoding, self.until(flying))
+        else {
             return 0.0;
         };
-        let run_ms = ms_between(from_us, self.at_us);
+        let run_ms = ms_between(from_us, until_us);
         let before_ms = if flying.owed.is_streamed {
             0.0
         } else {
             flying.owed.first_ms
         };
         let part = 1.0 - (before_ms / run_ms.max(1e-9)).min(1.0);
-        ((self.share - share).max(0.0) * part).min(flying.owed.most_decode_mu)
+        ((share - before).max(0.0) * part).min(flying.owed.most_decode_mu)
     }
 
     /// Requests that were placed and have not ended.
@@ -180,19 +200,24 @@ impl SpeedMeter {
 
     fn take(&mut self, flight: Flight) -> Option<Flying> {
         let flying = self.flying.remove(&flight.0)?;
-        if flying.decoding.is_some() {
+        if flying.decoding.is_some() && flying.stopped.is_none() {
             self.decoding = self.decoding.saturating_sub(1);
         }
         Some(flying)
     }
 
+    /// Up to when it ran, and what a decoding request had been owed by then.
+    fn until(&self, flying: &Flying) -> (u64, f64) {
+        flying.stopped.unwrap_or((self.at_us, self.share))
+    }
+
     fn overdue_one(&self, flying: &Flying) -> Option<Report> {
-        let waited_ms = ms_between(flying.placed_us, self.at_us);
+        let until = self.until(flying);
+        let waited_ms = ms_between(flying.placed_us, until.0);
         let owed_ms = match flying.decoding {
             None => flying.owed.first_ms,
-            Some((from_us, share)) => {
-                let run_ms = ms_between(from_us, self.at_us);
-                let longest_ms = self.decode_ms(flying.owed.most_decode_mu, share, run_ms);
+            Some(from) => {
+                let longest_ms = self.decode_ms(flying.owed.most_decode_mu, from, until);
                 flying.owed.first_ms + longest_ms
             }
         };
@@ -200,9 +225,10 @@ impl SpeedMeter {
     }
 
     /// How long an answer of `mu` should have taken, at the mean of what decoding requests were owed
-    /// in `run_ms` since they had been owed `share`.
-    fn decode_ms(&self, mu: f64, share: f64, run_ms: f64) -> f64 {
-        let owed_mu = (self.share - share).max(0.0);
+    /// between two times.
+    fn decode_ms(&self, mu: f64, from: (u64, f64), until: (u64, f64)) -> f64 {
+        let run_ms = ms_between(from.0, until.0);
+        let owed_mu = (until.1 - from.1).max(0.0);
         let alone_mu_per_ms = self.mu_per_ms / self.reference_batch;
         let mu_per_ms = if run_ms > 0.0 && owed_mu > 0.0 {
             owed_mu / run_ms
