@@ -44,6 +44,14 @@ def canonical(host: str) -> str:
     return str(address) if mapped is None else f"::ffff:{mapped}"
 
 
+def reached(endpoint: str) -> str:
+    """What an `ip:port` leads to: of an IPv4 address that is written as IPv6, the IPv4 address.
+
+    Envoy knows these by two names, and so do settings; the replica behind them is one.
+    """
+    return endpoint.removeprefix("[::ffff:").replace("]", "") if "." in endpoint else endpoint
+
+
 @dataclass(frozen=True, slots=True)
 class UnixPath:
     """A Unix domain socket."""

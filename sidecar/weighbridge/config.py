@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from weighbridge.address import reached
 from weighbridge.discovery.settings import Discovery
 from weighbridge.errors import ConfigError
 from weighbridge.logs import LogFormat, LogLevel
@@ -774,7 +775,7 @@ class Config(Section):
     def _endpoints_are_distinct(self) -> "Config":
         seen: dict[str, int] = {}
         for index, replica in enumerate(self.replicas):
-            first = seen.setdefault(replica.endpoint, index)
+            first = seen.setdefault(reached(replica.endpoint), index)
             if first != index:
                 raise ValueError(
                     f"replicas[{index}].endpoint: '{replica.endpoint}' is replicas[{first}] already"

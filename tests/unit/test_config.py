@@ -86,6 +86,10 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
             ": replicas[1].endpoint: '10.0.0.1:8000' is replicas[0]",
         ),
         (
+            {"replicas": [REPLICA, REPLICA | {"endpoint": "[::FFFF:a00:1]:8000"}]},
+            ": replicas[1].endpoint: '[::ffff:10.0.0.1]:8000' is replicas[0]",
+        ),
+        (
             {"discovery": {"sources": [{"kind": "file", "path": "a"}] * 2}},
             ": discovery.sources[1]: 'file a' is discovery.sources[0] already",
         ),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from weighbridge.address import reached
 from weighbridge.discovery.source import Found, Source, SourceError
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Gathering:
         union: dict[str, Found] = {}
         for standing in self._standings.values():
             for one in standing.found or ():
-                union.setdefault(one.replica.endpoint, one)
+                union.setdefault(reached(one.replica.endpoint), one)
         return tuple(union.values())
 
     def inherit(self, before: "Gathering") -> None:

@@ -321,6 +321,21 @@ async def test_a_source_that_fails_keeps_its_last_list(caplog: pytest.LogCapture
     assert said == ["discovery: fickle: away (the last list stays)"], "once, not each time"
 
 
+async def test_an_address_in_two_spellings_is_one_replica() -> None:
+    one, other = Found(replica("10.0.0.1:80")), Found(replica("[::ffff:a00:1]:80"))
+    gathering = Gathering(
+        [StaticSource((one.replica,)), Fickle((other,))],  # type: ignore[list-item]
+        60,
+        frozenset({"p"}),
+        lambda: None,
+    )
+    running = asyncio.create_task(gathering.run())
+    while not gathering.is_complete:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    assert gathering.found() == (one,)
+
+
 async def test_a_list_with_an_unknown_profile_is_refused_alone() -> None:
     good, bad = Found(replica("10.0.0.1:80")), Found(replica("10.0.0.2:80", "q"))
     gathering = Gathering(
