@@ -3,11 +3,13 @@
 import asyncio
 import html
 import ipaddress
+import logging
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from weighbridge import explain, outside
 from weighbridge._core import Core
@@ -44,6 +46,18 @@ INDEX_STYLE = (
 EXPLAINED_BYTES = 4 << 20
 EXPLAINED_AT_ONCE = 2
 MOST_DECISIONS = 1024
+
+
+def is_own_fault(record: logging.LogRecord) -> bool:
+    """Whether what a page's server logs says anything of the sidecar.
+
+    What is no HTTP is answered; each with its trace, whatever scans the port would fill the disk.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+page_log = logging.getLogger("weighbridge.pages")
+page_log.addFilter(is_own_fault)
 
 
 def is_loopback(peer: str | None) -> bool:
@@ -125,7 +139,9 @@ class AdminServer:
         self, pages: web.Application, key: str, address: str, tls: ssl.SSLContext | None = None
     ) -> None:
         # What a client compressed is not expanded here: no page asks for that.
-        runner = web.AppRunner(pages, access_log=None, shutdown_timeout=1, auto_decompress=False)
+        runner = web.AppRunner(
+            pages, logger=page_log, access_log=None, shutdown_timeout=1, auto_decompress=False
+        )
         self._runners.append(runner)
         await runner.setup()
         # An AppRunner's server is there once it is set up.

@@ -89,6 +89,27 @@ async def test_status_and_decisions_are_the_core_s(pages: Pages) -> None:
         assert (await get(pages, f"/decisions?after={wrong}"))[0] == 400
 
 
+@pytest.mark.parametrize(
+    "scan",
+    [
+        b"GET /\x80 HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+        b"GET /%s HTTP/1.1\r\n\r\n" % (b"a" * 10_000),
+    ],
+    ids=["path", "hosts", "header", "long"],
+)
+async def test_what_is_no_http_is_answered_and_fills_no_log(
+    pages: Pages, caplog: pytest.LogCaptureFixture, scan: bytes
+) -> None:
+    host, _, port = pages.address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(scan)
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()
+    assert not caplog.records
+
+
 async def test_metrics_are_prometheus_text(pages: Pages) -> None:
     status, text = await get(pages, "/metrics")
     assert status == 200
