@@ -392,7 +392,7 @@ impl Core {
         if !(reading.stream && self.metering.open.is_joined())
             && let Some(forecast) = forecast
         {
-            self.unseen.expect(&life, after(now_us, forecast.first_ms));
+            self.unseen.expect(&life, now_us, forecast.first_ms);
         }
         let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
         ticket.seek(sought);
@@ -447,10 +447,4 @@ impl Core {
         }
         ticket
     }
-}
-
-/// A time so many ms after another, µs.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn after(at_us: u64, ms: f64) -> u64 {
-    at_us.saturating_add((ms.max(0.0) * 1e3) as u64)
 }

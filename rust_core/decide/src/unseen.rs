@@ -1,14 +1,19 @@
 //! Prompts whose end nobody sees. The first byte of an answer that is not streamed comes with its last;
 //! the headers of one that is streamed come at once, and nothing may observe the rest.
 //!
-//! Such a prompt counts as computed when its replica should have its first token by the forecast. Did it
+//! Such a prompt counts as computed after twice the time to its first token that was forecast. Did it
 //! count until the whole answer is there, replicas that decode long answers would seem to have no
 //! room for prompts; did it end with the headers, replicas would never seem to have any to compute.
+//! The forecast alone would be too soon: an engine that is slower would be sent ever more.
 
 use crate::life::Life;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Times the forecast after which a prompt counts as computed: engines are seldom half as fast as their
+/// profile, and where answers are short their end is seen before.
+const TIMES: f64 = 2.0;
 
 /// No prompt is due.
 const NEVER: u64 = u64::MAX;
@@ -32,8 +37,10 @@ impl Default for Unseen {
 }
 
 impl Unseen {
-    /// The prompt of this request should be computed at `due_us`.
-    pub(crate) fn expect(&self, life: &Arc<Life>, due_us: u64) {
+    /// The first token of this request should be there `first_ms` after `now_us`.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub(crate) fn expect(&self, life: &Arc<Life>, now_us: u64, first_ms: f64) {
+        let due_us = now_us.saturating_add((TIMES * first_ms.max(0.0) * 1e3) as u64);
         life.lock().is_foretold = true;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         due.insert((due_us, life.facts.number), Arc::downgrade(life));

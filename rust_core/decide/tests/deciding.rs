@@ -229,9 +229,9 @@ fn where_nobody_sees_output_a_streamed_prompt_counts_by_the_forecast() {
     };
     // The headers come before the prompt is computed, which takes half a second.
     core.first_byte(&mut ticket, 200, None, 1_000);
-    core.advance(300_000);
-    assert!(prefill() > 0.0);
     core.advance(900_000);
+    assert!(prefill() > 0.0);
+    core.advance(1_800_000);
     assert_eq!(prefill(), 0.0);
     core.end(ticket, 2_000_000);
     assert_eq!(core.accounts(), Accounts::default());
@@ -517,14 +517,14 @@ fn a_drain_outlives_a_flap_of_discovery_on_the_clock_that_is_handed_in() {
     assert_eq!(state(&core), "healthy", "another has its address by now");
 }
 
-/// Forty prompts of some 2,000 tokens, one each 150 ms, of which no first token is there yet; how many
+/// Forty prompts of some 2,000 tokens, one each 300 ms, of which no first token is there yet; how many
 /// of them have to wait. The replies to streamed ones are observed.
 fn unanswered_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
     let core = core(2);
     let mut observers = Vec::new();
     let (mut running, mut waiting) = (Vec::new(), 0);
     for number in 0..40 {
-        let now_us = number * 150_000;
+        let now_us = number * 300_000;
         core.advance(now_us);
         let session = format!("s{number}");
         let text = format!("{session} {}", "hello ".repeat(2000));
@@ -549,7 +549,7 @@ fn unanswered_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
 fn prompts_of_answers_that_are_not_streamed_count_until_they_should_be_computed() {
     let (core, running, waiting) = unanswered_prompts(false);
     assert_eq!(waiting, 0, "their replicas have computed them and decode");
-    let now_us = 40 * 150_000 + 5_000_000;
+    let now_us = 40 * 300_000 + 5_000_000;
     core.advance(now_us);
     let pool = core.pool();
     let loads = || pool.replicas().map(|one| one.load.totals());
