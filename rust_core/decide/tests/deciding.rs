@@ -559,6 +559,6 @@ fn prompts_of_answers_that_are_not_streamed_count_until_they_should_be_computed(
         core.end(ticket, now_us);
     }
     assert_eq!(core.accounts(), Accounts::default());
-    // Where the first token is to be seen, a prompt counts until it is.
+    // Where an observer will see the first token, a prompt counts until then.
     assert!(unanswered_prompts(true).2 > 0);
 }

@@ -10,10 +10,10 @@
 mod common;
 
 use bytes::Bytes;
-use common::{headers, message};
+use common::{headers, message, poll};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::Poll;
 use weighbridge_decide::{Core, Status, UsageRecord, UsageSource};
 use weighbridge_stream::wire::{
     HeaderValue, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse, Request, Response,
@@ -39,28 +39,11 @@ fn send(
     tenant: &str,
     now_us: u64,
 ) -> (Stream, Vec<ProcessingResponse>) {
-    let mut stream = Stream::new(Arc::clone(core), Limits::default());
-    let request = HttpHeaders {
-        headers: Some(headers(&[
-            (":method", "POST"),
-            (":path", "/v1/chat/completions"),
-            ("content-type", "application/json"),
-            ("x-request-id", id),
-            ("x-tenant-id", tenant),
-        ])),
-        end_of_stream: false,
-    };
-    stream.on_message(message(Request::RequestHeaders(request)), now_us);
     let text = "word ".repeat(200);
     let body = serde_json::json!({
         "model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": text}],
     });
-    let body = HttpBody {
-        body: Bytes::from(body.to_string()),
-        end_of_stream: true,
-    };
-    let replies = stream.on_message(message(Request::RequestBody(body)), now_us);
-    (stream, replies)
+    common::chat(core, id, tenant, &body, now_us)
 }
 
 fn respond(stream: &mut Stream, status: &str, now_us: u64) {
@@ -111,20 +94,6 @@ fn copy_reply_at(stream: &mut Stream, now_us: u64, body: &str) {
         };
         copy(stream, Request::ResponseBody(body), now_us);
     }
-}
-
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-fn poll(stream: &mut Stream, woken: &Arc<Woken>, now_us: u64) -> Poll<Vec<ProcessingResponse>> {
-    let waker = Waker::from(Arc::clone(woken));
-    stream.poll_resume(&mut Context::from_waker(&waker), now_us)
 }
 
 fn is_choice(replies: &[ProcessingResponse]) -> bool {

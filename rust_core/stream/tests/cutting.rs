@@ -8,17 +8,14 @@
 
 mod common;
 
-use bytes::Bytes;
-use common::{headers, message};
+use common::{Woken, headers, message, poll};
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::Poll;
 use weighbridge_decide::{Accounts, Core};
-use weighbridge_stream::wire::{
-    HttpBody, HttpHeaders, ImmediateResponse, ProcessingResponse, Request, Response,
-};
-use weighbridge_stream::{Limits, Stream};
+use weighbridge_stream::Stream;
+use weighbridge_stream::wire::{HttpHeaders, ImmediateResponse, Request, Response};
 
 /// One replica, which computes a token of a prompt in 0.1 ms.
 fn core(cut_sheddable: bool) -> Arc<Core> {
@@ -38,26 +35,11 @@ fn core(cut_sheddable: bool) -> Arc<Core> {
 
 /// A request of this tenant with a prompt of `words`, which is sent to the replica at once.
 fn send(core: &Arc<Core>, tenant: &str, words: usize) -> Stream {
-    let mut stream = Stream::new(Arc::clone(core), Limits::default());
-    let request = HttpHeaders {
-        headers: Some(headers(&[
-            (":method", "POST"),
-            (":path", "/v1/chat/completions"),
-            ("content-type", "application/json"),
-            ("x-tenant-id", tenant),
-        ])),
-        end_of_stream: false,
-    };
-    stream.on_message(message(Request::RequestHeaders(request)), 0);
     let text = format!("{tenant} {words} {}", "word ".repeat(words));
     let body = json!({
         "model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": text}],
     });
-    let body = HttpBody {
-        body: Bytes::from(body.to_string()),
-        end_of_stream: true,
-    };
-    let replies = stream.on_message(message(Request::RequestBody(body)), 0);
+    let (stream, replies) = common::chat(core, "", tenant, &body, 0);
     assert!(
         matches!(replies[0].response, Some(Response::RequestBody(_))),
         "it runs"
@@ -65,26 +47,12 @@ fn send(core: &Arc<Core>, tenant: &str, words: usize) -> Stream {
     stream
 }
 
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-fn poll(stream: &mut Stream, woken: &Arc<Woken>) -> Poll<Vec<ProcessingResponse>> {
-    let waker = Waker::from(Arc::clone(woken));
-    stream.poll_resume(&mut Context::from_waker(&waker), 1_000)
-}
-
 /// What the client of a request that was cut is told; `None` where it goes on.
 fn told(stream: &mut Stream) -> Option<ImmediateResponse> {
     if !stream.is_waiting() {
         return None;
     }
-    match poll(stream, &Arc::default()) {
+    match poll(stream, &Arc::<Woken>::default(), 1_000) {
         Poll::Pending => None,
         Poll::Ready(replies) => match replies.into_iter().next()?.response {
             Some(Response::Immediate(refusal)) => Some(refusal),
@@ -98,7 +66,7 @@ fn a_guarantee_that_would_be_late_ends_sheddable_work_before_it() {
     let core = core(true);
     let mut low = send(&core, "low", 20_000);
     let woken = Arc::default();
-    assert!(low.is_waiting() && poll(&mut low, &woken).is_pending());
+    assert!(low.is_waiting() && poll(&mut low, &woken, 1_000).is_pending());
     let gold = send(&core, "gold", 100);
     assert_eq!(woken.0.load(SeqCst), 1, "its stream is told at once");
     let refusal = told(&mut low).expect("it is cut");

@@ -4,10 +4,14 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
 use weighbridge_decide::Core;
 use weighbridge_stream::wire::{
-    BodySendMode, HeaderMap, HeaderValue, ProcessingRequest, ProtocolConfiguration, Request,
+    BodySendMode, HeaderMap, HeaderValue, HttpBody, HttpHeaders, ProcessingRequest,
+    ProcessingResponse, ProtocolConfiguration, Request,
 };
+use weighbridge_stream::{Limits, Stream};
 
 /// A core with one replica, and these settings besides.
 pub(crate) fn core(more: &Value) -> Arc<Core> {
@@ -53,4 +57,52 @@ pub(crate) fn message(request: Request) -> ProcessingRequest {
         }),
         ..ProcessingRequest::default()
     }
+}
+
+/// Sends a chat request of this tenant, its body in one piece; the replies to that.
+pub(crate) fn chat(
+    core: &Arc<Core>,
+    id: &str,
+    tenant: &str,
+    body: &Value,
+    now_us: u64,
+) -> (Stream, Vec<ProcessingResponse>) {
+    let mut stream = Stream::new(Arc::clone(core), Limits::default());
+    let request = HttpHeaders {
+        headers: Some(headers(&[
+            (":method", "POST"),
+            (":path", "/v1/chat/completions"),
+            ("content-type", "application/json"),
+            ("x-request-id", id),
+            ("x-tenant-id", tenant),
+        ])),
+        end_of_stream: false,
+    };
+    stream.on_message(message(Request::RequestHeaders(request)), now_us);
+    let body = HttpBody {
+        body: Bytes::from(body.to_string()),
+        end_of_stream: true,
+    };
+    let replies = stream.on_message(message(Request::RequestBody(body)), now_us);
+    (stream, replies)
+}
+
+/// Counts how often a stream's task is woken.
+#[derive(Default)]
+pub(crate) struct Woken(pub(crate) AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// Asks a stream for replies that have waited.
+pub(crate) fn poll(
+    stream: &mut Stream,
+    woken: &Arc<Woken>,
+    now_us: u64,
+) -> Poll<Vec<ProcessingResponse>> {
+    let waker = Waker::from(Arc::clone(woken));
+    stream.poll_resume(&mut Context::from_waker(&waker), now_us)
 }
