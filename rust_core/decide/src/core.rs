@@ -131,11 +131,7 @@ impl Core {
             },
             seeking: Seeking::default(),
             unseen: Unseen::default(),
-            cutting: {
-                let cutting = Arc::<Cutting>::default();
-                cutting.set(admission.cut_sheddable);
-                cutting
-            },
+            cutting: Cutting::new(admission.cut_sheddable),
             models,
             registry: Registry::default(),
             replicas: Mutex::default(),

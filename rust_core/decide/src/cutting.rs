@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use weighbridge_place::{MicroMu, ReplicaId};
 
 /// The requests that may be cut. Empty, unless an operator allows it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cutting {
     is_on: AtomicBool,
     /// By replica and decision's number: the newest last.
@@ -41,6 +41,14 @@ pub(crate) struct Cuttable {
 }
 
 impl Cutting {
+    /// Nothing yet; `is_on`: an operator allows it.
+    pub(crate) fn new(is_on: bool) -> Arc<Self> {
+        Arc::new(Self {
+            is_on: AtomicBool::new(is_on),
+            running: Mutex::default(),
+        })
+    }
+
     pub(crate) fn set(&self, is_on: bool) {
         self.is_on.store(is_on, Relaxed);
     }
@@ -73,6 +81,8 @@ impl Cutting {
         if late <= MicroMu::ZERO {
             return;
         }
+        // Declared before the lock, so dropped after it: who lets go of a request last wakes others.
+        let mut lives = Vec::new();
         let mut all = self.lock();
         let Some(here) = all.get_mut(&replica) else {
             return;
@@ -80,8 +90,10 @@ impl Cutting {
         let mut found = MicroMu::ZERO;
         let mut newest = here.iter().rev();
         let first = newest.find_map(|(number, running)| {
-            let life = running.life.upgrade();
-            found += life.map_or(MicroMu::ZERO, |life| life.prefill_left());
+            if let Some(life) = running.life.upgrade() {
+                found += life.prefill_left();
+                lives.push(life);
+            }
             (found >= late).then_some(*number)
         });
         let Some(first) = first else {
@@ -116,7 +128,7 @@ impl Cut {
 }
 
 impl Cuttable {
-    /// Ready when the request is cut; until then `context` is to be woken.
+    /// Returns ready once the request is cut, and wakes `context` then.
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut told = self.cut.lock();
         if told.is_cut {

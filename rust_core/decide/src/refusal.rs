@@ -67,7 +67,7 @@ impl Refusal {
     /// A body that is not JSON by its own headers.
     #[must_use]
     pub fn content_type(found: &str) -> Self {
-        let shown: String = found.chars().take(128).collect();
+        let shown = shown(found);
         Self {
             status: 415,
             ..Self::bad_request(
@@ -118,7 +118,7 @@ impl Refusal {
     /// A path that is no inference endpoint; only `explain` refuses it, Envoy's traffic passes.
     #[must_use]
     pub fn not_inference(path: &str) -> Self {
-        let shown: String = path.chars().take(128).collect();
+        let shown = shown(path);
         Self {
             status: 404,
             ..Self::bad_request(
@@ -132,7 +132,7 @@ impl Refusal {
     /// A model that no profile names.
     #[must_use]
     pub fn unknown_model(model: &str) -> Self {
-        let shown: String = model.chars().take(128).collect();
+        let shown = shown(model);
         Self {
             status: 404,
             ..Self::bad_request(
@@ -253,4 +253,9 @@ impl Refusal {
         })
         .unwrap_or_default()
     }
+}
+
+/// As much of a client's own words as a message repeats.
+fn shown(text: &str) -> String {
+    text.chars().take(128).collect()
 }

@@ -65,7 +65,7 @@ impl Ticket {
         self.cuttable.is_some()
     }
 
-    /// Ready when it is cut: [`crate::Core::cut`] ends it then. Until then `context` is to be woken.
+    /// Returns ready once it is cut, and wakes `context` then: [`crate::Core::cut`] ends it.
     pub fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
         let cuttable = self.cuttable.as_ref();
         cuttable.map_or(Poll::Pending, |cuttable| cuttable.poll(context))

@@ -73,7 +73,7 @@ impl StepTimes {
         self.base_ms + self.per_seq_ms * running + self.per_ktok_ms * context / 1000.0
     }
 
-    /// Those of so many sequences that there are slots for.
+    /// How many of these sequences have a slot.
     fn running(&self, sequences: f64) -> f64 {
         sequences.min(self.slots.max(1.0))
     }

@@ -505,8 +505,7 @@ impl Stream {
     }
 
     /// Whether [`Stream::poll_resume`] may have replies without a message that they answer: the request
-    /// waits for admission, or may yet be cut. Messages that come meanwhile are to be handed over as
-    /// always.
+    /// waits for admission, or may yet be cut. Hand over messages that come meanwhile as always.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         match &self.state {
@@ -516,8 +515,8 @@ impl Stream {
         }
     }
 
-    /// The replies of a request that has been admitted, refused or cut; until then `context` is to be
-    /// woken. None at all where nothing waits.
+    /// The replies of a request that has been admitted, refused or cut; wakes `context` when that
+    /// happens. There are none where nothing waits.
     pub fn poll_resume(
         &mut self,
         context: &mut Context<'_>,

@@ -176,13 +176,13 @@ fn ones(words: &[u64]) -> impl Iterator<Item = usize> {
     words.iter().map(|word| word.count_ones() as usize)
 }
 
-/// A place among so many to begin with, by the seed.
+/// Where to begin among `among` holders, by the seed.
 #[allow(clippy::cast_possible_truncation)]
 fn place(seed: u64, among: usize) -> usize {
     ((u128::from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * among as u128) >> 64) as usize
 }
 
-/// Takes so many off what is left, if more are left.
+/// Takes `count` off `left`, unless fewer are left.
 fn take(left: &mut usize, count: usize) -> bool {
     let rest = left.checked_sub(count);
     *left = rest.unwrap_or(*left);
