@@ -58,6 +58,31 @@ def number(hashed: bytes) -> int:
     return int.from_bytes(hashed, "little") >> 1
 
 
+def worker(
+    place: int, model: str, endpoint: str, block_tokens: int, kv_tokens: int
+) -> dict[str, Any]:
+    """A worker as the service wants it told."""
+    return {
+        "worker_id": place,
+        "model_name": model,
+        "endpoint": endpoint,
+        "block_size": block_tokens,
+        "data_parallel_start_rank": 0,
+        "data_parallel_size": 1,
+        "max_num_batched_tokens": PREFILL_TOKENS,
+        "total_kv_blocks": kv_tokens // block_tokens,
+    }
+
+
+def service(python: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The service's command and environment. It keeps by itself what it has sent where."""
+    return [python, "-m", "dynamo.select_service", "--port", str(port)], {
+        "DYN_DISCOVERY_BACKEND": "mem",
+        "DYN_ROUTER_USE_KV_EVENTS": "false",
+        "DYN_LOG": "error",
+    }
+
+
 class Forwarder:
     """Asks the service for each request and forwards it to the worker that it names."""
 
@@ -72,17 +97,8 @@ class Forwarder:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600)
         )
-        for place, worker in enumerate(workers, 1):
-            content = {
-                "worker_id": place,
-                "model_name": self._model,
-                "endpoint": worker,
-                "block_size": BLOCK_TOKENS,
-                "data_parallel_start_rank": 0,
-                "data_parallel_size": 1,
-                "max_num_batched_tokens": PREFILL_TOKENS,
-                "total_kv_blocks": kv_tokens // BLOCK_TOKENS,
-            }
+        for place, endpoint in enumerate(workers, 1):
+            content = worker(place, self._model, endpoint, BLOCK_TOKENS, kv_tokens)
             await self._ask("POST", "/workers", content)
 
     async def close(self) -> None:

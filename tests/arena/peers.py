@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tests.arena.contestants import LOOPBACK, SESSION_HEADER, Contestant, Part, Site
+from tests.arena.dynamo import service
 
 # The header by which SMG and SGLang's router keep a session together.
 ROUTING_KEY = "x-smg-routing-key"
@@ -88,19 +89,13 @@ def _dynamo(environments: Path) -> Contestant:
 
     def parts(site: Site) -> list[Part]:
         selector = f"http://{LOOPBACK}:{site.admin_port}"
-        python = str(environments / "dynamo/bin/python")
-        service = [python, "-m", "dynamo.select_service", "--port", str(site.admin_port)]
+        command, environment = service(str(environments / "dynamo/bin/python"), site.admin_port)
         forward = [sys.executable, "-m", "tests.arena.dynamo", "--selector", selector]
         options = ["--port", str(site.port), "--model", site.model]
         memory = ["--kv-tokens", str(site.kv_tokens)]
         workers = [f"http://{endpoint}" for endpoint in site.endpoints]
-        environment = {
-            "DYN_DISCOVERY_BACKEND": "mem",
-            "DYN_ROUTER_USE_KV_EVENTS": "false",
-            "DYN_LOG": "error",
-        }
         return [
-            Part("dynamo", service, environment, ready=f"{selector}/health"),
+            Part("dynamo", command, environment, ready=f"{selector}/health"),
             Part("forwarder", [*forward, *options, *memory, *workers], counted=False),
         ]
 

@@ -1,8 +1,10 @@
 """The arena without its processes: who is chosen, what is counted, what agreeing means."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 
 from tests.arena.agree import Pair, Side, order_of, page, write_trace
 from tests.arena.dynamo import BLOCK_TOKENS, TOKEN_BYTES, Prompt, prompt_of
+from tests.arena.dynamo_agree import POLICY, Choice, Selector, diary, summary
 from tests.arena.measure import Run, Tokens, figures
 from tests.arena.report import markdown
 from tests.arena.run import contestants, selected
 from tests.arena.setting import Objective, Setting, requests_in, setting_of
 from weighbridge.errors import RefusedError
+from weighbridge.simulate import Fleet, Options
 from weighbridge.traces import load, requests_of, shipped_trace
 from weighbridge.traffic import Outcome
 
@@ -128,3 +132,79 @@ def test_an_order_is_against_only_where_both_sides_are_sure() -> None:
     text = page([a, b, c], 5)
     assert "opposite orders for: a before b" in text
     assert "further off than 15% for: a, b, c" in text
+
+
+class Published(Selector):
+    """Dynamo's cost as its documents give it, in the place of its service."""
+
+    def __init__(self) -> None:
+        super().__init__("http://nowhere")
+        self.workers: list[int] = []
+        self.block_tokens = 1
+        # By reservation: its worker, its blocks, and its prompt tokens that are to be computed.
+        self.booked: dict[str, tuple[int, list[int], int]] = {}
+        self.seen: dict[int, set[int]] = {}
+
+    async def _ask(
+        self, method: str, path: str, content: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        told = dict(content or {})
+        match [method, *path.strip("/").split("/")]:
+            case ["POST", "workers"]:
+                self.workers.append(told["worker_id"])
+                self.block_tokens = told["block_size"]
+            case ["POST", "reservations"]:
+                number, tokens = told["worker_id"], told["effective_prefill_tokens"]
+                self.booked[told["selection_id"]] = (number, told["sequence_hashes"], tokens)
+                self.seen.setdefault(number, set()).update(told["block_hashes"])
+            case ["POST", "reservations", name, "prefill_complete"]:
+                number, blocks, _ = self.booked[name]
+                self.booked[name] = (number, blocks, 0)
+            case ["DELETE", "reservations", name]:
+                del self.booked[name]
+            case ["POST", "select"]:
+                return {"worker_id": min(self.workers, key=lambda number: self.cost(number, told))}
+            case unknown:
+                raise AssertionError(unknown)
+        return {}
+
+    def cost(self, number: int, prompt: Mapping[str, Any]) -> float:
+        here = [one for one in self.booked.values() if one[0] == number]
+        ahead = sum(left for _, _, left in here)
+        in_use = set(prompt["sequence_hashes"]).union(*(blocks for _, blocks, _ in here))
+        seen = self.seen.get(number, set())
+        cached = sum(block in seen for block in prompt["block_hashes"]) * self.block_tokens
+        prefill = max(0, ahead + int(prompt["isl_tokens"]) - cached)
+        return prefill / self.block_tokens + len(in_use)
+
+
+@pytest.mark.parametrize("made", [None, {"workload": "agents"}])
+async def test_the_simulator_s_dynamo_chooses_by_the_published_cost(
+    made: dict[str, Any] | None,
+) -> None:
+    options = Options(
+        trace=shipped_trace(),
+        fleets=[Fleet("llama-3.1-70b-fp8-h100x4", 8)],
+        policies=[POLICY],
+        generator=made,
+        duration_s=40.0,
+        warmup_s=0.0,
+    )
+    service = Published()
+    choices = await service.replay(diary(options, load=0.8), replicas=8)
+    assert len(choices) > 20
+    assert any(choice.cached for choice in choices)
+    assert [choice for choice in choices if not choice.agrees] == []
+    # Each that was booked has been freed.
+    assert service.booked == {}
+
+
+def test_only_where_one_replica_is_clearly_the_cheapest_must_both_agree() -> None:
+    alike = Choice(1, {0: 100.0, 1: 101.0}, theirs=1, cached=False)
+    wrong = Choice(2, {0: 100.0, 1: 120.0}, theirs=1, cached=True)
+    right = Choice(3, {0: 100.0, 1: 120.0}, theirs=0, cached=True)
+    tie = Choice(4, {0: 100.0, 1: 100.0}, theirs=1, cached=True)
+    found = summary([alike, wrong, right, tie])
+    assert (found["asked"], found["agree"]) == (4, 0.5)
+    assert (found["clear"], found["clear_agree"]) == (2, 0.5)
+    assert [one["request"] for one in found["disagreed"]] == [2]

@@ -72,6 +72,9 @@ pub struct Detail {
     pub placed_by: Option<String>,
     /// Requests by the reason of their placement.
     pub reasons: Vec<(String, u64)>,
+    /// The policy's own diary of its decisions, where the scenario asks for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub diary: Vec<serde_json::Value>,
     /// Time to the first token at 0, 1, … 100 percent of the requests, ms.
     pub ttft_percentiles_ms: Vec<f64>,
     /// Time per output token at 0, 1, … 100 percent of the requests, ms.

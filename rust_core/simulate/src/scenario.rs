@@ -130,6 +130,9 @@ pub struct Scenario {
     /// From one round of the live core's assigner to the next, s.
     #[serde(default = "round")]
     pub round_s: f64,
+    /// Whether a policy that keeps a diary of its decisions (`dynamo_kv`) hands it over.
+    #[serde(default)]
+    pub with_diary: bool,
     /// What befalls the cluster.
     #[serde(default)]
     pub events: Vec<Event>,

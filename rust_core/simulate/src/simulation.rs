@@ -189,15 +189,17 @@ impl Simulation {
         let mut world = World::new(&self.scenario, workload, policy, reference, seed)?;
         let (end_ms, broken_off) = world.run(run.until_hopeless, progress)?;
         let capacities = world.capacities(&self.profiles);
-        let (spills, slices_moved, reasons) = {
+        let (spills, slices_moved, reasons, diary) = {
             let policy = world.policy();
-            (policy.spills(), policy.slices_moved(), policy.reasons())
+            let (spills, moved) = (policy.spills(), policy.slices_moved());
+            (spills, moved, policy.reasons(), policy.diary())
         };
         let mut outcome = world.measure.outcome(run.policy, end_ms, &capacities);
         outcome.row.replicas = self.scenario.replica_count();
         outcome.row.spills = spills;
         outcome.row.slices_moved = slices_moved;
         outcome.detail.reasons = reasons;
+        outcome.detail.diary = diary;
         outcome.detail.seed = seed;
         outcome.detail.broken_off = broken_off;
         Ok(outcome)

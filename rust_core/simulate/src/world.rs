@@ -166,8 +166,8 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(crate) fn policy(&self) -> &dyn Policy {
-        &*self.policy
+    pub(crate) fn policy(&mut self) -> &mut dyn Policy {
+        &mut *self.policy
     }
 
     /// The capacity of each replica relative to the reference; 0 of those that are gone.

@@ -5,13 +5,15 @@
 //! ```
 //! The lowest cost wins (temperature 0), equals are drawn among. Prefill ahead is what was sent and
 //! has no first token yet, less what was cached; blocks in use are those of the prompts under
-//! way, each counted once however many share it. What is cached is known exactly, as from events of
-//! the engines' caches.
+//! way, whole ones alone, each counted once however many share it. What is cached is known exactly,
+//! as from events of the engines' caches. `tests/arena/dynamo_agree.py` holds the choices against
+//! those of Dynamo's own service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
 
 use super::{Ask, Policy, Usage, View, fresh, lowest};
 
@@ -21,17 +23,15 @@ struct Worker {
     prefill_tokens: u64,
     /// Requests that hold a block.
     blocks: HashMap<u64, u32>,
-    /// Blocks that no hash names: the ends of prompts.
-    tails: u64,
 }
 
 impl Worker {
     /// Blocks in use if a prompt came: the beginning of it may be in use already.
     #[allow(clippy::cast_precision_loss)]
-    fn with(&self, prompt: &[u64], tail: u64) -> f64 {
+    fn with(&self, prompt: &[u64]) -> f64 {
         // Hashes are chained: where one is held, all before it are.
         let held = prompt.partition_point(|block| self.blocks.contains_key(block));
-        (self.blocks.len() + prompt.len() - held) as f64 + (self.tails + tail) as f64
+        (self.blocks.len() + prompt.len() - held) as f64
     }
 }
 
@@ -42,7 +42,6 @@ struct Sent {
     prefill_tokens: u64,
     prompt: Arc<[u64]>,
     prompt_blocks: usize,
-    tail: u64,
 }
 
 /// Dynamo's policy.
@@ -50,37 +49,42 @@ pub(super) struct Dynamo {
     workers: Vec<Worker>,
     under_way: HashMap<usize, Sent>,
     chance: ChaCha8Rng,
+    /// What was asked, weighed, chosen and seen, in order, where that is wanted.
+    diary: Option<Vec<Value>>,
 }
 
 impl Dynamo {
-    pub(super) fn new(chance: ChaCha8Rng) -> Self {
+    pub(super) fn new(chance: ChaCha8Rng, with_diary: bool) -> Self {
         Self {
             workers: Vec::new(),
             under_way: HashMap::new(),
             chance,
+            diary: with_diary.then(Vec::new),
         }
     }
 
-    /// The whole blocks of the prompt, and whether there is a part of one after them.
-    fn prompt(ask: &Ask<'_>) -> (usize, u64) {
+    fn note(&mut self, what: impl FnOnce() -> Value) {
+        if let Some(diary) = &mut self.diary {
+            diary.push(what());
+        }
+    }
+
+    /// The whole blocks of the prompt.
+    fn prompt(ask: &Ask<'_>) -> usize {
         let block = ask.workload.tokens_per_block().max(1);
-        let tokens = ask.sequence.prompt_tokens;
-        let whole = (tokens / block) as usize;
-        (
-            whole.min(ask.sequence.blocks.len()),
-            u64::from(tokens % block > 0),
-        )
+        let whole = (ask.sequence.prompt_tokens / block) as usize;
+        whole.min(ask.sequence.blocks.len())
     }
 
     fn free(&mut self, number: usize) {
         let Some(sent) = self.under_way.remove(&number) else {
             return;
         };
+        self.note(|| json!({"end": number}));
         let Some(worker) = self.workers.get_mut(sent.worker) else {
             return;
         };
         worker.prefill_tokens -= sent.prefill_tokens;
-        worker.tails -= sent.tail;
         for block in sent.prompt.iter().take(sent.prompt_blocks) {
             if let Some(holders) = worker.blocks.get_mut(block) {
                 *holders -= 1;
@@ -95,27 +99,34 @@ impl Dynamo {
 impl Policy for Dynamo {
     #[allow(clippy::cast_precision_loss)]
     fn choose(&mut self, ask: &Ask<'_>, view: &mut View<'_>) -> Option<usize> {
-        let (whole, tail) = Self::prompt(ask);
+        let whole = Self::prompt(ask);
         let blocks = ask.sequence.blocks.get(..whole).unwrap_or_default();
-        let per_block = f64::from(ask.workload.tokens_per_block().max(1));
+        let block = ask.workload.tokens_per_block().max(1);
         let tokens = ask.sequence.prompt_tokens;
         let (replicas, workers) = (&*view.replicas, &self.workers);
         let none = Worker::default();
-        let cost = |replica: usize| {
+        let weigh = |replica: usize| {
             let worker = workers.get(replica).unwrap_or(&none);
             let cached = replicas.get(replica).map_or(0, |replica| {
                 replica.engine().cached_tokens(&ask.sequence.blocks, tokens)
             });
             let prefill = worker.prefill_tokens as f64 + f64::from(tokens) - f64::from(cached);
-            prefill.max(0.0) / per_block + worker.with(blocks, tail)
+            let cost = prefill.max(0.0) / f64::from(block) + worker.with(blocks);
+            (replica, cached, cost)
         };
-        let scored = fresh(ask, view).map(|replica| (replica, cost(replica)));
-        lowest(&mut self.chance, scored)
+        let weighed: Vec<(usize, u32, f64)> = fresh(ask, view).map(weigh).collect();
+        let scored = weighed.iter().map(|(replica, _, cost)| (*replica, *cost));
+        let chosen = lowest(&mut self.chance, scored);
+        self.note(|| {
+            json!({"ask": ask.number, "tokens": tokens, "block_tokens": block, "blocks": blocks,
+                "weighed": weighed, "chosen": chosen})
+        });
+        chosen
     }
 
     fn sent(&mut self, ask: &Ask<'_>, replica: usize, view: &View<'_>) {
         self.free(ask.number);
-        let (whole, tail) = Self::prompt(ask);
+        let whole = Self::prompt(ask);
         let tokens = ask.sequence.prompt_tokens;
         let cached = view.replicas.get(replica).map_or(0, |replica| {
             replica.engine().cached_tokens(&ask.sequence.blocks, tokens)
@@ -128,7 +139,6 @@ impl Policy for Dynamo {
         };
         let prefill_tokens = u64::from(tokens.saturating_sub(cached));
         worker.prefill_tokens += prefill_tokens;
-        worker.tails += tail;
         for block in ask.sequence.blocks.iter().take(whole) {
             *worker.blocks.entry(*block).or_default() += 1;
         }
@@ -139,9 +149,9 @@ impl Policy for Dynamo {
                 prefill_tokens,
                 prompt: Arc::clone(&ask.sequence.blocks),
                 prompt_blocks: whole,
-                tail,
             },
         );
+        self.note(|| json!({"sent": ask.number, "to": replica, "prefill_tokens": prefill_tokens}));
     }
 
     fn first_token(&mut self, number: usize, _replica: usize, _now_ms: f64) {
@@ -150,6 +160,7 @@ impl Policy for Dynamo {
             if let Some(worker) = self.workers.get_mut(sent.worker) {
                 worker.prefill_tokens -= done;
             }
+            self.note(|| json!({"first": number}));
         }
     }
 
@@ -159,5 +170,9 @@ impl Policy for Dynamo {
 
     fn dropped(&mut self, number: usize, _now_ms: f64) {
         self.free(number);
+    }
+
+    fn diary(&mut self) -> Vec<Value> {
+        self.diary.take().unwrap_or_default()
     }
 }

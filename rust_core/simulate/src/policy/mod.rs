@@ -16,6 +16,7 @@ mod weighbridge;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde_json::Value;
 use weighbridge_weigh::Profile;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -136,6 +137,11 @@ pub(crate) trait Policy {
     fn reasons(&self) -> Vec<(String, u64)> {
         Vec::new()
     }
+
+    /// What it was asked, weighed and saw, in order, where it keeps that and the scenario asks.
+    fn diary(&mut self) -> Vec<Value> {
+        Vec::new()
+    }
 }
 
 /// The policy that is the best of all others and of [`FORESIGHT`].
@@ -191,7 +197,7 @@ pub(crate) fn named(
         }
         "cache_aware" => Box::new(cache_aware::CacheAware::new(chance)),
         "endpoint_picker" => Box::new(picker::Picker::new(scenario, profiles, chance)),
-        "dynamo_kv" => Box::new(dynamo::Dynamo::new(chance)),
+        "dynamo_kv" => Box::new(dynamo::Dynamo::new(chance, scenario.with_diary)),
         "predicted_latency" => Box::new(predicted::Predicted::new(scenario, profiles, chance)),
         "weighbridge" => Box::new(weighbridge::Live::new(scenario, profiles)?),
         _ => {
