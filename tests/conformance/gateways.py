@@ -12,7 +12,8 @@ names, TLS, and what is no part of the protocol:
   internal/extensionserver;
 - `subset`: kgateway's Envoy of 2025: plugin.go and backends.go in
   internal/kgateway/extensions2/plugins/inferenceextension/endpointpicker;
-- `metadata`: no gateway's: the choice read from metadata by a filter that is always on.
+- `metadata`: no gateway's: the choice read from metadata by a filter that is always on;
+- `streamed`: an EnvoyExtensionPolicy with `request: Buffered` and `response: Streamed`.
 
 Istio forwards no namespace but `envoy.lb`; the hint's is forwarded here for each, so that all cases
 can be tried.
@@ -24,7 +25,7 @@ from typing import Any, Literal
 from weighbridge.address import parse_host_port
 from weighbridge.envoy.names import DESTINATION, METADATA_NAMESPACE, SERVED, SIDECAR_CLUSTER
 
-Gateway = Literal["metadata", "header", "per_route", "original_dst", "subset"]
+Gateway = Literal["metadata", "header", "per_route", "original_dst", "subset", "streamed"]
 
 TYPE = "type.googleapis.com/"
 EXT_PROC = "envoy.filters.http.ext_proc"
@@ -36,6 +37,12 @@ DUPLEX = {
     "response_body_mode": "FULL_DUPLEX_STREAMED",
     "response_trailer_mode": "SEND",
 }
+STREAMED = DUPLEX | {
+    "request_body_mode": "BUFFERED",
+    "request_trailer_mode": "SKIP",
+    "response_body_mode": "STREAMED",
+    "response_trailer_mode": "SKIP",
+}
 NOTHING = {
     "request_header_mode": "SKIP",
     "request_body_mode": "NONE",
@@ -44,7 +51,11 @@ NOTHING = {
     "response_body_mode": "NONE",
     "response_trailer_mode": "SKIP",
 }
-PICKER = {"envoy_grpc": {"cluster_name": SIDECAR_CLUSTER, "authority": "picker.default.svc:9002"}}
+# What gateways call the picker by. Istio gives none: there Envoy sends the cluster's name.
+AUTHORITIES: dict[Gateway, str] = {
+    "header": "weighbridge.inference",
+    "per_route": "outbound|9002||weighbridge.inference.svc.cluster.local",
+}
 NAMESPACES = {
     "forwarding_namespaces": {"untyped": [METADATA_NAMESPACE, "envoy.lb.subset_hint"]},
     "receiving_namespaces": {"untyped": [METADATA_NAMESPACE]},
@@ -54,11 +65,13 @@ METADATA_SOURCE = {"metadata": {"key": METADATA_NAMESPACE, "path": [{"key": DEST
 SOURCES: dict[Gateway, list[dict[str, Any]]] = {
     "metadata": [METADATA_SOURCE],
     "header": [{"header": DESTINATION}],
+    "streamed": [{"header": DESTINATION}],
     "per_route": [METADATA_SOURCE],
 }
 FALLBACKS: dict[Gateway, tuple[str, str]] = {
     "metadata": ("least_request", "LeastRequest"),
     "header": ("random", "Random"),
+    "streamed": ("random", "Random"),
     "per_route": ("round_robin", "RoundRobin"),
 }
 # Stands in for whatever tells a gateway the subset: endpoints of a header, `none` for no endpoint.
@@ -81,13 +94,20 @@ def typed(kind: str, **fields: Any) -> dict[str, Any]:
     return {"@type": TYPE + kind, **fields}
 
 
+def asked(gateway: Gateway) -> dict[str, Any]:
+    """The endpoint picker's service."""
+    authority = AUTHORITIES.get(gateway, "picker.default.svc:9002")
+    return {"envoy_grpc": {"cluster_name": SIDECAR_CLUSTER, "authority": authority}}
+
+
 def ext_proc(gateway: Gateway) -> dict[str, Any]:
     """The filter that asks the endpoint picker."""
     per_route = gateway == "per_route"
+    mode = STREAMED if gateway == "streamed" else DUPLEX
     return typed(
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service=PICKER,
-        processing_mode=NOTHING if per_route else DUPLEX,
+        grpc_service=asked(gateway),
+        processing_mode=NOTHING if per_route else mode,
         message_timeout="1000s" if per_route else "5s",
         failure_mode_allow=per_route,
         metadata_options=NAMESPACES,
@@ -96,6 +116,10 @@ def ext_proc(gateway: Gateway) -> dict[str, Any]:
     )
 
 
+GZIP = {
+    "name": "gzip",
+    "typed_config": typed("envoy.extensions.compression.gzip.compressor.v3.Gzip"),
+}
 HEADER_TO_METADATA = {
     "name": "envoy.filters.http.header_to_metadata",
     "typed_config": typed(
@@ -125,7 +149,7 @@ def route(gateway: Gateway) -> dict[str, Any]:
         },
     }
     if gateway in {"per_route", "subset"}:
-        overrides = {"grpc_service": PICKER, "failure_mode_allow": False}
+        overrides = {"grpc_service": asked(gateway), "failure_mode_allow": False}
         if gateway == "per_route":
             overrides["processing_mode"] = DUPLEX
         found["typed_per_filter_config"] = {
@@ -147,6 +171,17 @@ def listener(gateway: Gateway, port: int) -> dict[str, Any]:
             ),
         },
         {"name": EXT_PROC, "typed_config": ext_proc(gateway)},
+        # Nearer to the pool: the picker sees replies as they are sent on to such clients.
+        {
+            "name": "envoy.filters.http.compressor",
+            "typed_config": typed(
+                "envoy.extensions.filters.http.compressor.v3.Compressor",
+                compressor_library=GZIP,
+                response_direction_config={
+                    "common_config": {"content_type": ["application/json", "text/event-stream"]}
+                },
+            ),
+        },
         *([HEADER_TO_METADATA] if gateway == "subset" else []),
         {
             "name": "envoy.filters.http.router",

@@ -39,7 +39,8 @@ class Gateways:
         """A client of one gateway."""
         url = f"http://{LOOPBACK}:{self._ports[gateway]}"
         timeout = aiohttp.ClientTimeout(total=30)
-        async with aiohttp.ClientSession(url, timeout=timeout) as client:
+        headers = {"accept-encoding": "identity"}
+        async with aiohttp.ClientSession(url, timeout=timeout, headers=headers) as client:
             running = Running(self.stack, self._family, client)
             yield running
             await running.settled()

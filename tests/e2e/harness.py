@@ -84,6 +84,24 @@ class Reply:
         return self.headers.get("x-served-by", "")
 
 
+def usage_of(body: bytes) -> tuple[int, int]:
+    """Prompt and output tokens, as a client reads them."""
+    usage: dict[str, int] = {}
+    if body.startswith(b"data:"):
+        for line in body.decode().splitlines():
+            if line.startswith("data: {"):
+                usage = json.loads(line.removeprefix("data: ")).get("usage") or usage
+    else:
+        usage = json.loads(body)["usage"]
+    return usage["prompt_tokens"], usage["completion_tokens"]
+
+
+def usage_lines(path: Path) -> list[dict[str, Any]]:
+    """The usage log so far."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def memory(running: Running, key: str = "VmRSS") -> float:
     """The sidecar's memory, bytes: `VmRSS` now, `VmHWM` at most so far."""
     pid = running.family.running("serve").pid

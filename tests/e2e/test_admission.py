@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.harness import Running, Starter, until
+from tests.e2e.harness import Running, Starter, until, usage_lines, usage_of
 
 
 def narrow(**queue: Any) -> dict[str, Any]:
@@ -97,34 +97,19 @@ async def test_tokens_are_billed_as_the_replies_say(start: Starter, tmp_path: Pa
             assert reply.status == 200
             wanted[reply.headers["x-request-id"]] = usage_of(reply.body)
 
-        def lines() -> list[dict[str, Any]]:
-            text = path.read_text() if path.exists() else ""
-            return [json.loads(line) for line in text.splitlines()]
-
-        await until(lambda: len(lines()) == len(wanted))
+        await until(lambda: len(usage_lines(path)) == len(wanted))
+        lines = usage_lines(path)
         found = {
-            line["request_id"]: (line["prompt_tokens"], line["output_tokens"]) for line in lines()
+            line["request_id"]: (line["prompt_tokens"], line["output_tokens"]) for line in lines
         }
         assert found == wanted
-        assert {line["source"] for line in lines()} == {"usage"}
+        assert {line["source"] for line in lines} == {"usage"}
         status = await running.stack.status()
         [door] = status["admission"].values()
         billed = {tenant["tenant"]: tenant["billed_mu"] for tenant in door["tenants"]}
         for tenant in ("acme", "zeta"):
-            taken = sum(line["mu"] for line in lines() if line["tenant"] == tenant)
+            taken = sum(line["mu"] for line in lines if line["tenant"] == tenant)
             assert abs(billed[tenant] - taken) < 1e-3
-
-
-def usage_of(body: bytes) -> tuple[int, int]:
-    """Prompt and output tokens, as a client reads them."""
-    usage: dict[str, int] = {}
-    if body.startswith(b"data:"):
-        for line in body.decode().splitlines():
-            if line.startswith("data: {"):
-                usage = json.loads(line.removeprefix("data: ")).get("usage") or usage
-    else:
-        usage = json.loads(body)["usage"]
-    return usage["prompt_tokens"], usage["completion_tokens"]
 
 
 async def test_a_guarantee_that_would_be_late_ends_sheddable_work(start: Starter) -> None:

@@ -386,7 +386,14 @@ impl Core {
         self.metering.observe(join, request_id)
     }
 
-    /// The reply was observed to its end.
+    /// The stream that routes a request is going to see its reply, too; `None` where another stream
+    /// observes it.
+    #[must_use]
+    pub fn observe_own(&self, ticket: &Ticket) -> Option<Observer> {
+        Observer::of(Arc::clone(ticket.life()))
+    }
+
+    /// The reply was observed to its end, or as much of it as there will be.
     pub fn observed(&self, observer: Observer, now_us: u64) {
         let settled = self.metering.observed(observer, now_us);
         self.correct_heat(settled, now_us);

@@ -37,7 +37,7 @@ pub(crate) struct Settled {
     pub(crate) took: Placed,
 }
 
-/// Reads a copy of a reply for the stream that observes it; dropped, it has seen all it will see.
+/// Reads a reply for the stream that sees it pass; [`crate::Core::observed`] ends it.
 pub struct Observer {
     life: Arc<Life>,
     reader: Option<ReplyReader>,
@@ -47,6 +47,23 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// Of a request under way that nobody observes yet.
+    pub(crate) fn of(life: Arc<Life>) -> Option<Self> {
+        let mut held = life.lock();
+        if held.is_observed || held.ended_us.is_some() {
+            return None;
+        }
+        held.is_observed = true;
+        drop(held);
+        let expected = life.expects();
+        Some(Self {
+            life,
+            reader: None,
+            has_output: false,
+            expected,
+        })
+    }
+
     /// The reply begins with these headers' values.
     pub fn begin(&mut self, content_type: Option<&str>, content_encoding: Option<&str>) {
         self.reader = Some(ReplyReader::new(content_type, content_encoding));
@@ -150,19 +167,7 @@ impl Metering {
             Some(join) => self.open.find(join),
             None => request_id.and_then(|id| self.open.find_named(id)),
         }?;
-        let mut held = life.lock();
-        if held.is_observed || held.ended_us.is_some() {
-            return None;
-        }
-        held.is_observed = true;
-        drop(held);
-        let expected = life.expects();
-        Some(Observer {
-            life,
-            reader: None,
-            has_output: false,
-            expected,
-        })
+        Observer::of(life)
     }
 
     /// Lets answers of which nothing is seen as they are made count as they run: by the time, at the pace

@@ -10,6 +10,7 @@ mod gather;
 mod head;
 mod machine;
 mod observe;
+mod placed;
 mod reply;
 pub mod wire;
 

@@ -3,6 +3,7 @@
 use crate::gather::{Gather, Held, Pieces};
 use crate::head::{self, Head};
 use crate::observe::Observation;
+use crate::placed::Placed;
 use crate::reply::{self, Repeats};
 use crate::wire::{
     BodySendMode, HttpBody, HttpHeaders, Metadata, ProcessingRequest, ProcessingResponse,
@@ -43,7 +44,7 @@ enum State {
     /// The filter sends copies and waits for nothing: a reply is observed.
     Observe(Box<Observation>),
     /// Decided and charged until the stream ends.
-    Placed(Box<Ticket>),
+    Placed(Box<Placed>),
     /// Refused, once the client has sent all: many read no answer before.
     Draining(Box<ProcessingResponse>, usize),
     /// An immediate response was sent: Envoy reads no more.
@@ -136,6 +137,9 @@ impl Stream {
                 replies.push(Response::ResponseHeaders(reply::unchanged()).into());
             }
             Some(Request::ResponseBody(body)) => {
+                if let State::Placed(placed) = &mut self.state {
+                    placed.reply(&body.body, now_us);
+                }
                 if self.config.response_body_mode() == BodySendMode::FullDuplexStreamed {
                     reply::echo(
                         body.body,
@@ -510,7 +514,7 @@ impl Stream {
     pub fn is_waiting(&self) -> bool {
         match &self.state {
             State::Waits(_) => true,
-            State::Placed(ticket) => !self.responded && ticket.may_be_cut(),
+            State::Placed(placed) => !self.responded && placed.ticket.may_be_cut(),
             _ => false,
         }
     }
@@ -532,8 +536,8 @@ impl Stream {
                     _ => Poll::Ready(Vec::new()),
                 }
             }
-            State::Placed(ticket) if !self.responded => {
-                let Poll::Ready(()) = ticket.poll_cut(context) else {
+            State::Placed(placed) if !self.responded => {
+                let Poll::Ready(()) = placed.ticket.poll_cut(context) else {
                     return Poll::Pending;
                 };
                 Poll::Ready(self.cut(now_us))
@@ -545,8 +549,8 @@ impl Stream {
     /// Ends a request before its answer begins.
     fn cut(&mut self, now_us: u64) -> Vec<ProcessingResponse> {
         let mut replies = Vec::new();
-        if let State::Placed(ticket) = std::mem::replace(&mut self.state, State::Pass) {
-            let refusal = self.core.cut(*ticket, now_us);
+        if let State::Placed(placed) = std::mem::replace(&mut self.state, State::Pass) {
+            let refusal = placed.cut(&self.core, now_us);
             self.refuse(&refusal, &mut replies);
         }
         replies
@@ -591,7 +595,8 @@ impl Stream {
         } else {
             self.answer_unsteered(gather, replies);
         }
-        self.state = State::Placed(Box::new(ticket));
+        let sees_reply = self.config.response_body_mode() != BodySendMode::None;
+        self.state = State::Placed(Box::new(Placed::new(&self.core, ticket, sees_reply)));
     }
 
     /// Lets a request go on as if the sidecar were not there.
@@ -651,14 +656,8 @@ impl Stream {
 
     fn on_response_headers(&mut self, headers: &HttpHeaders, served: Option<&str>, now_us: u64) {
         self.responded = true;
-        if let State::Placed(ticket) = &mut self.state {
-            let status = headers
-                .headers
-                .as_ref()
-                .and_then(|map| map.get(":status"))
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0);
-            self.core.first_byte(ticket, status, served, now_us);
+        if let State::Placed(placed) = &mut self.state {
+            placed.answered(&self.core, headers, served, now_us);
         }
     }
 
@@ -714,7 +713,7 @@ impl Stream {
     /// core's own clock.
     pub fn close(&mut self, now_us: u64) {
         match std::mem::replace(&mut self.state, State::Pass) {
-            State::Placed(ticket) => self.core.end(*ticket, now_us),
+            State::Placed(placed) => placed.end(&self.core, now_us),
             State::Observe(mut observation) => observation.close(&self.core, now_us),
             _ => {}
         }

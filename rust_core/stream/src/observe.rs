@@ -1,11 +1,17 @@
 //! What is observed of a request that another stream has routed: its reply, as it passes.
 
 use crate::head::{JOIN, request_id};
-use crate::wire::{ProcessingRequest, Request};
+use crate::wire::{HttpHeaders, ProcessingRequest, Request};
 use weighbridge_decide::{Core, Observer};
 
 /// The header that both streams of a request have, where the gateway takes [`JOIN`] off.
 const REQUEST_ID: &str = "x-request-id";
+
+/// A reply begins with these headers.
+pub(crate) fn begin(observer: &mut Observer, headers: &HttpHeaders) {
+    let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
+    observer.begin(value("content-type"), value("content-encoding"));
+}
 
 /// One observed request.
 #[derive(Default)]
@@ -28,8 +34,7 @@ impl Observation {
             }
             Some(Request::ResponseHeaders(headers)) => {
                 if let Some(observer) = &mut self.observer {
-                    let value = |name| headers.headers.as_ref().and_then(|map| map.get(name));
-                    observer.begin(value("content-type"), value("content-encoding"));
+                    begin(observer, &headers);
                 }
                 ended = headers.end_of_stream;
             }
