@@ -286,7 +286,7 @@ class Queue(Section):
         ge=1,
         le=1e9,
         description="Work in flight that counts as full, ms of the replicas' capacity. An answer, "
-        "however long, counts as its sequence's part of it: a full batch is full.",
+        "however long, counts as its slot's part of it: a full batch is full.",
     )
     prefill_window_ms: float = Field(
         1_000,

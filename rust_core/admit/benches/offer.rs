@@ -52,6 +52,7 @@ fn offer(tenant: &str) -> Offer<'_> {
             prefill: MicroMu::from_mu(30.0),
             decode: MicroMu::from_mu(70.0),
             kv_tokens: 900,
+            sequences: 1,
             ..Amount::default()
         },
         deadline_us: u64::MAX,

@@ -366,7 +366,6 @@ impl Gate {
             return;
         }
         self.running.take(&grant.held);
-        self.running.sequences -= i64::from(grant.decodes);
         if grant.promised {
             self.promised.take(&grant.held);
         }
@@ -377,9 +376,7 @@ impl Gate {
     fn start(&mut self, at: u32, priority: Priority, cost: Amount, promised: bool) -> Grant {
         let work = cost.prefill + cost.decode;
         let held = self.full.counted(cost);
-        let decodes = cost.decode > MicroMu::ZERO;
         self.running.add(&held);
-        self.running.sequences += i64::from(decodes);
         self.flow += cost.prefill.as_mu();
         self.earn(work, priority, promised);
         self.accounts.count(at, 1, 0);
@@ -405,7 +402,6 @@ impl Gate {
             promised,
             charged: work,
             held,
-            decodes,
             over: false,
         }
     }

@@ -40,8 +40,6 @@ pub struct Grant {
     pub(crate) charged: MicroMu,
     /// What still counts as in flight.
     pub(crate) held: Amount,
-    /// It has an answer to decode.
-    pub(crate) decodes: bool,
     /// Nothing of it is in flight any more.
     pub(crate) over: bool,
 }

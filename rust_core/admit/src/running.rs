@@ -15,8 +15,8 @@ pub struct Capacity {
     pub replicas: u32,
     /// Sum of their KV tokens.
     pub kv_tokens: u64,
-    /// Sequences that they decode together when they are well loaded; 0 where that is not known.
-    pub sequences: f64,
+    /// Sequences that they decode together at most; 0 where that is not known.
+    pub slots: f64,
     /// What decoding takes of the time per token that is in time.
     pub steps: Steps,
     /// Work in flight that came past this gate, as telemetry or other sidecars tell it.
@@ -100,7 +100,7 @@ impl Full {
             work: window(settings.window_ms),
             prefill: window(prefill_ms),
             replica_prefill: window(prefill_ms / f64::from(capacity.replicas.max(1))),
-            sequence: (capacity.sequences > 0.0).then(|| window(SEQUENCE_MS / capacity.sequences)),
+            sequence: (capacity.slots > 0.0).then(|| window(SEQUENCE_MS / capacity.slots)),
             kv_tokens,
             replica_kv_tokens: capacity
                 .kv_tokens
@@ -127,14 +127,14 @@ impl Full {
     }
 
     /// What of a request counts as in flight: a prompt that is longer than a replica's part of the
-    /// window, or a context longer than its memory, fills that replica and no other; an answer takes
+    /// window, or a context longer than its memory, fills that replica and no other; each answer takes
     /// one sequence's part.
     pub(crate) fn counted(&self, cost: Amount) -> Amount {
         Amount {
             prefill: cost.prefill.min(self.replica_prefill),
-            decode: self
-                .sequence
-                .map_or(cost.decode, |part| cost.decode.min(part)),
+            decode: self.sequence.map_or(cost.decode, |part| {
+                cost.decode.min(part.times(cost.sequences))
+            }),
             kv_tokens: cost.kv_tokens.min(self.replica_kv_tokens),
             ..cost
         }
@@ -205,7 +205,7 @@ pub(crate) struct Running {
     pub(crate) prefill: MicroMu,
     pub(crate) kv_tokens: i64,
     pub(crate) requests: i64,
-    /// Of the requests, those that have an answer to decode: embeddings have none.
+    /// Answers that are decoded: embeddings have none, a request may have several.
     pub(crate) sequences: i64,
 }
 
@@ -214,6 +214,7 @@ impl Running {
         self.work += amount.prefill + amount.decode;
         self.prefill += amount.prefill;
         self.kv_tokens = self.kv_tokens.wrapping_add(signed(amount.kv_tokens));
+        self.sequences += i64::from(amount.sequences);
         self.requests += 1;
     }
 
@@ -221,6 +222,7 @@ impl Running {
         self.work -= amount.prefill + amount.decode;
         self.prefill -= amount.prefill;
         self.kv_tokens = self.kv_tokens.wrapping_sub(signed(amount.kv_tokens));
+        self.sequences -= i64::from(amount.sequences);
         self.requests -= 1;
     }
 

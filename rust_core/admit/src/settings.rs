@@ -7,8 +7,8 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Work in flight that counts as full, ms of the replicas' capacity. An answer, however long,
-    /// counts as its sequence's part of it at most: replicas that decode full batches are full.
+    /// Work in flight that counts as full, ms of the replicas' capacity. Each answer, however
+    /// long, counts as its slot's part of it at most: replicas that decode full batches are full.
     pub window_ms: f64,
     /// Prefill not yet done that counts as full, ms of the replicas' capacity: the time to first
     /// token that the replicas' own queues may add. A prompt counts as one replica's part at most.

@@ -33,6 +33,7 @@ fn offer(mu: f64) -> Offer<'static> {
         priority: None,
         cost: Amount {
             decode: MicroMu::from_mu(mu),
+            sequences: 1,
             ..Amount::default()
         },
         deadline_us: u64::MAX,

@@ -43,6 +43,7 @@ fn cost() -> impl Strategy<Value = Amount> {
             prefill: MicroMu::from_mu(prefill),
             decode: MicroMu::from_mu(decode),
             kv_tokens,
+            sequences: 1,
             ..Amount::default()
         },
     )
@@ -376,6 +377,7 @@ fn offer(tenant: &str, mu: f64) -> Offer<'_> {
         priority: None,
         cost: Amount {
             decode: MicroMu::from_mu(mu),
+            sequences: u32::from(mu > 0.0),
             ..Amount::default()
         },
         deadline_us: u64::MAX,
@@ -659,6 +661,7 @@ fn asking(tenant: &'static str, priority: Option<Priority>, mu: f64) -> Offer<'s
         priority,
         cost: Amount {
             decode: MicroMu::from_mu(mu),
+            sequences: u32::from(mu > 0.0),
             ..Amount::default()
         },
         deadline_us: u64::MAX,

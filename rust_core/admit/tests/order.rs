@@ -16,6 +16,7 @@ const LARGEST: f64 = 400.0;
 fn amount(mu: f64) -> Amount {
     Amount {
         decode: MicroMu::from_mu(mu),
+        sequences: 1,
         ..Amount::default()
     }
 }

@@ -44,6 +44,7 @@ fn ask(gate: &mut Gate, tenant: &str, prefill: f64, decode: f64) -> Option<Grant
             prefill: MicroMu::from_mu(prefill),
             decode: MicroMu::from_mu(decode),
             kv_tokens: 1,
+            sequences: u32::from(decode > 0.0),
             ..Amount::default()
         },
         deadline_us: u64::MAX,

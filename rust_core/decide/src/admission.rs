@@ -176,7 +176,7 @@ fn capacity(members: &ModelPool, window_ms: f64, tpot_ms: f64) -> Capacity {
         mu_per_ms: members.mu_per_ms,
         replicas: u32::try_from(open().count()).unwrap_or(u32::MAX),
         kv_tokens: open().map(|replica| replica.spec.kv_tokens).sum(),
-        sequences: sum(|spec| spec.steps.sequences),
+        slots: sum(|spec| spec.steps.slots),
         steps: steps(sum, tpot_ms.max(1e-3)),
         foreign,
     }

@@ -152,6 +152,7 @@ impl Core {
             prefill: MicroMu::from_mu(cost.before_first_token()),
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
+            sequences: cost.sequences,
             kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
         };
         let tenant = incoming.tenant.unwrap_or_default();
@@ -286,6 +287,7 @@ impl Core {
             decode: MicroMu::from_mu(cost.decode_mu),
             kv_tokens: cost.kv_tokens,
             kv_reserved: weighed.weighing.kv_reserved(decision.cached_blocks),
+            sequences: cost.sequences,
         });
         let class = admitted.pass.as_ref().and_then(Pass::grant).map(Class::of);
         if class == Some(Class::Promised) {

@@ -289,6 +289,7 @@ impl Life {
         let mut amount = Amount {
             decode: MicroMu::from_mu(whole.decode_mu),
             kv_tokens: whole.kv_tokens,
+            sequences: whole.sequences,
             ..Amount::default()
         };
         if let Some(charge) = &mut held.charge {

@@ -25,7 +25,6 @@ pub(crate) fn of(profile: &Profile) -> StepTimes {
         per_ktok_ms: latency.decode_per_ktok_ctx_ms,
         chunk_ms: latency.prefill_base_ms
             + latency.prefill_per_tok_ms * f64::from(profile.max_num_tokens),
-        sequences: batch,
         slots: f64::from(profile.max_batch_size),
         token_mu: cost.decode_per_tok,
         ktok_mu: cost.decode_per_ktok_ctx,

@@ -196,13 +196,15 @@ impl Core {
         let is_promised = self.is_promised(&weighed.model.name, incoming.tenant);
         let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
         let kv = |blocks: u32| weighed.weighing.kv_reserved(blocks);
+        let uncached = weighed.weighing.cost(0);
         let ask = Ask {
             model: &weighed.model.name,
             adapter: adapter.or_else(|| weighed.lora()),
             key: weighed.key,
             chain: &weighed.chain,
             prefill: &prefill,
-            decode: MicroMu::from_mu(weighed.weighing.decode_mu()),
+            decode: MicroMu::from_mu(uncached.decode_mu),
+            sequences: uncached.sequences,
             kv: &kv,
             kv_tokens: weighed.weighing.kv_tokens(),
             objectives: Some(weighed.objectives),

@@ -91,12 +91,6 @@ impl Weighing {
         self.cost(blocks).before_first_token()
     }
 
-    /// MU of the output; the cache makes no difference to it.
-    #[must_use]
-    pub fn decode_mu(&self) -> f64 {
-        self.cost(0).decode_mu
-    }
-
     /// KV tokens that the engine sets aside, given so many cached blocks.
     #[must_use]
     pub fn kv_reserved(&self, blocks: u32) -> u64 {

@@ -172,6 +172,37 @@ fn an_ended_request_leaves_nothing_on_the_ledger_but_its_prefix() {
 }
 
 #[test]
+fn a_request_holds_a_sequence_for_each_of_its_answers() {
+    let core = core(1);
+    let sequences = |endpoint, body: &serde_json::Value| {
+        let body = serde_json::to_vec(body).unwrap();
+        let incoming = Incoming {
+            endpoint,
+            ..incoming(None, &body)
+        };
+        let ticket = core.decide(&incoming, 0).unwrap();
+        let pool = core.pool();
+        let loads = pool.replicas().map(|one| one.load.totals());
+        let held: i64 = loads.map(|load| load.sequences).sum();
+        core.end(ticket, 0);
+        held
+    };
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    let chat = |n: u32| json!({"model": "m", "messages": messages, "n": n, "max_tokens": 50});
+    assert_eq!(sequences(Endpoint::ChatCompletions, &chat(1)), 1);
+    assert_eq!(sequences(Endpoint::ChatCompletions, &chat(4)), 4);
+    let batch = json!({"model": "m", "prompt": ["a", "b"], "n": 3, "max_tokens": 50});
+    assert_eq!(sequences(Endpoint::Completions, &batch), 6);
+    let texts = json!({"model": "m", "input": ["a", "b"]});
+    assert_eq!(
+        sequences(Endpoint::Embeddings, &texts),
+        0,
+        "nothing is decoded"
+    );
+    assert_eq!(core.accounts(), Accounts::default());
+}
+
+#[test]
 fn the_prompt_is_charged_until_output_is_seen_where_somebody_looks() {
     let prefill = |core: &Core| -> f64 {
         let status = Status::of(core);
@@ -543,6 +574,25 @@ fn unanswered_prompts(is_streamed: bool) -> (Core, Vec<Ticket>, usize) {
         }
     }
     (core, running, waiting)
+}
+
+#[test]
+fn long_answers_run_until_batches_are_full() {
+    // Its costs are those of batches of 32; 64 sequences decode together.
+    let core = core(1);
+    let body = json!({
+        "model": "m", "max_tokens": 8_000, "min_tokens": 8_000,
+        "messages": [{"role": "user", "content": "prove it"}]
+    });
+    let body = serde_json::to_vec(&body).unwrap();
+    let mut running = Vec::new();
+    for at_us in (0..70).map(|one| one * 1_000_000) {
+        if let Ok(Begun::Placed(mut ticket)) = core.begin(&incoming(None, &body), at_us) {
+            core.first_byte(&mut ticket, 200, None, at_us + 100_000);
+            running.push(ticket);
+        }
+    }
+    assert!((60..=64).contains(&running.len()), "{}", running.len());
 }
 
 #[test]

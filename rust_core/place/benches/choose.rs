@@ -74,6 +74,7 @@ fn fleet() -> Fleet {
         let decode = MicroMu::from_mu(mix(at as u64) as f64 / u64::MAX as f64 * 400.0);
         std::mem::forget(replica.load.charge(Amount {
             decode,
+            sequences: 1,
             ..Amount::default()
         }));
     }
@@ -92,6 +93,7 @@ fn ask<'a>(session: u64, chain: &'a [u64], seed: u64) -> Ask<'a> {
         chain,
         prefill: &prefill,
         decode: MicroMu::from_mu(100.0),
+        sequences: 1,
         kv: &|_| 1_500,
         kv_tokens: 1_000,
         objectives: None,

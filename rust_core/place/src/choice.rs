@@ -27,6 +27,8 @@ pub struct Ask<'a> {
     pub prefill: &'a dyn Fn(u32) -> MicroMu,
     /// The predicted decode MU.
     pub decode: MicroMu,
+    /// Sequences that this is the work of: one for each answer.
+    pub sequences: u32,
     /// The KV tokens that the engine sets aside for it on a replica that has so many blocks of the
     /// chain cached. Must not grow with more blocks.
     pub kv: &'a dyn Fn(u32) -> u64,

@@ -309,6 +309,7 @@ impl Look<'_> {
             decode_mu: self.ask.decode.as_mu(),
             kv_tokens: self.ask.kv_tokens as f64,
             kv_reserved: own.kv as f64,
+            sequences: f64::from(self.ask.sequences),
             tpot_objective_ms: self.ask.objectives.map(|own| own.tpot_ms),
         };
         let forecast = Forecast::of(

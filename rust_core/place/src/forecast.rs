@@ -38,8 +38,6 @@ pub struct StepTimes {
     pub per_ktok_ms: f64,
     /// ms of a full chunk of prefill.
     pub chunk_ms: f64,
-    /// Sequences that decode together when it is well loaded.
-    pub sequences: f64,
     /// Most sequences in an iteration.
     pub slots: f64,
     /// MU of an output token, without its context.
@@ -55,7 +53,6 @@ impl Default for StepTimes {
             per_seq_ms: 0.02,
             per_ktok_ms: 0.02,
             chunk_ms: 200.0,
-            sequences: 256.0,
             slots: 256.0,
             token_mu: 0.05,
             ktok_mu: 0.02,
@@ -100,8 +97,8 @@ pub struct Objectives {
 pub struct Doing {
     /// Prefill not yet computed, ms.
     pub ahead_ms: f64,
-    /// Requests in flight.
-    pub requests: f64,
+    /// Sequences that decode, or will.
+    pub sequences: f64,
     /// Decode work in flight, MU.
     pub decode_mu: f64,
     /// KV tokens that its requests will hold when they end.
@@ -129,6 +126,8 @@ pub struct Newcomer {
     pub kv_tokens: f64,
     /// KV tokens set aside for it.
     pub kv_reserved: f64,
+    /// Sequences that will decode for it.
+    pub sequences: f64,
     /// Time per token that is in time for it, ms; `None`: everybody's.
     pub tpot_objective_ms: Option<f64>,
 }
@@ -167,12 +166,13 @@ impl Forecast {
         objectives: &Objectives,
         stall_weight: f64,
     ) -> Self {
-        let sequences = doing.requests.max(0.0);
+        let sequences = doing.sequences.max(0.0);
+        let own = newcomer.sequences.max(1.0);
         let held = doing.kv_tokens.max(0.0);
         let prefill = newcomer.prefill_ms.max(0.0);
         let ahead = doing.ahead_ms.max(0.0);
         let left = 1.0 - doing.prefill_share.clamp(0.0, MOST_SHARE);
-        let output = steps.output_tokens(newcomer.decode_mu, newcomer.kv_tokens);
+        let output = steps.output_tokens(newcomer.decode_mu / own, newcomer.kv_tokens / own);
         let mean_output = if sequences > 0.0 {
             steps.output_tokens(doing.decode_mu / sequences, held / sequences)
         } else {
@@ -183,7 +183,8 @@ impl Forecast {
         } else {
             0.0
         };
-        let tpot_ms = steps.step_ms(sequences + 1.0, held + newcomer.kv_tokens) / left;
+        let tpot_ms =
+            steps.step_ms(sequences + newcomer.sequences, held + newcomer.kv_tokens) / left;
         let iterations = LEAST_ITERATIONS + (ahead + prefill) / steps.chunk_ms.max(1e-3);
         let reserved = doing.kv_reserved.max(0.0);
         let wanted = newcomer.kv_reserved - (doing.kv_limit - reserved);
@@ -194,11 +195,17 @@ impl Forecast {
             0.0
         };
         let slots = steps.slots.max(1.0);
-        let short = (sequences + 1.0 - slots).max(0.0);
+        let decodes = newcomer.sequences > 0.0;
+        let short = if decodes {
+            (sequences + newcomer.sequences - slots).max(0.0)
+        } else {
+            0.0
+        };
         // Memory and slots come free when sequences end.
         let room = memory.max(short / slots) * mean_output * tpot_ms;
         let tpot_objective = objectives.tpot_ms.max(1e-3);
         let own_objective = newcomer.tpot_objective_ms.unwrap_or(tpot_objective);
+        let late = (tpot_ms - own_objective).max(0.0);
         let strain = (tpot_ms / tpot_objective).min(MOST_STRAIN);
         let queued = doing.arrivals.max(0.0) * (ahead + prefill / 2.0) / left;
         let stalled = running * objectives.ttft_ms
@@ -208,7 +215,7 @@ impl Forecast {
             first_ms: ahead + prefill + iterations * step + room,
             tpot_ms,
             others_ms: prefill * (queued + stall_weight * stalled),
-            late_ms: output * (tpot_ms - own_objective).max(0.0),
+            late_ms: if decodes { output * late } else { 0.0 },
         }
     }
 }
@@ -224,7 +231,6 @@ mod tests {
         per_seq_ms: 0.040467,
         per_ktok_ms: 0.01443,
         chunk_ms: 372.7,
-        sequences: 256.0,
         slots: 256.0,
         token_mu: 0.088552,
         ktok_mu: 0.01443,
@@ -240,7 +246,7 @@ mod tests {
 
     fn busy(requests: f64) -> Doing {
         Doing {
-            requests,
+            sequences: requests,
             decode_mu: requests * 30.0,
             kv_tokens: requests * 4_000.0,
             kv_reserved: requests * 4_000.0,
@@ -257,6 +263,7 @@ mod tests {
             decode_mu: 30.0,
             kv_tokens: 4_000.0,
             kv_reserved: 4_000.0,
+            sequences: 1.0,
             tpot_objective_ms: None,
         }
     }
@@ -319,6 +326,35 @@ mod tests {
     }
 
     #[test]
+    fn each_answer_takes_a_slot_and_what_has_none_takes_none() {
+        let one = of(&busy(253.0), &chat());
+        let four = Newcomer {
+            decode_mu: 120.0,
+            sequences: 4.0,
+            ..chat()
+        };
+        let four = of(&busy(253.0), &four);
+        assert!(four.first_ms > one.first_ms + 10.0, "{one:?} {four:?}");
+        assert!(four.tpot_ms > one.tpot_ms);
+        let embedding = Newcomer {
+            decode_mu: 0.0,
+            sequences: 0.0,
+            ..chat()
+        };
+        let roomy = |sequences: f64| Doing {
+            kv_limit: 1e9,
+            ..busy(sequences)
+        };
+        let free = of(&roomy(256.0), &embedding);
+        let full = of(&roomy(400.0), &embedding);
+        assert!(
+            (full.first_ms - free.first_ms).abs() < 1e-6,
+            "it waits for no slot"
+        );
+        assert!(full.late_ms < 1e-9, "it has no tokens that could be late");
+    }
+
+    #[test]
     fn tokens_that_would_be_late_say_so() {
         let crowded = Doing {
             prefill_share: 0.8,
@@ -342,7 +378,7 @@ mod tests {
         ) {
             let doing = Doing {
                 ahead_ms,
-                requests,
+                sequences: requests,
                 decode_mu: requests * 30.0,
                 kv_tokens: requests * context,
                 kv_reserved: requests * context,

@@ -16,6 +16,8 @@ pub struct Amount {
     pub kv_tokens: u64,
     /// KV tokens that the engine sets aside until then, for all that the reply may become.
     pub kv_reserved: u64,
+    /// Sequences that decode: one for each answer.
+    pub sequences: u32,
 }
 
 /// The sums of a [`Load`] at one moment.
@@ -29,6 +31,8 @@ pub struct Totals {
     pub kv_tokens: i64,
     /// KV tokens set aside for them; what came past this sidecar counts as it is held.
     pub kv_reserved: i64,
+    /// Sequences that decode, or will.
+    pub sequences: i64,
     /// Requests in flight.
     pub requests: i64,
 }
@@ -55,7 +59,7 @@ pub struct Recent {
 /// A request, as recent ones are counted: fine enough to fade.
 const ONE: i64 = 1_000_000;
 
-/// The ledger of one replica: five sums that any thread may change without a lock.
+/// The ledger of one replica: sums that any thread may change without a lock.
 ///
 /// Each sum is exact: a [`Charge`] gives back precisely what it took. They are read one after
 /// another, so a reader may see a request counted in one and not yet in another.
@@ -66,6 +70,7 @@ pub struct Load {
     decode: AtomicI64,
     kv_tokens: AtomicI64,
     kv_reserved: AtomicI64,
+    sequences: AtomicI64,
     requests: AtomicI64,
     recent_prefill: AtomicI64,
     /// Millionths of requests.
@@ -137,12 +142,14 @@ impl Load {
     pub fn totals(&self) -> Totals {
         let own = self.own();
         let foreign_kv_tokens = self.foreign_kv_tokens.load(Relaxed);
+        let foreign_requests = self.foreign_requests.load(Relaxed);
         Totals {
             prefill: own.prefill,
             decode: own.decode + MicroMu::from_micro(self.foreign_work.load(Relaxed)),
             kv_tokens: own.kv_tokens + foreign_kv_tokens,
             kv_reserved: own.kv_reserved + foreign_kv_tokens,
-            requests: own.requests + self.foreign_requests.load(Relaxed),
+            sequences: own.sequences + foreign_requests,
+            requests: own.requests + foreign_requests,
         }
     }
 
@@ -154,12 +161,13 @@ impl Load {
             decode: MicroMu::from_micro(self.decode.load(Relaxed)),
             kv_tokens: self.kv_tokens.load(Relaxed),
             kv_reserved: self.kv_reserved.load(Relaxed),
+            sequences: self.sequences.load(Relaxed),
             requests: self.requests.load(Relaxed),
         }
     }
 
     /// Sets (not adds) the work that came past this sidecar, as telemetry or another sidecar's
-    /// ledger tells it. It counts as decode.
+    /// ledger tells it. It counts as decode, of one sequence for each request.
     pub fn set_foreign(&self, work: MicroMu, kv_tokens: u64, requests: u64) {
         self.foreign_work.store(work.micro(), Relaxed);
         self.foreign_kv_tokens.store(signed(kv_tokens), Relaxed);
@@ -172,6 +180,8 @@ impl Load {
         self.kv_tokens.fetch_add(signed(amount.kv_tokens), Relaxed);
         self.kv_reserved
             .fetch_add(signed(amount.kv_reserved), Relaxed);
+        self.sequences
+            .fetch_add(i64::from(amount.sequences), Relaxed);
     }
 
     fn take(&self, amount: Amount) {
@@ -180,6 +190,8 @@ impl Load {
         self.kv_tokens.fetch_sub(signed(amount.kv_tokens), Relaxed);
         self.kv_reserved
             .fetch_sub(signed(amount.kv_reserved), Relaxed);
+        self.sequences
+            .fetch_sub(i64::from(amount.sequences), Relaxed);
     }
 }
 

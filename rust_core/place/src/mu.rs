@@ -49,6 +49,12 @@ impl MicroMu {
     pub fn as_mu(self) -> f64 {
         self.0 as f64 / MICRO
     }
+
+    /// So many of it, within what an `i64` holds.
+    #[must_use]
+    pub const fn times(self, count: u32) -> Self {
+        Self(self.0.saturating_mul(count as i64))
+    }
 }
 
 impl Add for MicroMu {

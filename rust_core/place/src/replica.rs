@@ -153,7 +153,7 @@ impl Replica {
         let memory_ms = memory_ms.max(1.0);
         Doing {
             ahead_ms: self.ms_for(totals.prefill),
-            requests: totals.requests as f64,
+            sequences: totals.sequences as f64,
             decode_mu: totals.decode.as_mu(),
             kv_tokens: totals.kv_tokens as f64,
             kv_reserved: totals.kv_reserved as f64,

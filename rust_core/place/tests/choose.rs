@@ -84,6 +84,7 @@ impl Fleet {
                 decode: MicroMu::from_mu(30.0),
                 kv_tokens: 1_000,
                 kv_reserved: 1_000,
+                sequences: 1,
                 ..Amount::default()
             };
             self.charge(at, amount);
@@ -145,6 +146,7 @@ fn ask() -> Ask<'static> {
         chain: &CHAIN,
         prefill: &prefill,
         decode: MicroMu::from_mu(100.0),
+        sequences: 1,
         kv: &|_| 1_000,
         kv_tokens: 1_000,
         objectives: None,
@@ -672,6 +674,7 @@ fn spread(count: usize, requests: usize, kv_capacity: u64, kv: &dyn Fn(u32) -> u
         counts[at] += 1;
         fleet.charges.push(replica.load.charge(Amount {
             decode: MicroMu::from_mu(100.0),
+            sequences: 1,
             kv_tokens: 1_000,
             kv_reserved: kv(decision.cached_blocks),
             ..Amount::default()

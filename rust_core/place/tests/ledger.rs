@@ -28,6 +28,7 @@ fn amount() -> impl Strategy<Value = Amount> {
         decode: MicroMu::from_mu(decode),
         kv_tokens,
         kv_reserved: kv_tokens * 3,
+        sequences: (kv_tokens % 7) as u32,
     })
 }
 
@@ -109,6 +110,7 @@ fn sum(charges: &[Charge], load: &Arc<Load>) -> Totals {
             decode: sum.decode + charge.amount().decode,
             kv_tokens: sum.kv_tokens + i64::try_from(charge.amount().kv_tokens).unwrap(),
             kv_reserved: sum.kv_reserved + i64::try_from(charge.amount().kv_reserved).unwrap(),
+            sequences: sum.sequences + i64::from(charge.amount().sequences),
             requests: sum.requests + 1,
         })
 }
@@ -209,6 +211,7 @@ fn the_prefill_part_is_given_back_once() {
         decode: MicroMu::from_mu(3.0),
         kv_tokens: 10,
         kv_reserved: 90,
+        sequences: 2,
     };
     let mut charge = load.charge(amount);
     assert_eq!(load.totals().work(), MicroMu::from_mu(10.0));

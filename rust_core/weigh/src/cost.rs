@@ -75,6 +75,7 @@ impl CostCoefficients {
             cached_tokens,
             output_tokens,
             kv_tokens: (work.prompt_tokens - cached_tokens).saturating_add(output_tokens),
+            sequences: if output_tokens > 0 { choices } else { 0 },
         }
     }
 }
@@ -154,6 +155,8 @@ pub struct CostVector {
     pub output_tokens: u64,
     /// Tokens held in the KV cache at the request's end, beside those that were cached before.
     pub kv_tokens: u64,
+    /// Sequences that the engine generates: the answers, none where they have no tokens.
+    pub sequences: u32,
 }
 
 impl CostVector {
