@@ -16,7 +16,7 @@ async def test_tokens_are_billed_as_the_replies_say(tmp_path: Path, transport: T
     """Istio's and Envoy Gateway's ways, streamed or not, compressed or not."""
     path = tmp_path / "usage.jsonl"
     usage_log = {"path": str(path)}
-    wanted = {}
+    wanted: dict[str, tuple[int, int]] = {}
     async with serving(IN_LINE, tmp_path, transport, usage_log=usage_log) as found:
         for gateway in IN_LINE:
             async with found.through(gateway) as running:

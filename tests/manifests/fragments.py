@@ -222,12 +222,10 @@ def istio() -> str:
                 }
             }
         ],
-        "timeout": "0s",
         "retries": {
             "attempts": 3,
             "retryOn": "connect-failure,refused-stream,reset,reset-before-request",
             "retryIgnorePreviousHosts": True,
-            "perTryTimeout": "0s",
         },
     }
     service = {
@@ -236,7 +234,10 @@ def istio() -> str:
         "metadata": {"name": "inference", **place},
         "spec": {"hosts": ["*"], "gateways": ["inference-gateway"], "http": [to_replicas]},
     }
-    says = "# No time limit, and retries that take the next host of the list.\n"
+    says = (
+        "# Retries that take the next host of the list. Istio sets no time limit unless `timeout` is\n"
+        "# given, and its API refuses 0s.\n"
+    )
     return f"{ISTIO_HEAD}{dump(envoy_filter)}---\n{says}{dump(service)}"
 
 

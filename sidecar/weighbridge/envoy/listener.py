@@ -176,6 +176,15 @@ def http_filter(name: str, message: Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=pack(message))
 
 
+def asked() -> GrpcService:
+    """The sidecar."""
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(
+            cluster_name=names.SIDECAR_CLUSTER, authority=names.SIDECAR_AUTHORITY
+        )
+    )
+
+
 def verifications(claim: TenantClaim | None) -> list[HttpFilter]:
     """The filter that verifies tokens, where they say who the tenant is."""
     if claim is None or claim.jwt is None:
@@ -187,9 +196,7 @@ def ext_proc(settings: EnvoySettings, claim: TenantClaim | None = None) -> Exter
     """Asks the sidecar; goes on without it when it is gone or late."""
     claims = [] if claim is None else [claim.namespace]
     return ExternalProcessor(
-        grpc_service=GrpcService(
-            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.SIDECAR_CLUSTER)
-        ),
+        grpc_service=asked(),
         failure_mode_allow=True,
         message_timeout=seconds(settings.message_timeout_seconds),
         max_message_timeout=seconds(MAX_MESSAGE_TIMEOUT),
@@ -254,9 +261,7 @@ def with_sidecar(
 def metering() -> ExternalProcessor:
     """Copies replies to the sidecar, which reads what they took; waits for nothing."""
     return ExternalProcessor(
-        grpc_service=GrpcService(
-            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=names.SIDECAR_CLUSTER)
-        ),
+        grpc_service=asked(),
         failure_mode_allow=True,
         observability_mode=True,
         # What is under way to the sidecar when a request has ended still arrives.

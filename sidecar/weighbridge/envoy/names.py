@@ -20,6 +20,9 @@ EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 WEIGHED_KEY = "weighbridge.weighed_percent"
 
 SIDECAR_CLUSTER = "weighbridge"
+# What gRPC calls to the sidecar are for. Without it Envoy sends the cluster's name, and not every
+# gRPC server takes every name that a control plane gives its clusters.
+SIDECAR_AUTHORITY = "weighbridge"
 REPLICA_CLUSTER = "replicas"
 COLLECTOR_CLUSTER = "otlp-collector"
 ADS_CLUSTER = "weighbridge-ads"
