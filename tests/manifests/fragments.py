@@ -48,6 +48,12 @@ ISTIO_HEAD = """\
 #
 # To change: the gateway's label, and the two clusters' names, outbound|PORT||SERVICE.NAMESPACE...
 """
+OLDER_GATEWAY_HEAD = """\
+# Envoy Gateway 1.5 to 1.8: policies.yaml without what their API does not know. What to
+# change is said there. They cannot copy replies: the filter that asks for a request is sent its
+# reply too, and each piece of that waits for the sidecar. Not run on a real cluster; see
+# docs/mesh/envoy-gateway.md.
+"""
 COMPOSE_HEAD = """\
 # Envoy of docker-compose.yml: what `weighbridge envoy render` writes for the sidecar at
 # weighbridge:9002, but that replicas are all containers behind one name, looked for each second,
@@ -223,7 +229,7 @@ def istio() -> str:
             }
         ],
         "retries": {
-            "attempts": 3,
+            "attempts": 1,
             "retryOn": "connect-failure,refused-stream,reset,reset-before-request",
             "retryIgnorePreviousHosts": True,
         },
@@ -235,10 +241,22 @@ def istio() -> str:
         "spec": {"hosts": ["*"], "gateways": ["inference-gateway"], "http": [to_replicas]},
     }
     says = (
-        "# Retries that take the next host of the list. Istio sets no time limit unless `timeout` is\n"
-        "# given, and its API refuses 0s.\n"
+        "# A request that a replica had when it died goes to the next of the list, and no further.\n"
+        "# Istio sets no time limit unless `timeout` is given, and its API refuses 0s.\n"
     )
     return f"{ISTIO_HEAD}{dump(envoy_filter)}---\n{says}{dump(service)}"
+
+
+def older_gateway() -> str:
+    """Envoy Gateway's policies as its older releases take them."""
+    text = (ROOT / "envoy" / "envoy-gateway" / "policies.yaml").read_text(encoding="utf-8")
+    things = [*yaml.safe_load_all(text)]
+    policies = {thing["kind"]: thing["spec"] for thing in things}
+    asks, copies = policies["EnvoyExtensionPolicy"]["extProc"]
+    asks["processingMode"]["response"] |= copies["processingMode"]["response"]
+    policies["EnvoyExtensionPolicy"]["extProc"] = [asks]
+    del policies["BackendTrafficPolicy"]["circuitBreaker"]["retryBudget"]
+    return OLDER_GATEWAY_HEAD + "---\n".join(dump(thing) for thing in things)
 
 
 def compose() -> str:
@@ -274,6 +292,7 @@ FRAGMENTS: dict[str, Callable[[], str]] = {
     "envoy/plain/fragment.yaml": plain,
     "envoy/plain/example.yaml": plain_example,
     "envoy/istio/envoyfilter.yaml": istio,
+    "envoy/envoy-gateway/policies-1.5-to-1.8.yaml": older_gateway,
     "envoy/compose/envoy.yaml": compose,
 }
 

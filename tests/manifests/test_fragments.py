@@ -10,7 +10,9 @@ import yaml
 from tests.manifests import fragments
 from tests.manifests.fragments import bootstrap, cluster, manager
 from tests.manifests.schema import problems, read
+from weighbridge.config import Config
 from weighbridge.envoy import binary
+from weighbridge.envoy.listener import IDLE_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 ENVOY = ROOT / "envoy"
@@ -18,8 +20,15 @@ FRAGMENTS = sorted(
     file
     for folder in ("istio", "envoy-gateway", "kgateway", "ai-gateway")
     for file in (ENVOY / folder).glob("*.yaml")
+    if file.name != "policies-1.5-to-1.8.yaml"
 )
 DESTINATION = "x-gateway-destination-endpoint"
+# Envoy Gateway's releases, by the folder of their schemas, and the file for each.
+NEWEST = ""
+OLDER = ENVOY / "envoy-gateway" / "policies-1.5-to-1.8.yaml"
+GATEWAYS = {NEWEST: ENVOY / "envoy-gateway" / "policies.yaml"} | {
+    f"envoy-gateway-1.{minor}": OLDER for minor in range(5, 9)
+}
 
 
 @pytest.mark.parametrize("file", FRAGMENTS, ids=lambda file: f"{file.parent.name}/{file.name}")
@@ -40,6 +49,60 @@ def test_a_wrong_field_or_value_is_found() -> None:
     pool["spec"]["targetPort"] = 8000
     pool["spec"]["endpointPickerRef"]["failureMode"] = "Open"
     assert len(problems(pool)) == 2
+
+
+@pytest.mark.parametrize("where", ["timeout", "perTryTimeout"])
+def test_a_rule_that_only_an_api_server_asks_is_asked(where: str) -> None:
+    [service] = [
+        thing
+        for thing in read(ENVOY / "istio" / "envoyfilter.yaml")
+        if thing["kind"] == "VirtualService"
+    ]
+    [http] = service["spec"]["http"]
+    (http if where == "timeout" else http["retries"])[where] = "0s"
+    [problem] = problems(service)
+    assert problem.endswith(f"{where}: must be a valid duration greater than 1ms")
+
+
+def test_what_a_rule_asks_for_may_be_filled_in_by_a_default() -> None:
+    gateway = next(thing for thing in read(GATEWAYS[NEWEST]) if thing["kind"] == "Gateway")
+    gateway["spec"]["listeners"][0] |= {"protocol": "HTTPS", "tls": {}}
+    [problem] = problems(gateway)
+    assert "certificateRefs or options must be specified when mode is Terminate" in problem
+
+
+@pytest.mark.parametrize("release", GATEWAYS)
+def test_each_release_of_envoy_gateway_takes_its_file(release: str) -> None:
+    found = [line for thing in read(GATEWAYS[release]) for line in problems(thing, release)]
+    assert found == []
+
+
+@pytest.mark.parametrize("release", [name for name in GATEWAYS if name != NEWEST])
+def test_older_ones_would_not_take_the_newest(release: str) -> None:
+    found = [line for thing in read(GATEWAYS[NEWEST]) for line in problems(thing, release)]
+    assert any("shadowMode" in line for line in found)
+
+
+@pytest.mark.parametrize("file", sorted(set(GATEWAYS.values())), ids=lambda file: file.name)
+def test_envoy_gateway_is_told_what_its_defaults_are_too_small_for(file: Path) -> None:
+    specs = {thing["kind"]: thing["spec"] for thing in read(file) if "spec" in thing}
+    client, replicas = specs["ClientTrafficPolicy"], specs["BackendTrafficPolicy"]
+    own = Config()
+    assert client["connection"]["bufferLimit"] == f"{own.largest_buffered_body >> 20}Mi"
+    assert client["timeout"]["http"]["streamIdleTimeout"] == f"{IDLE_TIMEOUT}s"
+    filters = specs["EnvoyExtensionPolicy"]["extProc"]
+    for breaker in (replicas["circuitBreaker"], *map(breaker_of, filters)):
+        for most in ("maxConnections", "maxPendingRequests", "maxParallelRequests"):
+            assert breaker[most] == own.listen.max_streams, most
+    # Replies are read by one filter, and only where nothing waits for it is that another one.
+    reading = [one for one in filters if one["processingMode"]["response"].get("body")]
+    assert [one.get("shadowMode", False) for one in reading] == [len(filters) == 2]
+
+
+def breaker_of(ext_proc: dict[str, Any]) -> dict[str, Any]:
+    """The limits of calls to the sidecar."""
+    found: dict[str, Any] = ext_proc["backendSettings"]["circuitBreaker"]
+    return found
 
 
 @pytest.mark.parametrize("path", fragments.FRAGMENTS)
@@ -106,8 +169,6 @@ def test_envoy_takes_every_whole_file(file: str, envoy: Path) -> None:
 
 
 def test_no_fragment_lets_a_client_name_its_replica() -> None:
-    text = (ENVOY / "envoy-gateway" / "policies.yaml").read_text()
-    client = next(
-        thing for thing in yaml.safe_load_all(text) if thing["kind"] == "ClientTrafficPolicy"
-    )
-    assert client["spec"]["headers"]["earlyRequestHeaders"]["remove"] == [DESTINATION]
+    for file in set(GATEWAYS.values()):
+        client = next(thing for thing in read(file) if thing["kind"] == "ClientTrafficPolicy")
+        assert client["spec"]["headers"]["earlyRequestHeaders"]["remove"] == [DESTINATION]
