@@ -241,7 +241,7 @@ def istio() -> str:
         "spec": {"hosts": ["*"], "gateways": ["inference-gateway"], "http": [to_replicas]},
     }
     says = (
-        "# A request that a replica had when it died goes to the next of the list, and no further.\n"
+        "# A request that a replica had when it died goes to the next of the list, no further.\n"
         "# Istio sets no time limit unless `timeout` is given, and its API refuses 0s.\n"
     )
     return f"{ISTIO_HEAD}{dump(envoy_filter)}---\n{says}{dump(service)}"
