@@ -10,6 +10,7 @@ mod connection;
 mod control;
 mod counters;
 mod driver;
+mod embeddings;
 mod emulator;
 mod error;
 mod fault;

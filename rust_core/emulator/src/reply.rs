@@ -32,6 +32,11 @@ impl Reply {
         }
     }
 
+    /// What its text follows from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     pub(crate) fn tokens(&self) -> u32 {
         self.tokens
     }

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
+use crate::embeddings;
 use crate::generate::{Interface, Rules, Ticket, generate};
 use crate::hints;
 use crate::progress::End;
@@ -22,6 +23,10 @@ use crate::stream::EventStream;
 
 /// The header that asks for an output length.
 const ASKED_TOKENS: &str = "x-emulate-output-tokens";
+/// The same in the text of the last message, where a router does not pass the header on.
+const ASKED_IN_TEXT: &[u8] = b"x-emulate-output-tokens: ";
+/// How near the end of the body that must be, bytes.
+const ASKED_WITHIN: usize = 1 << 16;
 /// The header that says who served.
 const SERVED_BY: &str = "x-served-by";
 /// Between the two readings of the clock, as long as trtllm-serve takes.
@@ -80,6 +85,7 @@ async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Inc
         "/v1/chat/completions"
         | "/v1/completions"
         | "/v1/responses"
+        | "/v1/embeddings"
         | "/v1/kv_cache_hints"
         | "/kv_cache_events"
         | "/release_memory"
@@ -125,6 +131,7 @@ async fn route(replica: &Arc<Replica>, settings: &Settings, request: Request<Inc
             )
             .await
         }
+        "/v1/embeddings" => embedded(replica, settings, body).await,
         "/v1/responses" => response(replica, settings, &head.headers, body).await,
         "/v1/kv_cache_hints" => hint(replica, settings, body).await,
         "/steady_clock_offset" if get => steady_clock(replica).await,
@@ -147,7 +154,8 @@ async fn generation(
         Ok(body) => body,
         Err(answer) => return answer,
     };
-    match generate(replica, &settings.rules, interface, &body, asked(headers)) {
+    let asked = asked(headers, &body);
+    match generate(replica, &settings.rules, interface, &body, asked) {
         Ok(ticket) if ticket.stream => respond::events(EventStream::new(ticket, now())),
         Ok(ticket) => whole(&ticket).await,
         Err(refusal) => respond::refusal(&refusal),
@@ -164,9 +172,24 @@ async fn response(
         Ok(body) => body,
         Err(answer) => return answer,
     };
-    match responses::begin(replica, &settings.rules, &body, asked(headers), now()) {
+    let asked = asked(headers, &body);
+    match responses::begin(replica, &settings.rules, &body, asked, now()) {
         Ok(pending) if pending.ticket.stream => respond::events(ResponsesStream::new(pending)),
         Ok(mut pending) => match finished(&pending.ticket).await {
+            Ok(()) => respond::json_answer(StatusCode::OK, &pending.complete()),
+            Err(answer) => answer,
+        },
+        Err(refusal) => respond::refusal(&refusal),
+    }
+}
+
+async fn embedded(replica: &Arc<Replica>, settings: &Settings, body: Incoming) -> Answer {
+    let body = match ready_body(replica, settings, body).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
+    };
+    match embeddings::begin(replica, &settings.rules, &body) {
+        Ok(pending) => match finished(&pending.ticket).await {
             Ok(()) => respond::json_answer(StatusCode::OK, &pending.complete()),
             Err(answer) => answer,
         },
@@ -218,10 +241,20 @@ async fn set_clock_offset(replica: &Replica, body: Incoming) -> Answer {
     }
 }
 
-/// The output length that a test or benchmark asks for.
-fn asked(headers: &HeaderMap) -> Option<u32> {
-    let value = headers.get(ASKED_TOKENS)?.to_str().ok()?;
-    value.trim().parse().ok()
+/// The output length that a test or benchmark asks for, in a header or in the last message.
+fn asked(headers: &HeaderMap, body: &[u8]) -> Option<u32> {
+    if let Some(value) = headers.get(ASKED_TOKENS) {
+        return value.to_str().ok()?.trim().parse().ok();
+    }
+    let end = body.get(body.len().saturating_sub(ASKED_WITHIN)..)?;
+    let starts = end.windows(ASKED_IN_TEXT.len());
+    let at = starts
+        .enumerate()
+        .rfind(|(_, text)| *text == ASKED_IN_TEXT)?
+        .0;
+    let rest = end.get(at + ASKED_IN_TEXT.len()..)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()
 }
 
 /// The whole body, unless it is too large or a fault refuses the request.

@@ -373,3 +373,79 @@ fn a_full_replica_refuses_more() {
     assert_eq!(second.status, 503);
     drop(first);
 }
+
+#[test]
+fn embeddings_are_computed_as_prompts_and_generate_nothing() {
+    let emulator = start(json!({}));
+    let address = emulator.addresses()[0];
+    let long = "How heavy is the truck that waits at the gate? ".repeat(40);
+    let input = json!({"model": "llama-3.1-8b", "input": ["How heavy?", long, "How heavy?"]});
+    let answer = post(address, "/v1/embeddings", &input);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let body = answer.json();
+    assert_eq!(body["object"], "list");
+    assert_eq!(body["model"], "llama-3.1-8b");
+    let numbers = |at: usize| body["data"][at]["embedding"].as_array().unwrap().clone();
+    assert_eq!(body["data"].as_array().unwrap().len(), 3);
+    assert_eq!(body["data"][2]["index"], 2);
+    assert_eq!(body["data"][2]["object"], "embedding");
+    assert_eq!(numbers(0), numbers(2));
+    assert_ne!(numbers(0), numbers(1));
+    assert!(
+        numbers(1)
+            .iter()
+            .all(|one| one.as_f64().unwrap().abs() <= 1.0)
+    );
+    let usage = &body["usage"];
+    assert!(usage["prompt_tokens"].as_u64().unwrap() > 400);
+    assert_eq!(usage["prompt_tokens"], usage["total_tokens"]);
+    assert_eq!(usage.get("completion_tokens"), None);
+
+    let mut short = json!({"model": "llama-3.1-8b", "input": [[1, 2, 3]], "dimensions": 4});
+    let floats = post(address, "/v1/embeddings", &short).json();
+    assert_eq!(floats["data"][0]["embedding"].as_array().unwrap().len(), 4);
+    short["encoding_format"] = json!("base64");
+    let packed = post(address, "/v1/embeddings", &short).json();
+    // Four floats of four bytes each.
+    assert_eq!(packed["data"][0]["embedding"].as_str().unwrap().len(), 24);
+
+    for (field, value) in [
+        ("model", json!("another")),
+        ("dimensions", json!(0)),
+        ("dimensions", json!(4097)),
+        ("encoding_format", json!("hex")),
+        ("input", json!(7)),
+    ] {
+        let mut wrong = input.clone();
+        wrong[field] = value;
+        let answer = post(address, "/v1/embeddings", &wrong);
+        assert!(
+            (400..500).contains(&answer.status),
+            "{field}: {}",
+            answer.body
+        );
+    }
+    emulator.stop();
+}
+
+#[test]
+fn an_output_length_can_be_asked_for_in_the_last_message() {
+    let emulator = start(json!({}));
+    let address = emulator.addresses()[0];
+    let tokens = |headers: &[(&str, &str)], request: &Value| {
+        let answer = post_with(address, "/v1/chat/completions", headers, request);
+        answer.json()["usage"]["completion_tokens"]
+            .as_u64()
+            .unwrap()
+    };
+    let mut request = chat("How heavy? x-emulate-output-tokens: 37", 900);
+    assert_eq!(tokens(&[], &request), 37);
+    // The header comes first, and the last message's before an earlier one's.
+    assert_eq!(tokens(&[("x-emulate-output-tokens", "5")], &request), 5);
+    let again = json!({"role": "user", "content": "And now? x-emulate-output-tokens: 41"});
+    request["messages"].as_array_mut().unwrap().push(again);
+    assert_eq!(tokens(&[], &request), 41);
+    let none = chat("How heavy? x-emulate-output-tokens: many", 900);
+    assert!(tokens(&[], &none) > 0);
+    emulator.stop();
+}

@@ -45,6 +45,10 @@ impl Usage {
         }
     }
 
+    pub(crate) fn prompt(&self) -> u64 {
+        self.prompt
+    }
+
     pub(crate) fn json(&self) -> Value {
         json!({
             "prompt_tokens": self.prompt,
