@@ -47,6 +47,11 @@ def load_profile(path: Path) -> dict[str, Any]:
 def write_faster(profile: dict[str, Any], speed: float, path: Path) -> Path:
     """Writes the profile of such replicas that run `speed` times as fast; its file."""
     faster = profile | {"capacity_mu_per_min": profile["capacity_mu_per_min"] * speed}
+    if "latency" in profile:
+        faster["latency"] = {
+            name: value / speed if name.endswith("_ms") else value
+            for name, value in profile["latency"].items()
+        }
     path.write_text(yaml.safe_dump(faster, sort_keys=False), encoding="utf-8")
     return path
 

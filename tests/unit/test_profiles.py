@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from weighbridge.errors import ConfigError
-from weighbridge.profiles import load_profile, load_profiles, locate, shipped_names
+from weighbridge.profiles import (
+    load_profile,
+    load_profiles,
+    locate,
+    shipped_names,
+    write_faster,
+)
 
 
 def test_shipped_profiles_are_found_by_name() -> None:
@@ -33,3 +39,13 @@ def test_mistakes_name_the_configuration_the_key_and_the_profile(tmp_path: Path)
     ):
         with pytest.raises(ConfigError, match=expected):
             load_profiles(references, tmp_path, source)
+
+
+def test_a_faster_replica_s_profile_has_shorter_steps(tmp_path: Path) -> None:
+    profile = load_profile(locate("llama-3.1-8b-fp8-h100", tmp_path))
+    faster = load_profile(write_faster(profile, 4.0, tmp_path / "faster.yaml"))
+    assert faster["capacity_mu_per_min"] == 4 * profile["capacity_mu_per_min"]
+    steps, shorter = profile["latency"], faster["latency"]
+    assert steps.keys() == shorter.keys()
+    assert all(shorter[name] == pytest.approx(steps[name] / 4) for name in steps if "_ms" in name)
+    assert faster["cost"] == profile["cost"]
