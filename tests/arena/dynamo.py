@@ -35,9 +35,11 @@ class Prompt:
 
 
 def prompt_of(body: bytes) -> Prompt:
-    """Cuts a chat into blocks."""
-    messages: list[dict[str, Any]] = json.loads(body).get("messages", [])
-    text = "".join(f"{message['role']} {message['content']}\n" for message in messages).encode()
+    """Cuts a chat, or what is to be embedded, into blocks."""
+    content: dict[str, Any] = json.loads(body)
+    messages: list[dict[str, Any]] = content.get("messages", [])
+    said = "".join(f"{message['role']} {message['content']}\n" for message in messages)
+    text = (said or str(content.get("input", ""))).encode()
     step = BLOCK_TOKENS * TOKEN_BYTES
     pieces = [text[at : at + step] for at in range(0, len(text) - step + 1, step)]
     chain = itertools.accumulate(pieces, lambda before, piece: digest(before + piece), initial=b"")
@@ -182,6 +184,7 @@ def main() -> int:
         app = web.Application(client_max_size=64 << 20)
         app.router.add_get("/health", healthy)
         app.router.add_post("/v1/chat/completions", forwarder.handle)
+        app.router.add_post("/v1/embeddings", forwarder.handle)
         app.on_cleanup.append(lambda _: forwarder.close())
         return app
 

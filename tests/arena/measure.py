@@ -1,7 +1,7 @@
 """Figures of one run of one contestant: latency, goodput, cache, the router's CPU."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,10 @@ from typing import Any
 from tests.arena.setting import Objective
 from weighbridge.traffic import Outcome
 
+# Above these a run says as much of the machine as of the router: shares of cores, and of the
+# objective for the first token.
+MOST_BUSY = 0.85
+MOST_LATE = 0.05
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -18,6 +22,9 @@ class Figures:
 
     contestant: str
     round: int
+    # The trace's clock: the rate, where a goodput was searched.
+    time_scale: float
+    offered_rps: float
     requests: int
     failed: int
     slo_attainment: float
@@ -34,6 +41,9 @@ class Figures:
     added_p50_ms: float
     # Share of all cores' time that was used while it ran, by whomever.
     machine_busy: float
+    # Share of one core that the client took, and how late it came to what it had to do (p99).
+    driver_busy: float
+    driver_late_p99_ms: float
 
     def row(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -54,12 +64,18 @@ class Run:
 
     contestant: str
     round: int
+    time_scale: float
     span_seconds: float
     speed: float
     objective: Objective
     cpu_seconds: float
     added_ms: float
     machine_busy: float
+    driver_busy: float
+    # Real time.
+    driver_late_ms: Sequence[float]
+    # What requests are other than chats, by number: batch, embeddings.
+    kinds: Mapping[int, str]
     # By replica.
     tokens: Sequence[Tokens]
 
@@ -67,8 +83,8 @@ class Run:
 def figures(run: Run, outcomes: Sequence[Outcome]) -> Figures:
     """Sums up a run of streamed requests."""
     speed = run.speed
-    done = [outcome for outcome in outcomes if outcome.is_ok and outcome.ttft_ms is not None]
-    ttft = [speed * (outcome.ttft_ms or 0.0) for outcome in done]
+    done = [outcome for outcome in outcomes if outcome.is_ok]
+    ttft = [speed * first_ms(outcome) for outcome in done]
     tpot = [speed * per_token(outcome) for outcome in done if outcome.output_tokens > 1]
     good = sum(is_good(outcome, run) for outcome in done)
     prompt = sum(each.prompt for each in run.tokens)
@@ -76,6 +92,8 @@ def figures(run: Run, outcomes: Sequence[Outcome]) -> Figures:
     return Figures(
         contestant=run.contestant,
         round=run.round,
+        time_scale=run.time_scale,
+        offered_rps=round(len(outcomes) / run.span_seconds, 4),
         requests=len(outcomes),
         failed=sum(not outcome.is_ok for outcome in outcomes),
         slo_attainment=good / max(1, len(outcomes)),
@@ -89,14 +107,23 @@ def figures(run: Run, outcomes: Sequence[Outcome]) -> Figures:
         router_cpu_s_per_1000=1000 * run.cpu_seconds / max(1, len(outcomes)),
         added_p50_ms=run.added_ms,
         machine_busy=run.machine_busy,
+        driver_busy=run.driver_busy,
+        driver_late_p99_ms=speed * percentile(run.driver_late_ms, 99),
     )
 
 
 def is_good(outcome: Outcome, run: Run) -> bool:
-    """Whether a complete answer met both objectives."""
-    first = run.speed * (outcome.ttft_ms or 0.0)
+    """Whether a complete answer met both objectives. Nobody waits for a batch's first token."""
+    first = run.speed * first_ms(outcome)
     allowed = run.objective.first_token_ms(outcome.prompt_tokens)
-    return first <= allowed and run.speed * per_token(outcome) <= run.objective.tpot_ms
+    if run.kinds.get(outcome.number) != "batch" and first > allowed:
+        return False
+    return run.speed * per_token(outcome) <= run.objective.tpot_ms
+
+
+def first_ms(outcome: Outcome) -> float:
+    """ms to the first token; of what is not streamed, as embeddings, to the end."""
+    return outcome.total_ms if outcome.ttft_ms is None else outcome.ttft_ms
 
 
 def per_token(outcome: Outcome) -> float:
@@ -115,6 +142,18 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[rank]
 
 
+def limits(row: Figures, objective: Objective) -> list[str]:
+    """What else than the router may have made this run what it is."""
+    found = []
+    if row.machine_busy > MOST_BUSY:
+        found.append(f"the machine was {row.machine_busy:.0%} busy")
+    if row.driver_busy > MOST_BUSY:
+        found.append(f"the client took {row.driver_busy:.0%} of a core")
+    if row.driver_late_p99_ms > MOST_LATE * objective.ttft_ms:
+        found.append(f"the client was {row.driver_late_p99_ms:.0f} ms late (p99)")
+    return found
+
+
 def machine_ticks() -> tuple[int, int]:
     """Of all cores since the start: used, and in all."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
@@ -126,6 +165,12 @@ def machine_ticks() -> tuple[int, int]:
 def cpu_seconds(pids: Iterable[int]) -> float:
     """User and system time of processes and of the children that they still have or waited for."""
     return sum(_cpu_seconds(pid) for pid in _descendants(set(pids)))
+
+
+def own_cpu() -> float:
+    """User and system time of this process."""
+    times = os.times()
+    return times.user + times.system
 
 
 def _cpu_seconds(pid: int) -> float:

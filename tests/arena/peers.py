@@ -36,8 +36,8 @@ def _common(site: Site) -> list[str]:
     ]
 
 
-def _health(site: Site) -> str:
-    return f"http://{LOOPBACK}:{site.port}/health"
+def _health(site: Site) -> list[str]:
+    return [f"http://{LOOPBACK}:{site.port}/health"]
 
 
 def _smg(
@@ -99,4 +99,4 @@ def _dynamo(environments: Path) -> Contestant:
             Part("forwarder", [*forward, *options, *memory, *workers], counted=False),
         ]
 
-    return Contestant("dynamo kv", "dynamo", parts, _health, (), "ai-dynamo")
+    return Contestant("dynamo kv", "dynamo", parts, _health, (), "ai-dynamo", "dynamo_kv")

@@ -58,7 +58,13 @@ def table(result: Mapping[str, Any]) -> None:
         shown.add_column(title, justify="right")
     for name, runs in ranked(result["rows"]):
         shown.add_row(name, *(cell(runs, key, form, more) for _, key, form, more in COLUMNS))
-    Console(width=190).print(shown)
+    console = Console(width=190)
+    console.print(shown)
+    for name, rates in result.get("goodput", {}).items():
+        found = ", ".join(f"{rate:.2f}" for rate in rates)
+        console.print(f"goodput of {name}: {found} requests/s by round")
+    for text in result.get("warnings", ()):
+        console.print(f"beware: {text}")
 
 
 def versions(result: Mapping[str, Any]) -> str:
@@ -69,6 +75,9 @@ def versions(result: Mapping[str, Any]) -> str:
 def page(result: Mapping[str, Any], plot_file: str | None) -> str:
     """The section of the documentation."""
     parts = [conditions(result), markdown(result)]
+    warned = result.get("warnings", ())
+    if warned:
+        parts.append("Beware of these runs: " + "; ".join(warned) + ".")
     missing = result["failures"]
     if missing:
         parts.append("Runs that failed: " + "; ".join(missing) + ".")
@@ -87,7 +96,7 @@ def conditions(result: Mapping[str, Any]) -> str:
         f" ({result['requests']:,} requests, {result['offered_rps']:.2f}/s in the replicas' time)"
         f" before {setting['replicas']} emulated replicas of {setting['profile']} at"
         f" {setting['speed']:g} times real speed, cold at the start of each run;"
-        f" {setting['rounds']} interleaved rounds. SLO: first token within"
+        f"{special(setting)} {setting['rounds']} interleaved rounds. SLO: first token within"
         f" {slo['ttft_ms']:g} ms + {slo['ttft_ms_per_ktok']:g} ms per 1,000 prompt tokens, then"
         f" {slo['tpot_ms']:g} ms a token. Medians ± the furthest round."
         f" Versions: {versions(result)}. Measured {machine['date']} on {machine['cores']} cores"
@@ -95,6 +104,18 @@ def conditions(result: Mapping[str, Any]) -> str:
         f" {machine['load_before']:.1f} before the first run; cores"
         f" {statistics.median(busy):.0%} busy in the median run, {max(busy):.0%} in the worst."
     )
+
+
+def special(setting: Mapping[str, Any]) -> str:
+    """What is not as in every arena."""
+    found = ""
+    if setting.get("clients"):
+        found += f" {setting['clients']} clients, each sending as it is answered;"
+    if setting.get("warm_seconds"):
+        found += f" the first {setting['warm_seconds']:g} s not measured;"
+    if setting.get("kills"):
+        found += f" killed: {', '.join(setting['kills'])};"
+    return found
 
 
 def markdown(result: Mapping[str, Any]) -> str:

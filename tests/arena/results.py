@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.arena.contestants import Contestant
-from tests.arena.measure import Figures
+from tests.arena.live import Ended
+from tests.arena.measure import Figures, limits
 from tests.arena.report import page, plot
 from tests.arena.setting import Setting
 from tests.simulator.pages import write_between
 from weighbridge.traces import TraceRequest
-from weighbridge.traffic import Outcome
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KEPT = DOCS / "benchmarks" / "arena.json"
@@ -32,16 +32,40 @@ class Results:
         self._requests: Sequence[TraceRequest] = ()
         self._rows: list[Figures] = []
         self._failures: list[str] = []
-        self._answers: dict[int, int] = {}
+        self._warnings: list[str] = []
+        self._answers: dict[tuple[str, float], int] = {}
+        self._sent: dict[str, list[list[Any]]] = {}
+        self._goodput: dict[str, list[float]] = {}
 
     def begin(self, requests: Sequence[TraceRequest]) -> None:
         """These will be sent."""
         self._requests = requests
 
-    def add(self, row: Figures, outcomes: Sequence[Outcome]) -> None:
-        """One run is over. Whoever routes, a prompt's answer has the same length."""
+    def add(self, ended: Ended, requests: Sequence[TraceRequest]) -> list[str]:
+        """One run is over; what else than the router may have made it what it is."""
+        row = ended.figures
         self._rows.append(row)
-        self._answers |= {one.number: one.output_tokens for one in outcomes if one.is_ok}
+        found = limits(row, self._setting.objective)
+        self._warnings += [f"round {row.round}: {row.contestant}: {text}" for text in found]
+        scale = row.time_scale / self._setting.time_scale
+        tokens = {one.number: one.output_tokens for one in ended.outcomes if one.is_ok}
+        keys = {one.number: (one.session, round(one.at_seconds * scale, 5)) for one in requests}
+        self._answers |= {keys[number]: count for number, count in tokens.items()}
+        if ended.sent:
+            speed = self._setting.speed
+            self._sent[row.contestant] = [
+                [*keys[number], round(seconds * speed, 5)] for number, seconds in ended.sent.items()
+            ]
+        self.save()
+        return found
+
+    def found_goodput(self, contestant: str, rps: float) -> None:
+        """The highest rate at which a contestant kept the objectives, in one round."""
+        self._goodput.setdefault(contestant, []).append(round(rps, 4))
+        self.save()
+
+    def save(self) -> None:
+        """Writes the file."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._file.with_suffix(".part")
         unfinished.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
@@ -51,12 +75,16 @@ class Results:
         """One run could not be made."""
         self._failures.append(text)
 
-    def is_complete(self, contestants: int) -> bool:
-        """Whether every contestant ran in every round."""
-        return len(self._rows) == contestants * self._setting.rounds
+    def is_complete(self, runs: int) -> bool:
+        """Whether so many runs were made."""
+        return len(self._rows) == runs
 
     def content(self) -> dict[str, Any]:
-        """As JSON has it. `answers`: [session, at_s, output tokens] of each request."""
+        """As JSON has it, `requests` at the setting's own rate.
+
+        `answers`: [session, at_s, output tokens] of each request, at_s in the setting's time.
+        `sent`: where clients decided, [session, at_s, when it was sent, s of the replicas].
+        """
         times = [request.at_seconds for request in self._requests]
         return {
             "setting": self._setting.json(),
@@ -65,12 +93,11 @@ class Results:
             "machine": self._machine,
             "versions": self._versions,
             "failures": self._failures,
+            "warnings": self._warnings,
             "rows": [row.row() for row in self._rows],
-            "answers": [
-                [one.session, one.at_seconds, self._answers[one.number]]
-                for one in self._requests
-                if one.number in self._answers
-            ],
+            "goodput": self._goodput,
+            "answers": [[session, at, tokens] for (session, at), tokens in self._answers.items()],
+            "sent": self._sent,
         }
 
 

@@ -6,44 +6,26 @@ python -m tests.arena.run --peers FOLDER --json out/arena.json
 import argparse
 import asyncio
 import os
-import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
-import yaml
 
 from tests.arena import results
-from tests.arena.contestants import (
-    LOOPBACK,
-    Contestant,
-    Site,
-    envoy_policies,
-    weighbridge,
-)
-from tests.arena.measure import Figures, Run, Tokens, cpu_seconds, figures, machine_ticks
+from tests.arena.climb import Climb, ladder
+from tests.arena.contestants import Contestant, envoy_policies, weighbridge
+from tests.arena.live import Ended, one_run
 from tests.arena.peers import peer_routers
 from tests.arena.report import table
-from tests.arena.setting import Objective, Setting, requests_in, write_workload
-from weighbridge.envoy import binary
+from tests.arena.setting import Objective, Setting, kill_of, requests_in, write_workload
 from weighbridge.errors import RefusedError
-from weighbridge.ports import find_free_run
-from weighbridge.processes import Family
-from weighbridge.profiles import load_profile, locate, write_faster
-from weighbridge.stack import answers
-from weighbridge.traces import TraceRequest, shipped_trace
-from weighbridge.traffic import Outcome, drive
+from weighbridge.traces import load, shipped_trace
 
 PROFILE = "llama-3.1-70b-fp8-h100x4"
 ROOT = Path(__file__).resolve().parents[2]
-PROBES = 40
-READY_SECONDS = 30.0
-# Ports of one contestant, before those of the replicas.
-OWN_PORTS = 8
 # Seconds of a run besides those of the trace: starting, probing, last answers, stopping.
 AROUND_SECONDS = 8.0
 
@@ -59,180 +41,73 @@ def contestants(peers: Path | None) -> list[Contestant]:
     return [*ours, *envoy_policies(), *(peer_routers(peers) if peers else [])]
 
 
+def order(chosen: Sequence[Contestant], round_number: int, rounds: int) -> list[Contestant]:
+    """Each round begins with another, so that none always comes after the same one."""
+    first = (round_number - 1) * len(chosen) // rounds
+    return [*chosen[first:], *chosen[:first]]
+
+
 async def run(
     setting: Setting, chosen: Sequence[Contestant], found: results.Results, say: Say
 ) -> None:
     """All rounds. A contestant that fails is reported and left out of that round."""
-    requests = requests_in(setting)
-    found.begin(requests)
+    found.begin(requests_in(setting))
     for round_number in range(1, setting.rounds + 1):
-        # Each round begins with another, so that none always comes after the same one.
-        first = (round_number - 1) * len(chosen) // setting.rounds
-        for contestant in [*chosen[first:], *chosen[:first]]:
-            start = time.monotonic()
-            try:
-                row, outcomes = await one_run(setting, requests, contestant, round_number)
-            except (RefusedError, aiohttp.ClientError, OSError, TimeoutError) as error:
-                text = f"round {round_number}: {contestant.name}: {type(error).__name__}: {error}"
-                found.failed(text)
-                say(text)
-                continue
-            found.add(row, outcomes)
-            say(
-                f"round {round_number}: {contestant.name}: SLO {row.slo_attainment:.1%}, "
-                f"TTFT p50 {row.ttft_p50_ms:.0f} p99 {row.ttft_p99_ms:.0f} ms, "
-                f"cached {row.cache_hit_ratio:.1%}, failed {row.failed}, "
-                f"machine {row.machine_busy:.0%} busy, {time.monotonic() - start:.0f} s"
-            )
+        for contestant in order(chosen, round_number, setting.rounds):
+            await told(setting, contestant, round_number, found, say)
 
 
-async def one_run(
+async def search(
     setting: Setting,
-    requests: Sequence[TraceRequest],
-    contestant: Contestant,
-    round_number: int,
-) -> tuple[Figures, list[Outcome]]:
-    """One contestant on cold replicas."""
-    with tempfile.TemporaryDirectory(prefix="arena-") as name:
-        directory = Path(name)
-        async with Family(directory) as family:
-            site = prepare(setting, directory)
-            await start_replicas(setting, site, family)
-            counted = []
-            for part in contestant.parts(site):
-                child = await family.start(part.name, part.command, part.environment or None)
-                counted += [child.pid] if part.counted else []
-                if part.ready is not None:
-                    await answers(part.ready)
-            url = f"http://{LOOPBACK}:{site.port}"
-            await answers(contestant.ready(site))
-            await routable(url, site.model)
-            added = await added_p50_ms(url, site)
-            tokens = await tokens_by_replica(site)
-            cpu, (used, ticks) = cpu_seconds(counted), machine_ticks()
-            outcomes = await drive(
-                url,
-                site.model,
-                requests,
-                setting.speed,
-                lambda _: None,
-                headers=lambda request: session_headers(contestant, request),
-            )
-            cpu, (used_after, ticks_after) = cpu_seconds(counted) - cpu, machine_ticks()
-            ended = Run(
-                contestant=contestant.name,
-                round=round_number,
-                span_seconds=requests[-1].at_seconds - requests[0].at_seconds,
-                speed=setting.speed,
-                objective=setting.objective,
-                cpu_seconds=cpu,
-                added_ms=added,
-                machine_busy=(used_after - used) / max(1, ticks_after - ticks),
-                tokens=[
-                    Tokens(after.prompt - before.prompt, after.cached - before.cached)
-                    for before, after in zip(tokens, await tokens_by_replica(site), strict=True)
-                ],
-            )
-            return figures(ended, outcomes), outcomes
+    chosen: Sequence[Contestant],
+    scales: Sequence[float],
+    found: results.Results,
+    say: Say,
+) -> None:
+    """All rounds of the search: in each, every contestant takes one step before any the next."""
+    found.begin(requests_in(setting))
+    rate = load(Path(setting.trace)).rate
+    for round_number in range(1, setting.rounds + 1):
+        climbs = {contestant.name: Climb(scales) for contestant in chosen}
+        while not all(climb.is_over for climb in climbs.values()):
+            for contestant in order(chosen, round_number, setting.rounds):
+                climb = climbs[contestant.name]
+                if not climb.is_over:
+                    at = replace(setting, time_scale=scales[climb.at])
+                    ended = await told(at, contestant, round_number, found, say)
+                    climb.note(ended.figures.slo_attainment if ended else 0.0)
+        for name, climb in climbs.items():
+            kept = rate * scales[climb.kept] if climb.kept >= 0 else 0.0
+            found.found_goodput(name, kept)
+            say(f"round {round_number}: {name}: goodput {kept:.2f}/s")
 
 
-def session_headers(contestant: Contestant, request: TraceRequest) -> Mapping[str, str]:
-    """The session under each header that the contestant reads."""
-    return dict.fromkeys(contestant.session_headers, request.session)
-
-
-def prepare(setting: Setting, directory: Path) -> Site:
-    """Ports and names for one run."""
-    first = find_free_run(OWN_PORTS + setting.replicas)
-    file = locate(setting.profile, Path.cwd()).resolve()
-    profile = load_profile(file)
-    base = first + OWN_PORTS
-    return Site(
-        endpoints=tuple(f"{LOOPBACK}:{base + index}" for index in range(setting.replicas)),
-        port=first,
-        admin_port=first + 1,
-        more_ports=tuple(range(first + 2, base)),
-        model=str(profile["models"][0]),
-        profile=str(write_faster(profile, setting.speed, directory / file.name)),
-        kv_tokens=int(profile["kv_tokens"]),
-        directory=directory,
-        envoy=binary.find(),
+async def told(
+    setting: Setting, contestant: Contestant, round_number: int, found: results.Results, say: Say
+) -> Ended | None:
+    """One run, put down and told of; None where it could not be made."""
+    requests = requests_in(setting)
+    start = time.monotonic()
+    try:
+        ended = await one_run(setting, requests, contestant, round_number)
+    except (RefusedError, aiohttp.ClientError, OSError, TimeoutError) as error:
+        text = f"round {round_number}: {contestant.name}: {type(error).__name__}: {error}"
+        found.failed(text)
+        say(text)
+        return None
+    row = ended.figures
+    warnings = found.add(ended, requests)
+    say(
+        f"round {round_number}: {contestant.name}: {row.offered_rps:.2f}/s, "
+        f"SLO {row.slo_attainment:.1%}, "
+        f"TTFT p50 {row.ttft_p50_ms:.0f} p99 {row.ttft_p99_ms:.0f} ms, "
+        f"TPOT p99 {row.tpot_p99_ms:.0f} ms, "
+        f"cached {row.cache_hit_ratio:.1%}, failed {row.failed}, "
+        f"machine {row.machine_busy:.0%} busy, {time.monotonic() - start:.0f} s"
     )
-
-
-def control_port(site: Site) -> int:
-    """Where the emulator tells what its replicas have done."""
-    return site.more_ports[-1]
-
-
-async def start_replicas(setting: Setting, site: Site, family: Family) -> None:
-    """Emulated replicas with nothing cached.
-
-    They draw the length of an answer from its prompt: some routers pass on no header by which it
-    could be asked for, and a limit in the body would tell our own what it has to guess. They take
-    fields that they do not know, since SGLang's router adds some.
-    """
-    file = site.directory / "emulator.yaml"
-    content = {
-        "output_median": setting.output_median,
-        "output_sigma": setting.output_sigma,
-        "control_port": control_port(site),
-        "strict_fields": False,
-    }
-    file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    base = site.endpoints[0].rpartition(":")[2]
-    command = [
-        *(sys.executable, "-m", "weighbridge", "emulate"),
-        *("--replicas", str(setting.replicas), "--base-port", base),
-        *("--speed", str(setting.speed), "--seed", str(setting.seed)),
-        *("--profile", Path(site.profile).stem, "--model", site.model),
-        *("--config", str(file)),
-    ]
-    await family.start("emulate", command)
-    for endpoint in site.endpoints:
-        await answers(f"http://{endpoint}/health")
-
-
-async def tokens_by_replica(site: Site) -> list[Tokens]:
-    """As the replicas have counted since their start."""
-    url = f"http://{LOOPBACK}:{control_port(site)}/replicas"
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        counters = [replica["counters"] for replica in await response.json()]
-    return [Tokens(each["prompt_tokens"], each["cached_tokens"]) for each in counters]
-
-
-async def routable(url: str, model: str) -> None:
-    """Waits until a request reaches a replica: routers learn of their workers in their own time."""
-    deadline = time.monotonic() + READY_SECONDS
-    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hello"}]}
-    async with aiohttp.ClientSession() as session:
-        while True:
-            async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-                if response.status == 200:
-                    return
-                words = (await response.text())[:200]
-            if time.monotonic() > deadline:
-                raise RefusedError(f"no replica could be reached: {response.status} {words}")
-            await asyncio.sleep(0.1)
-
-
-async def added_p50_ms(url: str, site: Site) -> float:
-    """What the router adds to one small request at a time, against a replica asked directly."""
-    through = await ask_repeatedly(url, site.model)
-    return through - await ask_repeatedly(f"http://{site.endpoints[0]}", site.model)
-
-
-async def ask_repeatedly(url: str, model: str) -> float:
-    """Median ms of a request for one token, one at a time."""
-    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hello"}]}
-    taken = []
-    async with aiohttp.ClientSession() as session:
-        for _ in range(PROBES):
-            start = time.monotonic()
-            async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-                await response.read()
-            taken.append(1000 * (time.monotonic() - start))
-    return statistics.median(taken)
+    for warning in warnings:
+        say(f"  beware: {warning}")
+    return ended
 
 
 def arguments() -> argparse.Namespace:
@@ -243,7 +118,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workload", help="generated, instead of a trace: agents, mixed, ...")
     parser.add_argument("--seconds", type=float, default=140.0, help="of the trace")
     parser.add_argument("--time-scale", type=float, default=1.0, help="the trace's own clock")
-    parser.add_argument("--profile", default=PROFILE, help="of the replicas and of the router")
+    parser.add_argument("--profile", default=PROFILE, help="of the replicas; several: a:6,b:2")
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--speed", type=float, default=8.0, help="of the replicas and the trace")
     parser.add_argument("--rounds", type=int, default=3)
@@ -251,6 +126,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--slo-ttft-per-ktok", type=float, default=150.0, metavar="MS")
     parser.add_argument("--slo-tpot", type=float, default=100.0, metavar="MS")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--warm", type=float, default=0.0, metavar="S", help="not measured at first"
+    )
+    parser.add_argument("--clients", type=int, default=0, help="in a closed loop")
+    parser.add_argument(
+        "--kill", action="append", default=[], metavar="'at=60 kill=2 for=30'", help="repeatable"
+    )
+    parser.add_argument(
+        "--goodput",
+        metavar="LOW:HIGH",
+        help="search the highest rate that is kept, between these time scales",
+    )
+    parser.add_argument("--steps", type=int, default=4, help="of that search, each a run")
     parser.add_argument("--only", default="", help="names or parts of names, by commas")
     parser.add_argument("--list", action="store_true", help="only tell who would run, how long")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "arena.json")
@@ -281,29 +169,61 @@ def main() -> int:
         rounds=options.rounds,
         seed=options.seed,
         objective=Objective(options.slo_ttft, options.slo_ttft_per_ktok, options.slo_tpot),
+        warm_seconds=options.warm,
+        clients=options.clients,
+        kills=tuple(options.kill),
     )
+    scales = rungs(options.goodput, options.steps) if options.goodput else []
+    check(setting, scales)
     if options.workload is not None:
-        file = options.json.with_name(f"{options.workload}.jsonl")
-        # As much of it as the run sends, in the trace's own time.
-        seconds = setting.seconds * setting.time_scale
-        median, sigma = write_workload(options.workload, seconds, setting.seed, file)
-        setting = replace(setting, trace=str(file), output_median=median, output_sigma=sigma)
+        file = options.json.with_suffix(".jsonl")
+        # As much of it as the runs send, in the trace's own time.
+        seconds = setting.seconds * max([setting.time_scale, *scales])
+        write_workload(options.workload, seconds, setting.seed, file)
+        setting = replace(setting, trace=str(file))
     peers = options.peers.absolute() if options.peers else None
     chosen = selected(contestants(peers), options.only)
     each = setting.seconds / setting.speed + AROUND_SECONDS
-    minutes = each * len(chosen) * setting.rounds / 60
+    runs = len(chosen) * setting.rounds * (options.steps if scales else 1)
     names = ", ".join(contestant.name for contestant in chosen)
     print(f"{len(chosen)} contestants: {names}", flush=True)
-    print(f"{setting.rounds} rounds, about {minutes:.0f} minutes", flush=True)
+    print(f"{setting.rounds} rounds, {runs} runs, about {each * runs / 60:.0f} minutes", flush=True)
     if options.list:
         return 0
     os.environ["PYTHONPATH"] = str(ROOT)
     found = results.Results(options.json, setting, results.versions(chosen, peers))
-    asyncio.run(run(setting, chosen, found, lambda text: print(text, flush=True)))
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    if scales:
+        asyncio.run(search(setting, chosen, scales, found, say))
+    else:
+        asyncio.run(run(setting, chosen, found, say))
     table(found.content())
     if options.pages:
         results.write_page(found.content())
-    return 0 if found.is_complete(len(chosen)) else 1
+    return 0 if found.is_complete(runs) else 1
+
+
+def rungs(text: str, steps: int) -> list[float]:
+    """The time scales that are tried; RefusedError where the text is no range."""
+    low, _, high = text.partition(":")
+    try:
+        return ladder(float(low), float(high), steps)
+    except ValueError:
+        raise RefusedError(f"--goodput: '{text}': write it as LOW:HIGH, such as 0.5:4") from None
+
+
+def check(setting: Setting, scales: Sequence[float]) -> None:
+    """RefusedError for what cannot be run together."""
+    for _ in setting.fleets:
+        pass
+    for text in setting.kills:
+        if kill_of(text).count > setting.replicas:
+            raise RefusedError(f"--kill: there are only {setting.replicas} replicas")
+    if setting.clients and (scales or setting.warm_seconds):
+        raise RefusedError("--clients: requests come as they are answered: no --goodput, no --warm")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What all contestants share: the trace, the replicas, the objective."""
 
-import math
-import statistics
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from weighbridge.errors import RefusedError
 from weighbridge.traces import TraceRequest, generate, generator, load, requests_of
 
 # The longest sequence that the emulated engines take; longer requests of the trace are left out.
@@ -28,6 +28,24 @@ class Objective:
 
 
 @dataclass(frozen=True, slots=True)
+class Kill:
+    """So many replicas crash and come back cold. Times are the replicas'."""
+
+    at_seconds: float
+    count: int
+    for_seconds: float
+
+
+def kill_of(text: str) -> Kill:
+    """Reads it as the simulator's events are written: `at=60 kill=2 for=30`."""
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"at={number} kill=([1-9]\d*) for={number}", text.strip())
+    if found is None:
+        raise RefusedError(f"'{text}' is no kill: write it as 'at=60 kill=2 for=30'")
+    return Kill(float(found[1]), int(found[2]), float(found[3]))
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """One arena. `agree` gives the simulator the same."""
 
@@ -35,6 +53,7 @@ class Setting:
     # Of the trace: from its beginning on, at its own times ÷ time_scale.
     seconds: float
     time_scale: float
+    # A profile's name, or several with the number of replicas of each: `a:6,b:2`.
     profile: str
     replicas: int
     # How many times faster than real the replicas run, and the trace with them.
@@ -42,68 +61,98 @@ class Setting:
     rounds: int
     seed: int
     objective: Objective
-    # The answers' lengths: the conversation trace has a median of 350, a p95 of 698.
-    output_median: float = 350.0
-    output_sigma: float = 0.42
+    # Requests that come earlier are sent but not measured; 0: caches and routers are cold.
+    warm_seconds: float = 0.0
+    # Clients in a closed loop: each sends its next session when the one before it has ended. 0:
+    # requests come at the trace's times.
+    clients: int = 0
+    # As `kill_of` reads them.
+    kills: tuple[str, ...] = ()
+
+    @property
+    def fleets(self) -> list[tuple[str, int]]:
+        """Each profile with the number of its replicas; RefusedError where they do not add up."""
+        parts = [part.rpartition(":") for part in self.profile.split(",")]
+        if len(parts) == 1 and not parts[0][1]:
+            return [(self.profile, self.replicas)]
+        if not all(name and count.isdigit() and int(count) > 0 for name, _, count in parts):
+            raise RefusedError(f"--profile: '{self.profile}': write several as a:6,b:2")
+        found = [(name, int(count)) for name, _, count in parts]
+        if sum(count for _, count in found) != self.replicas:
+            raise RefusedError(f"--profile: '{self.profile}' is not of {self.replicas} replicas")
+        return found
 
     def json(self) -> dict[str, Any]:
         """As the results have it."""
-        return {
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        del plain["objective"]
+        return plain | {
             "trace": Path(self.trace).name,
-            "seconds": self.seconds,
-            "time_scale": self.time_scale,
-            "profile": self.profile,
-            "replicas": self.replicas,
-            "speed": self.speed,
-            "rounds": self.rounds,
-            "seed": self.seed,
+            "kills": list(self.kills),
             "slo": {
                 "ttft_ms": self.objective.ttft_ms,
                 "ttft_ms_per_ktok": self.objective.ttft_ms_per_ktok,
                 "tpot_ms": self.objective.tpot_ms,
             },
-            "output_median": self.output_median,
-            "output_sigma": self.output_sigma,
         }
 
 
 def setting_of(content: Mapping[str, Any], trace: Path) -> Setting:
     """The setting that results were measured in, before the trace that they name."""
     slo = content["slo"]
+    known = {field.name for field in fields(Setting)} & set(content)
+    plain = {name: content[name] for name in known}
     return Setting(
-        trace=str(trace),
-        seconds=content["seconds"],
-        time_scale=content["time_scale"],
-        profile=content["profile"],
-        replicas=content["replicas"],
-        speed=content["speed"],
-        rounds=content["rounds"],
-        seed=content["seed"],
-        objective=Objective(slo["ttft_ms"], slo["ttft_ms_per_ktok"], slo["tpot_ms"]),
-        output_median=content["output_median"],
-        output_sigma=content["output_sigma"],
+        **plain
+        | {
+            "trace": str(trace),
+            "kills": tuple(content.get("kills", ())),
+            "objective": Objective(slo["ttft_ms"], slo["ttft_ms_per_ktok"], slo["tpot_ms"]),
+        }
     )
 
 
-def write_workload(name: str, seconds: float, seed: int, file: Path) -> tuple[float, float]:
-    """Writes a workload as a trace.
-
-    Answers the median of its answers' lengths and the deviation of their logarithm: the replicas
-    draw lengths from these, since not every router passes on a header that asks for one.
-    """
+def write_workload(name: str, seconds: float, seed: int, file: Path) -> None:
+    """Writes a workload as a trace."""
     trace = generate(**(generator(name, {"seed": seed, "duration_s": seconds}) or {}))
     file.parent.mkdir(parents=True, exist_ok=True)
     trace.save(file)
-    logs = [math.log(request.output_tokens) for request in requests_of(trace)]
-    return round(math.exp(statistics.median(logs)), 1), round(statistics.pstdev(logs), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking(TraceRequest):
+    """A request whose text tells an emulated replica how long the trace's answer is.
+
+    Some routers pass on no header that could, and a limit in the body would tell ours what it has
+    to guess.
+    """
+
+    def body(self, model: str) -> bytes:
+        """The body, with those words at the end of the last message's text."""
+        return asking(TraceRequest.body(self, model), self.output_tokens)
+
+
+def asking(body: bytes, tokens: int) -> bytes:
+    """A chat whose last message asks for an answer of so many tokens."""
+    starts = (b'"content":"', b'"text":"')
+    start = max(body.rfind(mark) + len(mark) for mark in starts if mark in body)
+    end = body.index(b'"', start)
+    return body[:end] + f" x-emulate-output-tokens: {tokens}".encode() + body[end:]
 
 
 def requests_in(setting: Setting) -> Sequence[TraceRequest]:
-    """The requests in order of time, all of them streamed, so that each shows its first token."""
+    """The requests in order of time; all that have an answer are streamed: its beginning shows."""
     chosen = requests_of(
         load(Path(setting.trace)),
         time_scale=setting.time_scale,
         duration_s=setting.seconds,
         most_tokens=MOST_TOKENS,
     )
-    return [replace(request, stream=True) for request in chosen]
+    return [_asking(request) for request in chosen]
+
+
+def _asking(request: TraceRequest) -> TraceRequest:
+    if request.kind == "embeddings":
+        return request
+    plain = {field.name: getattr(request, field.name) for field in fields(request)}
+    return Asking(**plain | {"stream": True})

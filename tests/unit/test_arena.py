@@ -1,5 +1,6 @@
 """The arena without its processes: who is chosen, what is counted, what agreeing means."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,16 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.arena.agree import Pair, Side, order_of, page, write_trace
+from tests.arena.agree import Pair, Side, order_of, page, together, write_trace
+from tests.arena.clients import drive_closed
+from tests.arena.climb import Climb, ladder
 from tests.arena.dynamo import BLOCK_TOKENS, TOKEN_BYTES, Prompt, prompt_of
 from tests.arena.dynamo_agree import POLICY, Choice, Selector, diary, summary
-from tests.arena.measure import Run, Tokens, figures
+from tests.arena.measure import Run, Tokens, figures, limits
 from tests.arena.report import markdown
 from tests.arena.run import contestants, selected
-from tests.arena.setting import Objective, Setting, requests_in, setting_of
+from tests.arena.run import rungs as rungs_of
+from tests.arena.setting import (
+    Kill,
+    Objective,
+    Setting,
+    kill_of,
+    requests_in,
+    setting_of,
+    write_workload,
+)
 from weighbridge.errors import RefusedError
 from weighbridge.simulate import Fleet, Options
 from weighbridge.traces import load, requests_of, shipped_trace
@@ -68,12 +82,16 @@ def test_times_count_in_the_replicas_time() -> None:
     run = Run(
         contestant="c",
         round=1,
+        time_scale=1.0,
         span_seconds=10.0,
         speed=4.0,
         objective=SETTING.objective,
         cpu_seconds=0.5,
         added_ms=1.0,
         machine_busy=0.5,
+        driver_busy=0.5,
+        driver_late_ms=[0.1] * 99 + [9.0],
+        kinds={},
         tokens=[Tokens(900, 300), Tokens(100, 0)],
     )
     # 1,000 ms to the first token of 1,100 allowed; 40 ms a token of 50.
@@ -88,6 +106,13 @@ def test_times_count_in_the_replicas_time() -> None:
     assert found.cache_hit_ratio == pytest.approx(0.3)
     assert found.work_max_over_mean == pytest.approx(600 * 2 / 700)
     assert found.router_cpu_s_per_1000 == pytest.approx(125.0)
+    assert limits(found, SETTING.objective) == []
+    # A batch waits as long as it must; of embeddings, there is nothing after the answer.
+    batch = replace(run, kinds={0: "batch"})
+    assert figures(batch, [late, late]).slo_attainment == 1.0
+    embedded = replace(OUTCOME, ttft_ms=None, total_ms=270.0, output_tokens=0)
+    slower = replace(embedded, total_ms=280.0)
+    assert figures(run, [embedded, slower]).slo_attainment == 0.5
     assert "| c | 25.0%" in markdown({"rows": [found.row()]})
 
 
@@ -106,16 +131,154 @@ def test_the_simulator_gets_the_arena_s_requests_and_answers(tmp_path: Path) -> 
     requests = requests_in(SETTING)
     answers = [[one.session, one.at_seconds, 7 + one.number % 5] for one in requests]
     write_trace(SETTING, answers, tmp_path / "t.jsonl")
-    written = list(
-        requests_of(
-            load(tmp_path / "t.jsonl"),
-            time_scale=SETTING.time_scale,
-            duration_s=SETTING.seconds,
-        )
-    )
+    # At the setting's own times already.
+    written = list(requests_of(load(tmp_path / "t.jsonl"), duration_s=SETTING.seconds))
     assert [one.at_seconds for one in written] == [one.at_seconds for one in requests]
     assert [one.input_tokens for one in written] == [one.input_tokens for one in requests]
     assert [one.output_tokens for one in written] == [tokens for *_, tokens in answers]
+
+
+@given(
+    best=st.integers(min_value=-1, max_value=14),
+    low=st.floats(min_value=0.1, max_value=2.0),
+    more=st.floats(min_value=1.1, max_value=20.0),
+)
+def test_a_climb_finds_the_highest_rung_that_is_kept(best: int, low: float, more: float) -> None:
+    rungs = ladder(low, low * more, steps=4)
+    assert [rungs[0], rungs[-1]] == pytest.approx([low, low * more])
+    climb = Climb(rungs)
+    steps = 0
+    while not climb.is_over:
+        climb.note(0.99 if climb.at <= best else 0.98)
+        steps += 1
+    assert climb.kept == best
+    assert steps == 4
+
+
+def test_what_cannot_be_searched_is_refused() -> None:
+    for text in ("2", "2:1", "0:1", "a:b", "1:1"):
+        with pytest.raises(RefusedError, match="--goodput"):
+            rungs_of(text, 4)
+    with pytest.raises(RefusedError, match="2 steps"):
+        rungs_of("1:2", 1)
+
+
+def test_a_run_that_the_machine_or_the_client_limits_says_so() -> None:
+    run = Run(
+        contestant="c",
+        round=1,
+        time_scale=1.0,
+        span_seconds=10.0,
+        speed=4.0,
+        objective=SETTING.objective,
+        cpu_seconds=0.5,
+        added_ms=1.0,
+        machine_busy=0.95,
+        driver_busy=0.9,
+        driver_late_ms=[20.0] * 10,
+        kinds={},
+        tokens=[Tokens(1, 0)],
+    )
+    assert limits(figures(run, [OUTCOME]), SETTING.objective) == [
+        "the machine was 95% busy",
+        "the client took 90% of a core",
+        "the client was 80 ms late (p99)",
+    ]
+
+
+def test_fleets_and_kills_are_read_or_refused() -> None:
+    assert SETTING.fleets == [("llama-3.1-8b-fp8-h100", 2)]
+    mixed = replace(SETTING, profile="a:1,b:1")
+    assert mixed.fleets == [("a", 1), ("b", 1)]
+    for wrong in ("a:1,b", "a:2,b:1", "a:0,b:2", "a:x", ":2"):
+        with pytest.raises(RefusedError, match="--profile"):
+            _ = replace(SETTING, profile=wrong).fleets
+    assert kill_of("at=60 kill=2 for=1.5") == Kill(60.0, 2, 1.5)
+    for wrong in ("kill=2", "at=6 kill=0 for=1", "at=6 slow=2 for=1", "at=-1 kill=1 for=1"):
+        with pytest.raises(RefusedError, match="no kill"):
+            kill_of(wrong)
+
+
+@pytest.mark.parametrize("workload", ["chat", "images", "mixed"])
+def test_the_last_message_asks_for_an_answer_as_long_as_the_trace_s(
+    workload: str, tmp_path: Path
+) -> None:
+    write_workload(workload, 20.0, 1, tmp_path / "t.jsonl")
+    setting = replace(SETTING, trace=str(tmp_path / "t.jsonl"), time_scale=1.0, seconds=20.0)
+    requests = requests_in(setting)
+    kinds = {request.kind for request in requests}
+    assert kinds >= ({"chat", "batch", "embeddings"} if workload == "mixed" else {"chat"})
+    for request in requests[:200]:
+        body = json.loads(request.body("m"))
+        if request.kind == "embeddings":
+            assert "x-emulate" not in body["input"]
+            continue
+        assert body["stream"]
+        last = body["messages"][-1]["content"]
+        text = last if isinstance(last, str) else last[0]["text"]
+        assert text.endswith(f" x-emulate-output-tokens: {request.output_tokens}")
+        before = json.dumps(body["messages"][:-1])
+        assert "x-emulate" not in before
+
+
+async def test_each_client_sends_a_session_s_turns_one_after_the_other() -> None:
+    open_now: set[str] = set()
+    most = 0
+    order: dict[str, list[int]] = {}
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal most
+        await request.read()
+        session = request.headers["x-session-id"]
+        assert session not in open_now
+        open_now.add(session)
+        most = max(most, len(open_now))
+        order.setdefault(session, []).append(int(request.headers["x-number"]))
+        await asyncio.sleep(0.001)
+        open_now.remove(session)
+        return web.Response(text='data: {"usage":{"completion_tokens":1}}\n\ndata: [DONE]\n\n')
+
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server:
+        requests = requests_in(SETTING)
+        outcomes, sent = await drive_closed(
+            str(server.make_url("/")),
+            "m",
+            requests,
+            3,
+            lambda one: {"x-session-id": one.session, "x-number": str(one.number)},
+        )
+    assert [outcome.number for outcome in outcomes] == [one.number for one in requests]
+    assert all(outcome.is_ok for outcome in outcomes)
+    assert set(sent) == {one.number for one in requests}
+    assert most == 3
+    assert all(numbers == sorted(numbers) for numbers in order.values())
+
+
+def test_the_simulator_gets_requests_when_clients_sent_them(tmp_path: Path) -> None:
+    requests = requests_in(SETTING)[:10]
+    sent = [
+        [one.session, round(one.at_seconds, 5), 100.0 - one.number / 10] for one in requests[:5]
+    ]
+    write_trace(SETTING, [], tmp_path / "t.jsonl", sent)
+    written = list(requests_of(load(tmp_path / "t.jsonl")))
+    assert len(written) == 5
+    first = written[0].at_seconds
+    assert [round(one.at_seconds - first, 3) for one in written] == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_several_settings_hold_where_all_shares_are_within_three_points() -> None:
+    near = [pair("a", (0.9,), (0.92,)), pair("b", (0.5,), (0.49,))]
+    far = [pair("a", (0.9,), (0.86,))]
+    assert together({"light": near})["holds"]
+    found = together({"light": near, "heavy": far})
+    assert not found["holds"]
+    assert [(row["setting"], row["slo_off"]) for row in found["rows"]] == [
+        ("light", 0.02),
+        ("light", 0.01),
+        ("heavy", 0.04),
+    ]
 
 
 def pair(name: str, live: tuple[float, ...], simulated: tuple[float, ...]) -> Pair:
