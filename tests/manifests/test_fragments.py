@@ -1,6 +1,7 @@
 """Mesh fragments: every object fits its published schema, every filter is accepted by Envoy."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,29 @@ WHOLE = ("compose/envoy.yaml", "plain/example.yaml", "standalone/envoy.yaml")
 @pytest.mark.parametrize("file", WHOLE)
 def test_envoy_takes_every_whole_file(file: str, envoy: Path) -> None:
     binary.validate(envoy, ENVOY / file)
+
+
+@pytest.mark.parametrize("file", [*WHOLE, "plain/fragment.yaml", "istio/envoyfilter.yaml"])
+def test_the_sidecar_is_called_by_a_name_that_any_grpc_server_takes(file: str) -> None:
+    calls = [
+        call
+        for thing in read(ENVOY / file)
+        for call in named("envoy_grpc", thing)
+        if "weighbridge" in call["cluster_name"] and "ads" not in call["cluster_name"]
+    ]
+    assert [call.get("authority") for call in calls] == ["weighbridge"] * 2
+
+
+def named(key: str, tree: Any) -> Iterator[Any]:
+    """Whatever stands under a key, at any depth."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            if name == key:
+                yield value
+            yield from named(key, value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from named(key, value)
 
 
 def test_no_fragment_lets_a_client_name_its_replica() -> None:
