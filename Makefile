@@ -85,7 +85,7 @@ arena: build .peers/stamp
 
 # Six settings, of some contestants each: what they have in common, and each one's own.
 AGREE := --peers .peers --rounds 1 --replicas 4 \
-  --only 'weighbridge,envoy least,envoy maglev,dynamo,smg cache_aware'
+  --only 'weighbridge,weighbridge without,envoy least,envoy maglev,dynamo,smg cache_aware'
 AGREE_light := --workload chat --seconds 180 --time-scale 1.5 --speed 5
 AGREE_heavy := --workload chat --seconds 120 --time-scale 3 --speed 3
 AGREE_overload := --workload chat --seconds 90 --time-scale 5 --speed 2

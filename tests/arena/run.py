@@ -147,13 +147,16 @@ def arguments() -> argparse.Namespace:
 
 
 def selected(all_of_them: Sequence[Contestant], only: str) -> list[Contestant]:
-    """Those whose name holds one of the words; RefusedError for a word that none holds."""
+    """Those of a word's name, or else those whose name holds it; RefusedError where none does."""
     words = [word.strip() for word in only.split(",") if word.strip()]
+    names = [each.name for each in all_of_them]
+    wanted: set[str] = set()
     for word in words:
-        if not any(word in each.name for each in all_of_them):
-            names = "; ".join(each.name for each in all_of_them)
-            raise RefusedError(f"no contestant is called '{word}' (there are: {names})")
-    return [each for each in all_of_them if not words or any(word in each.name for word in words)]
+        found = [word] if word in names else [name for name in names if word in name]
+        if not found:
+            raise RefusedError(f"no contestant is called '{word}' (there are: {'; '.join(names)})")
+        wanted |= set(found)
+    return [each for each in all_of_them if not words or each.name in wanted]
 
 
 def main() -> int:

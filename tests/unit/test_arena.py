@@ -68,6 +68,8 @@ def test_contestants_are_chosen_by_parts_of_their_names() -> None:
     assert len({one.name for one in everyone}) == len(everyone)
     names = [one.name for one in selected(everyone, "maglev, smg")]
     assert names == ["envoy maglev", "smg cache_aware", "smg prefix_hash", "smg least_load"]
+    # A whole name is that one alone.
+    assert [one.name for one in selected(everyone, "weighbridge")] == ["weighbridge"]
     assert selected(everyone, "") == everyone
     with pytest.raises(RefusedError, match="no contestant is called 'dynamite'"):
         selected(everyone, "dynamite")
