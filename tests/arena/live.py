@@ -29,6 +29,8 @@ from weighbridge.traffic import Outcome, drive
 
 PROBES = 40
 READY_SECONDS = 30.0
+# The time to the first token that a batch asks for, as in the simulator, in the replicas' time.
+PATIENT_MS = 3_600_000
 # Ports of one contestant, before those of the replicas.
 OWN_PORTS = 8
 
@@ -119,7 +121,7 @@ async def traffic(
     """Sends all requests, at their times or as clients become free."""
 
     def headers(request: TraceRequest) -> Mapping[str, str]:
-        return session_headers(contestant, request)
+        return headers_of(setting, contestant, request)
 
     if setting.clients:
         return await drive_closed(url, model, requests, setting.clients, headers)
@@ -163,9 +165,12 @@ async def befalling(setting: Setting, site: Site, warm: list[list[Tokens]]) -> A
                 raise result
 
 
-def session_headers(contestant: Contestant, request: TraceRequest) -> Mapping[str, str]:
-    """The session under each header that the contestant reads."""
-    return dict.fromkeys(contestant.session_headers, request.session)
+def headers_of(setting: Setting, contestant: Contestant, request: TraceRequest) -> dict[str, str]:
+    """The session under each header that the contestant reads; a batch says that it has time."""
+    found = dict.fromkeys(contestant.session_headers, request.session)
+    if request.kind == "batch":
+        found["x-slo-ttft-ms"] = f"{PATIENT_MS / setting.speed:.0f}"
+    return found
 
 
 def prepare(setting: Setting, directory: Path) -> Site:

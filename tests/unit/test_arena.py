@@ -18,6 +18,7 @@ from tests.arena.clients import drive_closed
 from tests.arena.climb import Climb, ladder
 from tests.arena.dynamo import BLOCK_TOKENS, TOKEN_BYTES, Prompt, prompt_of
 from tests.arena.dynamo_agree import POLICY, Choice, Selector, diary, summary
+from tests.arena.live import headers_of
 from tests.arena.measure import Run, Tokens, figures, limits
 from tests.arena.report import markdown
 from tests.arena.run import contestants, selected
@@ -155,6 +156,17 @@ def test_a_climb_finds_the_highest_rung_that_is_kept(best: int, low: float, more
         steps += 1
     assert climb.kept == best
     assert steps == 4
+
+
+def test_a_batch_s_client_says_that_it_has_time(tmp_path: Path) -> None:
+    write_workload("mixed", 20.0, 1, tmp_path / "t.jsonl")
+    requests = requests_in(replace(SETTING, trace=str(tmp_path / "t.jsonl")))
+    keyed = contestants(None)[0]
+    for request in requests:
+        headers = headers_of(SETTING, keyed, request)
+        assert headers["x-session-id"] == request.session
+        # An hour of the replicas' time.
+        assert headers.get("x-slo-ttft-ms") == ("900000" if request.kind == "batch" else None)
 
 
 def test_what_cannot_be_searched_is_refused() -> None:
