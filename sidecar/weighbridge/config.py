@@ -289,7 +289,7 @@ class Queue(Section):
         "however long, counts as its slot's part of it: a full batch is full.",
     )
     prefill_window_ms: float = Field(
-        1_000,
+        1_500,
         ge=1,
         le=1e9,
         description="Prefill not yet done that counts as full, ms of the replicas' capacity, half "
@@ -300,12 +300,12 @@ class Queue(Section):
     )
     queue_requests: int = Field(4096, ge=0, le=1 << 20, description="Requests that may wait.")
     queue_window_ms: float = Field(
-        1_000,
+        250,
         ge=1,
         le=1e9,
-        description="MU that may wait, ms of the replicas' capacity, where more requests than "
-        "replicas do: under lasting overload what is served has waited about so long. Of `batch`, "
-        "half of `max_wait_ms` may wait, if that is more.",
+        description="MU that may wait, ms of the replicas' capacity, where more than four "
+        "requests for each replica do: under lasting overload what is served has waited about "
+        "so long. Of `batch`, half of `max_wait_ms` may wait, if that is more.",
     )
     max_wait_ms: int = Field(30_000, ge=0, le=110_000, description="Longest wait, ms.")
     min_share: float = Field(

@@ -10,8 +10,7 @@ use crate::settings::Settings;
 pub struct Capacity {
     /// Sum of the open replicas' MU per millisecond.
     pub mu_per_ms: f64,
-    /// How many they are: as many requests may wait, whatever they weigh. Before few replicas one
-    /// long prompt is more than the window of the queue.
+    /// How many they are.
     pub replicas: u32,
     /// Sum of their KV tokens.
     pub kv_tokens: u64,
@@ -67,6 +66,10 @@ const MOST_RESERVED: f64 = 0.5;
 /// Share of the window of prefill that counts as full where something is promised.
 const BESIDE_PROMISES: f64 = 0.5;
 
+/// Requests that may wait for each replica, whatever they weigh: one long prompt is more than the window
+/// of the queue before few replicas, and its time to first token is in time later.
+const WAITING_EACH: usize = 4;
+
 /// An answer counts as what a sequence of a full batch gets done in this time, ms, at most.
 const SEQUENCE_MS: f64 = 3_000.0;
 
@@ -108,7 +111,7 @@ impl Full {
             steps: capacity.steps,
             queue: window(settings.queue_window_ms),
             patient_queue: window(settings.patient_window_ms()),
-            places: capacity.replicas as usize,
+            places: (capacity.replicas as usize).saturating_mul(WAITING_EACH),
             foreign,
         }
     }

@@ -18,7 +18,7 @@ pub struct Settings {
     pub kv_share: f64,
     /// Requests that may wait.
     pub queue_requests: u32,
-    /// MU that may wait, ms of the replicas' capacity: under lasting overload what is served has
+    /// MU that may wait beyond four requests for each replica, ms of the replicas' capacity: under lasting overload what is served has
     /// waited about so long, so more could not be served in time anyway. Of `batch`, half of
     /// `max_wait_ms` may wait, if that is more.
     pub queue_window_ms: f64,
@@ -34,10 +34,10 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window_ms: 3_000.0,
-            prefill_window_ms: 1_000.0,
+            prefill_window_ms: 1_500.0,
             kv_share: 1.0,
             queue_requests: 4_096,
-            queue_window_ms: 1_000.0,
+            queue_window_ms: 250.0,
             max_wait_ms: 30_000,
             min_share: 0.05,
             unknown_tenants: 4_096,
