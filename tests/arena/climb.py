@@ -40,9 +40,11 @@ class Climb:
         """Whether all is known."""
         return self.missed - self.kept <= 1
 
-    def note(self, share: float) -> None:
-        """So many of the requests at this rung kept both objectives."""
-        if share >= SHARE:
+    def note(self, share: float) -> bool:
+        """Such a share of the requests at this rung kept both objectives; whether it is enough."""
+        enough = share >= SHARE
+        if enough:
             self.kept = self.at
         else:
             self.missed = self.at
+        return enough

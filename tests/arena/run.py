@@ -22,7 +22,7 @@ from tests.arena.peers import peer_routers
 from tests.arena.report import table
 from tests.arena.setting import Objective, Setting, kill_of, requests_in, write_workload
 from weighbridge.errors import RefusedError
-from weighbridge.traces import load, shipped_trace
+from weighbridge.traces import shipped_trace
 
 PROFILE = "llama-3.1-70b-fp8-h100x4"
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,20 +66,20 @@ async def search(
 ) -> None:
     """All rounds of the search: in each, every contestant takes one step before any the next."""
     found.begin(requests_in(setting))
-    rate = load(Path(setting.trace)).rate
     for round_number in range(1, setting.rounds + 1):
         climbs = {contestant.name: Climb(scales) for contestant in chosen}
+        kept = dict.fromkeys(climbs, 0.0)
         while not all(climb.is_over for climb in climbs.values()):
             for contestant in order(chosen, round_number, setting.rounds):
                 climb = climbs[contestant.name]
                 if not climb.is_over:
                     at = replace(setting, time_scale=scales[climb.at])
                     ended = await told(at, contestant, round_number, found, say)
-                    climb.note(ended.figures.slo_attainment if ended else 0.0)
-        for name, climb in climbs.items():
-            kept = rate * scales[climb.kept] if climb.kept >= 0 else 0.0
-            found.found_goodput(name, kept)
-            say(f"round {round_number}: {name}: goodput {kept:.2f}/s")
+                    if climb.note(ended.figures.slo_attainment if ended else 0.0) and ended:
+                        kept[contestant.name] = ended.figures.offered_rps
+        for name, rate in kept.items():
+            found.found_goodput(name, rate)
+            say(f"round {round_number}: {name}: goodput {rate:.2f}/s")
 
 
 async def told(

@@ -133,11 +133,18 @@ class Asking(TraceRequest):
 
 
 def asking(body: bytes, tokens: int) -> bytes:
-    """A chat whose last message asks for an answer of so many tokens."""
-    starts = (b'"content":"', b'"text":"')
-    start = max(body.rfind(mark) + len(mark) for mark in starts if mark in body)
-    end = body.index(b'"', start)
-    return body[:end] + f" x-emulate-output-tokens: {tokens}".encode() + body[end:]
+    """A chat whose last message ends by asking for an answer of so many tokens.
+
+    The next turn quotes the message without that; what comes before it is found in the cache.
+    """
+    words = f" x-emulate-output-tokens: {tokens}".encode()
+    content, picture = b'"content":"', b'"}}]}'
+    text, pictured = body.rfind(content), body.rfind(picture)
+    if pictured > text:
+        end = pictured + len(picture) - 2
+        return body[:end] + b',{"type":"text","text":"' + words + b'"}' + body[end:]
+    end = body.index(b'"', text + len(content))
+    return body[:end] + words + body[end:]
 
 
 def requests_in(setting: Setting) -> Sequence[TraceRequest]:

@@ -229,7 +229,7 @@ def test_the_last_message_asks_for_an_answer_as_long_as_the_trace_s(
             continue
         assert body["stream"]
         last = body["messages"][-1]["content"]
-        text = last if isinstance(last, str) else last[0]["text"]
+        text = last if isinstance(last, str) else last[-1]["text"]
         assert text.endswith(f" x-emulate-output-tokens: {request.output_tokens}")
         before = json.dumps(body["messages"][:-1])
         assert "x-emulate" not in before
