@@ -91,6 +91,13 @@ class Options:
     timing: bool = False
 
 
+def capacity_rps(options: Options) -> float:
+    """Requests a second of the options' trace that its replicas serve if they cache nothing."""
+    trace = read_trace(options)
+    scenario = json.dumps(scenario_of(options, trace))
+    return float(_core.Simulation(scenario, trace, json.dumps(scaling_of(options))).capacity_rps)
+
+
 def simulate(options: Options, console: Console | None = None) -> dict[str, Any]:
     """Does all runs; what they came to, for tables, plots and scripts."""
     unknown = [name for name in options.policies if name not in _core.policies()]

@@ -1,4 +1,4 @@
-"""What the simulator's benchmark runs."""
+"""What the simulator's benchmark runs under one load for all policies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,22 +29,7 @@ class Case:
         return Options(**given)
 
 
-# Sessions' turns are two minutes apart: five minutes fill the caches as they will be.
-LONG = {"duration_s": 900.0, "warmup_s": 300.0}
-
 CASES = (
-    Case(
-        "conversation-16",
-        "Conversation trace, 16 replicas: goodput",
-        16,
-        {**LONG, "goodput": True, "seeds": 5, "load": 0.4},
-    ),
-    Case(
-        "conversation-64",
-        "Conversation trace, 64 replicas: goodput",
-        64,
-        {**LONG, "goodput": True, "seeds": 3, "load": 0.4},
-    ),
     Case(
         "conversation-64-load",
         "The whole conversation trace, 64 replicas: one load for all",
@@ -68,50 +53,15 @@ CASES = (
             "load": 0.5,
         },
     ),
-    *(
-        Case(
-            f"{workload}-16",
-            f"Workload `{workload}`, 16 replicas: goodput",
-            16,
-            {
-                "duration_s": seconds,
-                "warmup_s": seconds / 3,
-                "generator": {"workload": workload},
-                "goodput": True,
-                "seeds": 3,
-                "load": 0.7,
-            },
-        )
-        for workload, seconds in (
-            ("chat", 240.0),
-            ("reasoning", 600.0),
-            ("agents", 240.0),
-            ("batch", 240.0),
-            ("embeddings", 90.0),
-            ("images", 240.0),
-            ("short", 90.0),
-            ("mixed", 240.0),
-        )
-    ),
-    Case(
-        "unlike-12",
-        "Workload `mixed`, 500 tenants, six fast and six slow replicas: goodput",
-        12,
-        {
-            "duration_s": 240.0,
-            "warmup_s": 80.0,
-            "generator": {"workload": "mixed"},
-            "fleets": [Fleet("llama-3.1-8b-fp8-h100", 6), Fleet("llama-3.1-8b-fp8-l40s", 6)],
-            "tenants": 500,
-            "goodput": True,
-            "seeds": 3,
-            "load": 0.7,
-        },
-    ),
     Case(
         "failures-64",
         "Conversation trace, 64 replicas, of which 6 are lost for two minutes",
         64,
-        {**LONG, "load": 0.45, "events": ("at=500 kill=6 for=120",)},
+        {
+            "duration_s": 900.0,
+            "warmup_s": 300.0,
+            "load": 0.45,
+            "events": ("at=500 kill=6 for=120",),
+        },
     ),
 )

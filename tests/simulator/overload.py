@@ -7,12 +7,21 @@ one trace, at loads from none to five times what 16 replicas can do. The same wi
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import number, write_between
 from weighbridge.config import Queue
-from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, interval, simulate
+from weighbridge.simulate import (
+    DEFAULT_ENGINE,
+    OURS,
+    Fleet,
+    Options,
+    capacity_rps,
+    interval,
+    simulate,
+)
 from weighbridge.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +38,6 @@ SHEDDABLE, PROMISED = "t1", "promised"
 REPLICA_MU = 60_000
 # Of the capacity: what is promised, and what its tenant asks for on average.
 PROMISE, ASKED = 0.25, 0.15
-# Requests a second that are the whole capacity, as `Simulation.capacity_rps` says.
-CAPACITY_RPS = 18.92
 
 Result = dict[str, Any]
 
@@ -47,7 +54,7 @@ def options(
     trace: Path, core: Mapping[str, Any], seconds: float, seed: int, loads: Sequence[float]
 ) -> Options:
     """One simulation at all loads."""
-    return Options(
+    flood = Options(
         trace=trace,
         fleets=[Fleet(DEFAULT_ENGINE, REPLICAS)],
         policies=[OURS],
@@ -56,10 +63,10 @@ def options(
         warmup_s=seconds / 4,
         tenants=TENANTS,
         tenant_skew=1.0,
-        steady={"tenant": PROMISED, "rate": ASKED * CAPACITY_RPS},
         seed=seed,
         core={"admission": core},
     )
+    return replace(flood, steady={"tenant": PROMISED, "rate": ASKED * capacity_rps(flood)})
 
 
 def run(

@@ -1,5 +1,8 @@
 """Ours beside the best other policy, over many settings: `python -m tests.simulator.sweep`.
 
+Its table in the docs is written from the results that are kept: a setting that is not run again
+keeps its row.
+
 Each setting is a workload before a fleet. What is compared is goodput: the highest rate at which
 99 % of the requests keep both objectives and none is refused. One line each, with ours ÷ the best
 other's and ours ÷ the oracle's where it is asked for; at the end the least of them. Equal seeds
@@ -15,9 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.simulator.pages import number, write_between
 from weighbridge.errors import RefusedError
 from weighbridge.simulate import OURS, Fleet, Options, parse_policies, simulate
 from weighbridge.traces import shipped_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "benchmarks" / "sweep.json"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 # Those that have been best somewhere.
 OTHERS = (
@@ -55,10 +63,10 @@ class Setting:
         extra = "".join(f",{key}={value}" for key, value in self.more.items())
         return f"{self.workload or 'conversation'}@{fleet}{extra}"
 
-    def options(self, policies: Sequence[str], seed: int) -> Options:
+    def options(self, trace: Path, policies: Sequence[str], seed: int) -> Options:
         """The search to run."""
         return Options(
-            trace=shipped_trace(),
+            trace=trace,
             generator=None if self.workload is None else {"workload": self.workload},
             fleets=[Fleet(engine, count) for engine, count in self.fleet.items()],
             policies=policies,
@@ -106,10 +114,10 @@ SETTINGS = (
 )
 
 
-def run(setting: Setting, policies: Sequence[str], seed: int) -> dict[str, Any]:
+def run(setting: Setting, trace: Path, policies: Sequence[str], seed: int) -> dict[str, Any]:
     """One setting: the goodput of each policy, and the ratios."""
     start = time.process_time()
-    result = simulate(setting.options(policies, seed))
+    result = simulate(setting.options(trace, policies, seed))
     goodput = {one["policy"]: one["goodput_rps"] for one in result["goodput"]}
     others = {name: rps for name, rps in goodput.items() if name not in (OURS, ORACLE)}
     ours, best = goodput[OURS], max(others, key=others.__getitem__)
@@ -146,6 +154,57 @@ def line(one: Mapping[str, Any]) -> str:
     )
 
 
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The page's table: a row for each setting, means of the ratios over its seeds."""
+    lines = [
+        "| workload | replicas | seeds | weighbridge, requests/s | best other | requests/s"
+        " | ÷ best other | ÷ oracle |",
+        "|---|---|--:|--:|---|--:|--:|--:|",
+    ]
+    for setting in SETTINGS:
+        runs = [one for one in results if one["name"] == setting.name]
+        if not runs:
+            continue
+        fleet = ", ".join(f"{count} of {engine}" for engine, count in setting.fleet.items())
+        tenants = f", {setting.more['tenants']} tenants" if setting.more else ""
+        best = best_of(runs)
+        lines.append(
+            f"| {setting.workload or 'conversation trace'}{tenants} | {fleet} | {len(runs)}"
+            f" | {number(mean([one['goodput_rps'][OURS] for one in runs]), 2)} | {best}"
+            f" | {number(mean([one['goodput_rps'][best] for one in runs]), 2)}"
+            f" | {number(mean([one['of_best_other'] for one in runs]), 2)}"
+            f" | {number(mean([one['of_oracle'] for one in runs]), 2)} |"
+        )
+    return "\n".join(lines)
+
+
+def best_of(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The other policy with the most goodput over these seeds."""
+    others: list[str] = [name for name in runs[0]["goodput_rps"] if name not in (OURS, ORACLE)]
+    return max(others, key=lambda name: sum(one["goodput_rps"][name] for one in runs))
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """None where one is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def keep(one: Mapping[str, Any]) -> None:
+    """Puts a result in the place of that of the same setting and seed, and writes the page anew."""
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    is_same = [(old["name"], old["seed"]) == (one["name"], one["seed"]) for old in results]
+    results = [old for old, same in zip(results, is_same, strict=True) if not same]
+    results.append(one)
+    order = {setting.name: at for at, setting in enumerate(SETTINGS)}
+    results = [old for old in results if old["name"] in order]
+    results.sort(key=lambda old: (order[old["name"]], old["seed"]))
+    unfinished = RESULTS.with_suffix(".part")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(RESULTS)
+    write_between(PAGE, "sweep", table(results))
+
+
 def chosen(only: str) -> Iterator[Setting]:
     """Settings whose name holds one of the words; all where none is given."""
     words = [word for word in only.split(",") if word]
@@ -166,6 +225,10 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join((*OTHERS, OURS)), help="by commas")
     parser.add_argument("--list", action="store_true", help="only tell the settings")
     parser.add_argument("--json", type=Path, help="write the figures to this file, line by line")
+    parser.add_argument(
+        "--trace", type=Path, default=shipped_trace(), help="the conversation trace"
+    )
+    parser.add_argument("--dry", action="store_true", help="only print; the docs stay")
     given = parser.parse_args()
     settings = list(chosen(given.only))
     if given.list:
@@ -175,11 +238,13 @@ def main() -> None:
     ratios = []
     for setting in settings:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
-            one = run(setting, policies, seed)
+            one = run(setting, given.trace, policies, seed)
             print(line(one), flush=True)
             if given.json is not None:
                 with given.json.open("a", encoding="utf-8") as out:
                     out.write(json.dumps(one) + "\n")
+            if not given.dry:
+                keep(one)
             if one["of_best_other"] is not None:
                 ratios.append((one["of_best_other"], one["name"]))
     least, where = min(ratios, default=(0.0, "nowhere"))
