@@ -23,7 +23,7 @@ help:
 	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
 	@echo "make arena   ours beside other routers, live, on the same emulated replicas (20 minutes)"
-	@echo "make agree   arena and simulator side by side in six settings (40 minutes)"
+	@echo "make agree   arena and simulator side by side in six settings (45 minutes)"
 	@echo "make bench   decisions and Envoy with the sidecar, measured into out/ (a quarter of an hour)"
 	@echo "make fuzz    every fuzz target for a minute (FUZZ_SECONDS=60)"
 	@echo "make truth   calibration against engines with hidden costs (ten minutes)"
@@ -90,11 +90,11 @@ AGREE_light := --workload chat --seconds 180 --time-scale 1.5 --speed 5
 AGREE_heavy := --workload chat --seconds 120 --time-scale 3 --speed 3
 AGREE_overload := --workload chat --seconds 90 --time-scale 5 --speed 2
 AGREE_closed := --workload chat --seconds 90 --time-scale 3 --speed 3 --clients 80
-AGREE_agents := --workload agents --seconds 120 --speed 3
-AGREE_mixed := --workload mixed --seconds 120 --speed 3
+AGREE_agents := --workload agents --seconds 40 --speed 4
+AGREE_mixed := --workload mixed --seconds 30 --speed 4
 AGREE_ALL := light heavy overload closed agents mixed
 agree: build .peers/stamp
-	$(call say,Arena and simulator in six settings$(comma) some 40 minutes on a quiet machine)
+	$(call say,Arena and simulator in six settings$(comma) some 45 minutes on a quiet machine)
 	@mkdir -p out/agree
 	$(foreach one,$(AGREE_ALL),$(BIN)/python -m tests.arena.run $(AGREE) $(AGREE_$(one)) --json out/agree/$(one).json &&) true
 	$(BIN)/python -m tests.arena.agree $(AGREE_ALL:%=out/agree/%.json) --json out/agree/agree.json
