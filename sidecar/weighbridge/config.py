@@ -220,7 +220,7 @@ class Placing(Section):
         description="What a sequence that a prefill stalls counts, beside a request that waits.",
     )
     promise_weight: float = Field(
-        200.0,
+        60.0,
         ge=0,
         le=100_000,
         description="How often more the harm to others counts where all of these are on promises, "

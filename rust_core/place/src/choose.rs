@@ -94,7 +94,7 @@ impl Default for ChoiceSettings {
             samples: 8,
             cached: 4,
             stall_weight: 4.0,
-            promise_weight: 200.0,
+            promise_weight: 60.0,
             room_weight: 60.0,
             reuse_ms: 300_000.0,
             degraded_factor: 2.0,
