@@ -27,6 +27,11 @@ async def in_flight(running: Running) -> bool:
     return bool((await running.stack.status())["streams"])
 
 
+async def is_steered_to(running: Running, endpoints: set[str]) -> bool:
+    replicas = (await running.stack.status())["replicas"]
+    return {one["endpoint"] for one in replicas if one["state"] != "draining"} == endpoints
+
+
 def log_of(running: Running) -> str:
     return running.family.running("serve").log.read_text()
 
@@ -39,6 +44,8 @@ async def test_a_changed_file_is_taken_over_without_dropping_a_stream(start: Sta
         kept = content["replicas"][:2]
         running.stack.write_config(content | {"replicas": kept})
         await until(lambda: "reloaded" in log_of(running))
+        # Sources are asked anew, which takes a moment.
+        await until(lambda: is_steered_to(running, {one["endpoint"] for one in kept}))
         replies = [await running.post(running.chat(f"topic {n}")) for n in range(12)]
         assert {reply.replica for reply in replies} <= {one["endpoint"] for one in kept}
         assert (await streaming).rstrip().endswith(b"data: [DONE]")
