@@ -10,7 +10,7 @@ SHARE = 0.99
 
 
 def ladder(low: float, high: float, steps: int) -> list[float]:
-    """So many rates, evenly spaced by their logarithm, that so many halvings find one of them."""
+    """Rates evenly spaced by their logarithm; a search of `steps` halvings ends on one of them."""
     if not 0 < low < high or steps < 2:
         raise RefusedError("--goodput: from a rate above 0 to a higher one, in 2 steps or more")
     rungs = 2**steps - 1

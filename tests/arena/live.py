@@ -131,7 +131,7 @@ async def traffic(
 
 @contextlib.asynccontextmanager
 async def befalling(setting: Setting, site: Site, warm: list[list[Tokens]]) -> AsyncIterator[None]:
-    """Meanwhile, kills replicas, and counts tokens anew where the warm-up ends."""
+    """Kills replicas while it is open, and restarts the count of tokens when the warm-up ends."""
 
     async def at(seconds: float) -> None:
         await asyncio.sleep(seconds / setting.speed)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from tests.simulator.cases import CASES, Case
-from tests.simulator.pages import page, write_between
+from tests.simulator.pages import page, write_between, write_results
 from weighbridge.errors import RefusedError
 from weighbridge.simulate import OURS, parse_policies, shares, simulate
 from weighbridge.simulate_report import WIDE, show
@@ -68,10 +68,7 @@ def stored() -> dict[str, Any]:
 
 def store(results: Mapping[str, Any]) -> None:
     """Writes all results, and the page from them. An interruption leaves the files whole."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    unfinished = RESULTS.with_suffix(".part")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n")
-    unfinished.replace(RESULTS)
+    write_results(RESULTS, results)
     known = [(case, results[case.name]) for case in CASES if case.name in results]
     write_between(PAGE, "simulator", page(known))
 

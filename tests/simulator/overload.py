@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.pages import number, write_between
+from tests.simulator.pages import number, write_between, write_results
 from weighbridge.config import Queue
 from weighbridge.simulate import (
     DEFAULT_ENGINE,
@@ -195,9 +195,8 @@ def main() -> None:
     text = "\n\n".join(make(on, off, given.loads) for make in (table, promise_table))
     print(text)
     if not given.dry:
-        RESULTS.parent.mkdir(exist_ok=True)
         results = {"seconds": given.seconds, "on": on, "off": off}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_results(RESULTS, results)
         write_between(PAGE, "overload", text)
 
 

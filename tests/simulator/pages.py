@@ -1,5 +1,6 @@
 """The benchmark's tables for the documentation."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,14 @@ def named(policy: str, result: Result) -> str:
 def number(value: float | None, digits: int = 0) -> str:
     """A figure, or a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def write_results(file: Path, results: Any) -> None:
+    """Writes results as JSON. An interruption leaves the file whole."""
+    file.parent.mkdir(exist_ok=True)
+    unfinished = file.with_suffix(".part")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(file)
 
 
 def write_between(file: Path, name: str, text: str) -> None:

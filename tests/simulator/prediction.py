@@ -5,13 +5,12 @@ equally long; on one trace and the same seeds. Writes the table into the docs.
 """
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.pages import write_between
+from tests.simulator.pages import write_between, write_results
 from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, simulate
 from weighbridge.traces import shipped_trace
 
@@ -76,7 +75,7 @@ def main() -> None:
     found = run(given.trace, given.seconds)
     text = table(found)
     print(text)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(RESULTS, found)
     write_between(PAGE, "prediction", text)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.simulator.pages import number, write_between
+from tests.simulator.pages import number, write_between, write_results
 from weighbridge.errors import RefusedError
 from weighbridge.simulate import OURS, Fleet, Options, parse_policies, simulate
 from weighbridge.traces import shipped_trace
@@ -193,15 +193,10 @@ def mean(values: Sequence[float | None]) -> float | None:
 def keep(one: Mapping[str, Any]) -> None:
     """Puts a result in the place of that of the same setting and seed, and writes the page anew."""
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
-    is_same = [(old["name"], old["seed"]) == (one["name"], one["seed"]) for old in results]
-    results = [old for old, same in zip(results, is_same, strict=True) if not same]
-    results.append(one)
     order = {setting.name: at for at, setting in enumerate(SETTINGS)}
-    results = [old for old in results if old["name"] in order]
-    results.sort(key=lambda old: (order[old["name"]], old["seed"]))
-    unfinished = RESULTS.with_suffix(".part")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(RESULTS)
+    found = {(old["name"], old["seed"]): old for old in (*results, one) if old["name"] in order}
+    results = [found[key] for key in sorted(found, key=lambda key: (order[key[0]], key[1]))]
+    write_results(RESULTS, results)
     write_between(PAGE, "sweep", table(results))
 
 

@@ -81,27 +81,29 @@ def test_a_setting_survives_its_results() -> None:
     assert setting_of(content, Path(SETTING.trace)) == SETTING
 
 
+RUN = Run(
+    contestant="c",
+    round=1,
+    time_scale=1.0,
+    span_seconds=10.0,
+    speed=4.0,
+    objective=SETTING.objective,
+    cpu_seconds=0.5,
+    added_ms=1.0,
+    machine_busy=0.5,
+    driver_busy=0.5,
+    driver_late_ms=[0.1] * 99 + [9.0],
+    kinds={},
+    tokens=[Tokens(900, 300), Tokens(100, 0)],
+)
+
+
 def test_times_count_in_the_replicas_time() -> None:
-    run = Run(
-        contestant="c",
-        round=1,
-        time_scale=1.0,
-        span_seconds=10.0,
-        speed=4.0,
-        objective=SETTING.objective,
-        cpu_seconds=0.5,
-        added_ms=1.0,
-        machine_busy=0.5,
-        driver_busy=0.5,
-        driver_late_ms=[0.1] * 99 + [9.0],
-        kinds={},
-        tokens=[Tokens(900, 300), Tokens(100, 0)],
-    )
     # 1,000 ms to the first token of 1,100 allowed; 40 ms a token of 50.
     late = replace(OUTCOME, ttft_ms=300.0)
     slow = replace(OUTCOME, total_ms=400.0)
     lost = replace(OUTCOME, error="500: no", ttft_ms=None)
-    found = figures(run, [OUTCOME, late, slow, lost])
+    found = figures(RUN, [OUTCOME, late, slow, lost])
     assert (found.requests, found.failed) == (4, 1)
     assert found.slo_attainment == pytest.approx(0.25)
     assert found.goodput_rps == pytest.approx(0.1)
@@ -111,11 +113,11 @@ def test_times_count_in_the_replicas_time() -> None:
     assert found.router_cpu_s_per_1000 == pytest.approx(125.0)
     assert limits(found, SETTING.objective) == []
     # A batch waits as long as it must; of embeddings, there is nothing after the answer.
-    batch = replace(run, kinds={0: "batch"})
+    batch = replace(RUN, kinds={0: "batch"})
     assert figures(batch, [late, late]).slo_attainment == 1.0
     embedded = replace(OUTCOME, ttft_ms=None, total_ms=270.0, output_tokens=0)
     slower = replace(embedded, total_ms=280.0)
-    assert figures(run, [embedded, slower]).slo_attainment == 0.5
+    assert figures(RUN, [embedded, slower]).slo_attainment == 0.5
     assert "| c | 25.0%" in markdown({"rows": [found.row()]})
 
 
@@ -178,21 +180,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
 
 
 def test_a_run_that_the_machine_or_the_client_limits_says_so() -> None:
-    run = Run(
-        contestant="c",
-        round=1,
-        time_scale=1.0,
-        span_seconds=10.0,
-        speed=4.0,
-        objective=SETTING.objective,
-        cpu_seconds=0.5,
-        added_ms=1.0,
-        machine_busy=0.95,
-        driver_busy=0.9,
-        driver_late_ms=[20.0] * 10,
-        kinds={},
-        tokens=[Tokens(1, 0)],
-    )
+    run = replace(RUN, machine_busy=0.95, driver_busy=0.9, driver_late_ms=[20.0] * 10)
     assert limits(figures(run, [OUTCOME]), SETTING.objective) == [
         "the machine was 95% busy",
         "the client took 90% of a core",

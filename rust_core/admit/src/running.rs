@@ -66,8 +66,8 @@ const MOST_RESERVED: f64 = 0.5;
 /// Share of the window of prefill that counts as full where something is promised.
 const BESIDE_PROMISES: f64 = 0.5;
 
-/// Requests that may wait for each replica, whatever they weigh: one long prompt is more than the window
-/// of the queue before few replicas, and its time to first token is in time later.
+/// Requests that may wait for each replica, whatever they weigh: before few replicas one long prompt is
+/// more than the queue's window.
 const WAITING_EACH: usize = 4;
 
 /// An answer counts as what a sequence of a full batch gets done in this time, ms, at most.

@@ -18,9 +18,9 @@ pub struct Settings {
     pub kv_share: f64,
     /// Requests that may wait.
     pub queue_requests: u32,
-    /// MU that may wait beyond four requests for each replica, ms of the replicas' capacity: under lasting overload what is served has
-    /// waited about so long, so more could not be served in time anyway. Of `batch`, half of
-    /// `max_wait_ms` may wait, if that is more.
+    /// MU that may wait beyond four requests for each replica, ms of the replicas' capacity: under
+    /// lasting overload what is served has waited about so long, so more could not be served in time
+    /// anyway. Of `batch`, half of `max_wait_ms` may wait, if that is more.
     pub queue_window_ms: f64,
     /// Longest wait, ms; a request's own deadline may be shorter.
     pub max_wait_ms: u64,

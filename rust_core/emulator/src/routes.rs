@@ -247,11 +247,7 @@ fn asked(headers: &HeaderMap, body: &[u8]) -> Option<u32> {
         return value.to_str().ok()?.trim().parse().ok();
     }
     let end = body.get(body.len().saturating_sub(ASKED_WITHIN)..)?;
-    let starts = end.windows(ASKED_IN_TEXT.len());
-    let at = starts
-        .enumerate()
-        .rfind(|(_, text)| *text == ASKED_IN_TEXT)?
-        .0;
+    let at = memchr::memmem::rfind(end, ASKED_IN_TEXT)?;
     let rest = end.get(at + ASKED_IN_TEXT.len()..)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     std::str::from_utf8(rest.get(..digits)?).ok()?.parse().ok()

@@ -50,7 +50,7 @@ impl MicroMu {
         self.0 as f64 / MICRO
     }
 
-    /// So many of it, within what an `i64` holds.
+    /// `count` times this amount, within what an `i64` holds.
     #[must_use]
     pub const fn times(self, count: u32) -> Self {
         Self(self.0.saturating_mul(count as i64))

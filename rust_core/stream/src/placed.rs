@@ -43,19 +43,19 @@ impl Placed {
 
     /// It is ended before its answer begins; what its client is told.
     pub(crate) fn cut(self, core: &Core, now_us: u64) -> Refusal {
-        let Self { ticket, observer } = self;
-        if let Some(observer) = observer {
-            core.observed(observer, now_us);
-        }
-        core.cut(ticket, now_us)
+        core.cut(self.observed(core, now_us), now_us)
     }
 
     /// Its stream has ended.
     pub(crate) fn end(self, core: &Core, now_us: u64) {
-        let Self { ticket, observer } = self;
-        if let Some(observer) = observer {
+        core.end(self.observed(core, now_us), now_us);
+    }
+
+    /// Nothing more of its reply will come over this stream.
+    fn observed(self, core: &Core, now_us: u64) -> Ticket {
+        if let Some(observer) = self.observer {
             core.observed(observer, now_us);
         }
-        core.end(ticket, now_us);
+        self.ticket
     }
 }
