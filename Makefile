@@ -160,7 +160,7 @@ profiles: build
 
 docs: build
 	$(call say,Generated parts of docs/)
-	$(BIN)/python -m weighbridge.reference docs
+	$(BIN)/python -m weighbridge.cli.reference docs
 
 comma := ,
 

@@ -12,12 +12,12 @@ import sys
 import time
 from typing import Any
 
+from weighbridge.config.discovery import EnvoySource
 from weighbridge.discovery.envoy_admin import hosts
-from weighbridge.discovery.settings import EnvoySource
 from weighbridge.discovery.source import SourceError
 from weighbridge.envoy.outliers import read_clusters
-from weighbridge.runtime import read as read_runtime
-from weighbridge.telemetry import read_iterations
+from weighbridge.envoy.runtime import read as read_runtime
+from weighbridge.serve.telemetry import read_iterations
 
 RECORD = {
     "iter": 7,

@@ -9,8 +9,13 @@ from typing import Self
 
 import aiohttp
 
-from weighbridge.traces import TraceRequest
-from weighbridge.traffic import REQUEST_SECONDS, Headers, Outcome, send
+from weighbridge.lab.traces import TraceRequest
+from weighbridge.lab.traffic import (
+    REQUEST_SECONDS,
+    Headers,
+    Outcome,
+    send,
+)
 
 TICK_SECONDS = 0.02
 

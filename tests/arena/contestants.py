@@ -142,7 +142,7 @@ def _without_ext_proc(text: dict[str, Any]) -> None:
 
 def sidecar_config(site: Site, more: dict[str, Any]) -> Any:
     """The sidecar's configuration for a site."""
-    from weighbridge.config import Config
+    from weighbridge.config.file import Config
 
     return Config.model_validate(sidecar_content(site, more))
 
@@ -168,7 +168,7 @@ def sidecar_content(site: Site, more: dict[str, Any]) -> dict[str, Any]:
 
 def shipped_times() -> dict[str, float]:
     """Placing's own times as they ship: where replicas run faster, all that takes time does."""
-    from weighbridge.config import Placing
+    from weighbridge.config.file import Placing
 
     names = ("spill_margin_ms", "objective_ttft_ms", "objective_tpot_ms", "reuse_s", "turn_gap_s")
     placing = Placing()

@@ -27,11 +27,20 @@ from tests.arena.contestants import LOOPBACK
 from tests.arena.dynamo import service, worker
 from weighbridge import _core
 from weighbridge.errors import RefusedError
-from weighbridge.ports import find_free_run
-from weighbridge.processes import Family
-from weighbridge.simulate import Fleet, Options, read_trace, scaling_of, scenario_of
-from weighbridge.stack import answers
-from weighbridge.traces import generator, shipped_trace
+from weighbridge.lab.ports import find_free_run
+from weighbridge.lab.processes import Family
+from weighbridge.lab.simulate import (
+    Fleet,
+    Options,
+    read_trace,
+    scaling_of,
+    scenario_of,
+)
+from weighbridge.lab.stack import answers
+from weighbridge.lab.traces import (
+    generator,
+    shipped_trace,
+)
 
 POLICY, MODEL = "dynamo_kv", "replayed"
 # A choice is clear where the second cheapest replica costs so much more, as a share.

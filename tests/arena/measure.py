@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.arena.setting import Objective
-from weighbridge.traffic import Outcome
+from weighbridge.lab.traffic import Outcome
 
 # Above these a run says as much of the machine as of the router: shares of cores, and of the
 # objective for the first token.

@@ -14,7 +14,7 @@ from tests.arena.measure import Figures, limits
 from tests.arena.report import page, plot
 from tests.arena.setting import Setting
 from tests.simulator.pages import write_between
-from weighbridge.traces import TraceRequest
+from weighbridge.lab.traces import TraceRequest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KEPT = DOCS / "benchmarks" / "arena.json"

@@ -22,7 +22,7 @@ from tests.arena.peers import peer_routers
 from tests.arena.report import table
 from tests.arena.setting import Objective, Setting, kill_of, requests_in, write_workload
 from weighbridge.errors import RefusedError
-from weighbridge.traces import shipped_trace
+from weighbridge.lab.traces import shipped_trace
 
 PROFILE = "llama-3.1-70b-fp8-h100x4"
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from weighbridge.ports import find_free_run
+from weighbridge.lab.ports import find_free_run
 
 ROOT = Path(__file__).parents[2]
 CANNOT = 75

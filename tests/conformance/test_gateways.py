@@ -14,12 +14,18 @@ import pytest_asyncio
 from tests.conformance.gateways import Gateway, bootstrap
 from tests.e2e.conftest import TRANSPORTS
 from tests.e2e.harness import Reply, Running, until
-from weighbridge.config import Transport
+from weighbridge.config.file import Transport
 from weighbridge.envoy import binary
 from weighbridge.envoy.names import DESTINATION
-from weighbridge.ports import LOOPBACK, find_free_run
-from weighbridge.processes import Family
-from weighbridge.stack import Stack, StackOptions
+from weighbridge.lab.ports import (
+    LOOPBACK,
+    find_free_run,
+)
+from weighbridge.lab.processes import Family
+from weighbridge.lab.stack import (
+    Stack,
+    StackOptions,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.conformance.conftest import MODEL, REPLICAS, Picker
 from tests.conformance.exchange import Exchange, chosen, exchange, refused, set_header
 from tests.e2e.harness import until
-from weighbridge.config import Config
+from weighbridge.config.file import Config
 from weighbridge.envoy.names import DESTINATION, EXT_PROC_SERVICE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

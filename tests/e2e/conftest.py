@@ -10,9 +10,12 @@ import aiohttp
 import pytest
 
 from tests.e2e.harness import Running, Starter
-from weighbridge.config import Transport
-from weighbridge.processes import Family
-from weighbridge.stack import Stack, StackOptions
+from weighbridge.config.file import Transport
+from weighbridge.lab.processes import Family
+from weighbridge.lab.stack import (
+    Stack,
+    StackOptions,
+)
 
 TRANSPORTS: tuple[Transport, ...] = ("native", "grpcio")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from weighbridge.processes import Family
-from weighbridge.stack import Stack
+from weighbridge.lab.processes import Family
+from weighbridge.lab.stack import Stack
 
 SETTLE_SECONDS = 20.0
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from weighbridge.bench import transport
+from weighbridge.lab.bench import transport
 
 NAMES = ["none", "constant", "native", "grpcio"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Running, Starter, memory, until
-from weighbridge.config import Transport
+from weighbridge.config.file import Transport
 
 LIMITED = {
     "tenant_header": "x-tenant-id",

@@ -12,8 +12,8 @@ import pytest
 
 from tests.e2e.browser import Browser, browser, find, install
 from tests.e2e.harness import Running
-from weighbridge.config import Transport
-from weighbridge.stack import weighbridge
+from weighbridge.config.file import Transport
+from weighbridge.lab.stack import weighbridge
 
 TAB, ENTER, RIGHT, END = "\ue004", "\ue007", "\ue014", "\ue010"
 # Where the docs' pictures go, when they are to be made anew.

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import weighbridge
 from tests.e2e.harness import Running
-from weighbridge import explain
-from weighbridge.asking import Sidecar
+from weighbridge.admin import explain
 from weighbridge.errors import RefusedError
+from weighbridge.net.asking import Sidecar
 
-EXAMPLES = sorted((Path(explain.__file__).parent / "data" / "examples").glob("*.json"))
+EXAMPLES = sorted((Path(weighbridge.__file__).parent / "data" / "examples").glob("*.json"))
 
 
 async def test_the_live_server_charges_what_explain_says(running: Running) -> None:

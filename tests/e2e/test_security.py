@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.e2e.harness import Reply, Running, Starter, until
-from weighbridge.ports import LOOPBACK
+from weighbridge.lab.ports import LOOPBACK
 
 KEY = b"the issuer's key, which only it and Envoy's keyring have"
 CANARY = "canaryqwzx"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Running, Starter, until
-from weighbridge.config import Transport
-from weighbridge.stack import weighbridge
+from weighbridge.config.file import Transport
+from weighbridge.lab.stack import weighbridge
 
 
 @pytest.fixture

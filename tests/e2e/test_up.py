@@ -17,9 +17,12 @@ import pytest
 
 from tests.e2e.conftest import processes, session_of
 from tests.e2e.harness import until
-from weighbridge.config import Config, load
-from weighbridge.ports import find_free_run
-from weighbridge.traces import shipped_trace
+from weighbridge.config.file import (
+    Config,
+    load,
+)
+from weighbridge.lab.ports import find_free_run
+from weighbridge.lab.traces import shipped_trace
 
 TRACE = ("--trace", str(shipped_trace()))
 STAYING = ("--requests", "5", "--replicas", "2", "--speed", "100", *TRACE)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from weighbridge.config import Config
+from weighbridge.config.file import Config
 from weighbridge.envoy.bootstrap import render
 
 ROOT = Path(__file__).parents[2]

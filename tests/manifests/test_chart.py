@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.manifests.schema import problems, read
-from weighbridge.config import Config
+from weighbridge.config.file import Config
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "weighbridge"

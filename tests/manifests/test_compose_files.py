@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from weighbridge.config import load
+from weighbridge.config.file import load
 
 ROOT = Path(__file__).parents[2]
 

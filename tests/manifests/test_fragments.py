@@ -11,7 +11,7 @@ import yaml
 from tests.manifests import fragments
 from tests.manifests.fragments import bootstrap, cluster, manager
 from tests.manifests.schema import problems, read
-from weighbridge.config import Config
+from weighbridge.config.file import Config
 from weighbridge.envoy import binary
 from weighbridge.envoy.listener import IDLE_TIMEOUT
 

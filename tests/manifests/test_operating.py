@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.manifests.schema import problems, read
-from weighbridge.catalogue import CATALOGUE
+from weighbridge.admin.catalogue import CATALOGUE
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "weighbridge.json"

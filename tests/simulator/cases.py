@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weighbridge.simulate import DEFAULT_ENGINE, Fleet, Options
+from weighbridge.lab.simulate import (
+    DEFAULT_ENGINE,
+    Fleet,
+    Options,
+)
 
 
 @dataclass(frozen=True, slots=True)

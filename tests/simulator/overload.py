@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import number, write_between, write_results
-from weighbridge.config import Queue
-from weighbridge.simulate import (
+from weighbridge.config.file import Queue
+from weighbridge.lab.simulate import (
     DEFAULT_ENGINE,
     OURS,
     Fleet,
@@ -22,7 +22,7 @@ from weighbridge.simulate import (
     interval,
     simulate,
 )
-from weighbridge.traces import shipped_trace
+from weighbridge.lab.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "overload.json"

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import write_between, write_results
-from weighbridge.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, simulate
-from weighbridge.traces import shipped_trace
+from weighbridge.lab.simulate import (
+    DEFAULT_ENGINE,
+    OURS,
+    Fleet,
+    Options,
+    simulate,
+)
+from weighbridge.lab.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "benchmarks" / "prediction.json"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from weighbridge.profiles import shipped_names
+from weighbridge.config.profiles import shipped_names
 
 NEEDED = ("enable_chunked_prefill", "enable_iter_perf_stats", "return_perf_metrics")
 

@@ -18,15 +18,26 @@ from rich.table import Table
 from weighbridge.calibrate import drift, report, silicon
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate.design import Domain
+from weighbridge.calibrate.engine.http import (
+    Connection,
+    HttpTarget,
+)
+from weighbridge.calibrate.engine.target import (
+    Activity,
+    Ask,
+    AskError,
+    Facts,
+)
+from weighbridge.calibrate.engine.words import Words
 from weighbridge.calibrate.experiment import Budget, Experiment
-from weighbridge.calibrate.http import Connection, HttpTarget
 from weighbridge.calibrate.measure import Bench
 from weighbridge.calibrate.outcome import About, Outcome, conclude
 from weighbridge.calibrate.state import Header, State
-from weighbridge.calibrate.target import Activity, Ask, AskError, Facts
-from weighbridge.calibrate.words import Words
+from weighbridge.config.profiles import (
+    load_profile,
+    locate,
+)
 from weighbridge.errors import EXIT_FAILED, RefusedError
-from weighbridge.profiles import load_profile, locate
 
 USUAL_BATCH = 256
 USUAL_NUM_TOKENS = 8192

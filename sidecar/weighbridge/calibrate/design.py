@@ -7,6 +7,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from weighbridge.calibrate.fit.model import (
+    DECODE_TERMS,
+    MOE_TERM,
+    Model,
+    Part,
+    with_experts,
+)
+from weighbridge.calibrate.fit.points import (
+    Measurement,
+    Point,
+)
+from weighbridge.calibrate.fit.regress import (
+    MATTERS,
+    MODEL_ERROR,
+    Sample,
+    covariance,
+    shares,
+)
+from weighbridge.calibrate.fit.steps import (
+    REFERENCE_MIX,
+    StepModel,
+)
 from weighbridge.calibrate.measure import (
     LEAD_TOKENS,
     SKIP,
@@ -16,10 +38,6 @@ from weighbridge.calibrate.measure import (
     probe_output,
     train_length,
 )
-from weighbridge.calibrate.model import DECODE_TERMS, MOE_TERM, Model, Part, with_experts
-from weighbridge.calibrate.points import Measurement, Point
-from weighbridge.calibrate.regress import MATTERS, MODEL_ERROR, Sample, covariance, shares
-from weighbridge.calibrate.steps import REFERENCE_MIX, StepModel
 
 LEAST_PROMPT = 64
 LEAST_CONTEXT = 48

@@ -8,20 +8,34 @@ from statistics import median
 
 from weighbridge.calibrate import design
 from weighbridge.calibrate.design import Domain
-from weighbridge.calibrate.measure import Bench, Expected, UnmeasurableError
-from weighbridge.calibrate.model import Model, fit_model, predicted
-from weighbridge.calibrate.points import Measurement, Point
-from weighbridge.calibrate.saturate import capacity_mu_per_min
-from weighbridge.calibrate.state import State
-from weighbridge.calibrate.steps import (
+from weighbridge.calibrate.engine.target import (
+    Ask,
+    AskError,
+    Target,
+)
+from weighbridge.calibrate.engine.trace import (
+    step_ms,
+    step_noise,
+)
+from weighbridge.calibrate.fit.model import (
+    Model,
+    fit_model,
+    predicted,
+)
+from weighbridge.calibrate.fit.points import (
+    Measurement,
+    Point,
+)
+from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
+from weighbridge.calibrate.fit.steps import (
     MS_PER_MINUTE,
     REFERENCE_MIX,
     Costs,
     StepModel,
     reference_batch,
 )
-from weighbridge.calibrate.target import Ask, AskError, Target
-from weighbridge.calibrate.trace import step_ms, step_noise
+from weighbridge.calibrate.measure import Bench, Expected, UnmeasurableError
+from weighbridge.calibrate.state import State
 from weighbridge.errors import RefusedError
 
 WARM_UP_ROUNDS = 6

@@ -6,16 +6,29 @@ from datetime import date
 from statistics import median
 from typing import Any
 
-from weighbridge.calibrate import judge as judging
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate.experiment import usable
-from weighbridge.calibrate.judge import Judgement, Outside
-from weighbridge.calibrate.model import Model, fit_model, predicted
-from weighbridge.calibrate.points import Measurement
-from weighbridge.calibrate.regress import Coefficient
-from weighbridge.calibrate.replay import Limits
-from weighbridge.calibrate.saturate import capacity_mu_per_min
-from weighbridge.calibrate.steps import MS_PER_MINUTE, Costs, StepModel, mix_mu, reference_batch
+from weighbridge.calibrate.fit import judge as judging
+from weighbridge.calibrate.fit.judge import (
+    Judgement,
+    Outside,
+)
+from weighbridge.calibrate.fit.model import (
+    Model,
+    fit_model,
+    predicted,
+)
+from weighbridge.calibrate.fit.points import Measurement
+from weighbridge.calibrate.fit.regress import Coefficient
+from weighbridge.calibrate.fit.replay import Limits
+from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
+from weighbridge.calibrate.fit.steps import (
+    MS_PER_MINUTE,
+    Costs,
+    StepModel,
+    mix_mu,
+    reference_batch,
+)
 from weighbridge.errors import RefusedError
 
 SEED = 7

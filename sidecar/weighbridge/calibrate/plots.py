@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from weighbridge.calibrate.judge import HeldOut
-from weighbridge.calibrate.model import predicted
-from weighbridge.calibrate.points import Measurement
-from weighbridge.calibrate.steps import StepModel
+from weighbridge.calibrate.fit.judge import HeldOut
+from weighbridge.calibrate.fit.model import predicted
+from weighbridge.calibrate.fit.points import Measurement
+from weighbridge.calibrate.fit.steps import StepModel
 
 INK = "#1f2933"
 FIT = "#2563a8"

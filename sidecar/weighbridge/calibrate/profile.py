@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from weighbridge._core import Core, CoreError
-from weighbridge.calibrate.steps import Costs, StepModel
+from weighbridge.calibrate.fit.steps import (
+    Costs,
+    StepModel,
+)
+from weighbridge.config.profiles import load_profile
 from weighbridge.errors import ConfigError
-from weighbridge.profiles import load_profile
 
 DIGITS = 5
 

@@ -5,8 +5,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from weighbridge.calibrate.points import Data, Measurement
-from weighbridge.config import first_problem
+from weighbridge.calibrate.fit.points import (
+    Data,
+    Measurement,
+)
+from weighbridge.config.file import first_problem
 from weighbridge.errors import RefusedError
 
 VERSION = 1

@@ -3,9 +3,12 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from weighbridge.config import Config
+from weighbridge.config.discovery import (
+    FileSource,
+    Template,
+)
+from weighbridge.config.file import Config
 from weighbridge.discovery.file import read
-from weighbridge.discovery.settings import FileSource, Template
 from weighbridge.discovery.source import SourceError
 from weighbridge.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from weighbridge.discovery.settings import KubernetesSource
+from weighbridge.config.discovery import KubernetesSource
 from weighbridge.discovery.source import SourceError
 
 Object = Mapping[str, Any]

@@ -10,7 +10,7 @@ import dns.resolver
 from dns.rdtypes.IN.SRV import SRV
 
 from weighbridge.address import HostPort, parse_host_port
-from weighbridge.discovery.settings import DnsSource
+from weighbridge.config.discovery import DnsSource
 from weighbridge.discovery.source import Found, SourceError, from_template
 
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Iterable
 
 from weighbridge.address import HostPort
-from weighbridge.config import ReplicaState
+from weighbridge.config.discovery import EndpointSliceSource
+from weighbridge.config.file import ReplicaState
 from weighbridge.discovery.cluster import Object, connect, follow
-from weighbridge.discovery.settings import EndpointSliceSource
 from weighbridge.discovery.source import Found, SourceError, from_template
 
 SERVICE_LABEL = "kubernetes.io/service-name"

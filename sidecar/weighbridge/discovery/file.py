@@ -5,12 +5,19 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from weighbridge.config import Replica, first_problem, read_yaml
-from weighbridge.discovery.settings import FileSource
+from weighbridge.config.discovery import FileSource
+from weighbridge.config.file import (
+    Replica,
+    first_problem,
+    read_yaml,
+)
+from weighbridge.config.schema import Section
 from weighbridge.discovery.source import Found, SourceError
 from weighbridge.errors import ConfigError
-from weighbridge.schema import Section
-from weighbridge.watch import changes, require_regular
+from weighbridge.process.watch import (
+    changes,
+    require_regular,
+)
 
 
 class ReplicaFile(Section):

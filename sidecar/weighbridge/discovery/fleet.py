@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge._core import Core
-from weighbridge.config import Config, Replica, ReplicaState
+from weighbridge.config.file import (
+    Config,
+    Replica,
+    ReplicaState,
+)
 from weighbridge.discovery.gather import Gathering
 from weighbridge.discovery.membership import Membership, Pace
 from weighbridge.discovery.source import Found
 from weighbridge.discovery.sources import sources
-from weighbridge.loops import Loops
-from weighbridge.tls import Certificates
+from weighbridge.net.tls import Certificates
+from weighbridge.process.loops import Loops
 
 if TYPE_CHECKING:
     from weighbridge.xds.server import AdsServer

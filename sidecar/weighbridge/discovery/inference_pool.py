@@ -6,9 +6,9 @@ from contextlib import aclosing
 from typing import Any
 
 from weighbridge.address import HostPort
-from weighbridge.config import ReplicaState
+from weighbridge.config.discovery import InferencePoolSource
+from weighbridge.config.file import ReplicaState
 from weighbridge.discovery.cluster import Object, connect, follow
-from weighbridge.discovery.settings import InferencePoolSource
 from weighbridge.discovery.source import Found, SourceError, from_template
 
 GROUP, VERSION, PLURAL = "inference.networking.k8s.io", "v1", "inferencepools"

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from weighbridge.address import HostPort
-from weighbridge.config import Replica, ReplicaState
-from weighbridge.discovery.settings import Template
-from weighbridge.schema import LONGEST_DOMAIN
+from weighbridge.config.discovery import Template
+from weighbridge.config.file import (
+    Replica,
+    ReplicaState,
+)
+from weighbridge.config.schema import LONGEST_DOMAIN
 
 
 class SourceError(Exception):

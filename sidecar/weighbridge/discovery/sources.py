@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from weighbridge.config import Config
-from weighbridge.discovery.endpoint_slices import ServiceEndpoints
-from weighbridge.discovery.envoy_admin import EnvoyCluster
-from weighbridge.discovery.file import FileList
-from weighbridge.discovery.inference_pool import PoolPods
-from weighbridge.discovery.settings import (
+from weighbridge.config.discovery import (
     AnySource,
     DnsSource,
     EndpointSliceSource,
     EnvoySource,
     FileSource,
 )
+from weighbridge.config.file import Config
+from weighbridge.discovery.endpoint_slices import ServiceEndpoints
+from weighbridge.discovery.envoy_admin import EnvoyCluster
+from weighbridge.discovery.file import FileList
+from weighbridge.discovery.inference_pool import PoolPods
 from weighbridge.discovery.source import Source
 from weighbridge.discovery.static import StaticSource
 

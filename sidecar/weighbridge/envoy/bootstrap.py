@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 
 from weighbridge.address import parse_endpoint, parse_host_port, parse_listen
-from weighbridge.config import Config
+from weighbridge.config.file import Config
 from weighbridge.envoy import names
 from weighbridge.envoy.clusters import (
     ads_cluster,

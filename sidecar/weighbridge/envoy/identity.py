@@ -16,7 +16,11 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
     RequirementRule,
 )
 
-from weighbridge.config import Config, Jwt, TenantClaim
+from weighbridge.config.file import (
+    Config,
+    Jwt,
+    TenantClaim,
+)
 from weighbridge.envoy import names
 
 JWT_FILTER = "envoy.filters.http.jwt_authn"

@@ -9,10 +9,10 @@ import grpc
 import grpc.aio
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
 
-from weighbridge.config import Replica
-from weighbridge.credentials import credentials
+from weighbridge.config.file import Replica
 from weighbridge.errors import RefusedError
-from weighbridge.tls import Certificates
+from weighbridge.net.credentials import credentials
+from weighbridge.net.tls import Certificates
 from weighbridge.xds.session import Session
 from weighbridge.xds.snapshot import Snapshot, snapshot
 

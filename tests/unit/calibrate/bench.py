@@ -8,12 +8,12 @@ from typing import Any
 
 from tests.unit.calibrate.virtual import Hidden, VirtualReplica, run
 from weighbridge.calibrate.design import Domain
+from weighbridge.calibrate.engine.words import Words
 from weighbridge.calibrate.experiment import Budget, Experiment
 from weighbridge.calibrate.measure import Bench
 from weighbridge.calibrate.outcome import About, Outcome, conclude
 from weighbridge.calibrate.profile import Engine
 from weighbridge.calibrate.state import Header, State
-from weighbridge.calibrate.words import Words
 
 HEADER = Header(url="virtual", model="m", time_scale=1, max_prompt=8192, max_batch=64)
 BLOCK = 32

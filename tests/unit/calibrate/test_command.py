@@ -14,9 +14,9 @@ from tests.unit.calibrate.virtual import Hidden
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate import report
 from weighbridge.calibrate.command import Options, plan, show, write_json
+from weighbridge.calibrate.engine.target import Facts
 from weighbridge.calibrate.outcome import Outcome
 from weighbridge.calibrate.state import Header, State
-from weighbridge.calibrate.target import Facts
 from weighbridge.errors import ConfigError, RefusedError
 
 OPTIONS = Options(

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.calibrate.virtual import Hidden, VirtualReplica, run
 from weighbridge.calibrate import drift
 from weighbridge.calibrate.drift import Entry
-from weighbridge.calibrate.target import Ask
+from weighbridge.calibrate.engine.target import Ask
 from weighbridge.errors import RefusedError
 
 PROFILE: dict[str, Any] = {

@@ -6,7 +6,11 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.http import Events, answer, carries_token
+from weighbridge.calibrate.engine.http import (
+    Events,
+    answer,
+    carries_token,
+)
 
 
 def event(**fields: object) -> bytes:

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.points import Measurement, Point
-from weighbridge.calibrate.regress import Sample, coefficients, fit
+from weighbridge.calibrate.fit.points import (
+    Measurement,
+    Point,
+)
+from weighbridge.calibrate.fit.regress import (
+    Sample,
+    coefficients,
+    fit,
+)
 
 NAMES = ("base", "each", "square")
 

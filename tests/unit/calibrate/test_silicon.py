@@ -8,11 +8,14 @@ import pytest
 
 from weighbridge._core import Core
 from weighbridge.calibrate import silicon
+from weighbridge.calibrate.fit.steps import Costs
 from weighbridge.calibrate.profile import step_of
 from weighbridge.calibrate.silicon_models import SERVED
-from weighbridge.calibrate.steps import Costs
+from weighbridge.config.profiles import (
+    load_profile,
+    shipped_directory,
+)
 from weighbridge.errors import RefusedError
-from weighbridge.profiles import load_profile, shipped_directory
 
 NUMBERS = ("cost", "latency")
 

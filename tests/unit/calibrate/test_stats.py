@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate import stats
+from weighbridge.calibrate.engine import stats
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 vllm:num_requests_running{model_name="m"} 3.0

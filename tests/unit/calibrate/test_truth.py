@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit.calibrate.bench import Trial
 from tests.unit.calibrate.virtual import Hidden
+from weighbridge.calibrate.fit.steps import Costs
 from weighbridge.calibrate.outcome import Outcome
-from weighbridge.calibrate.steps import Costs
 from weighbridge.errors import RefusedError
 
 ENGINES = {

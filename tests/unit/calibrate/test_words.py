@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.words import Words
+from weighbridge.calibrate.engine.words import Words
 
 
 @given(per_word=st.floats(0.8, 2.5), template=st.integers(0, 60), wanted=st.integers(100, 9000))

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from tests.unit.discovery.cluster_stub import PODS, POOLS, SLICES, Cluster, Object, cluster
+from weighbridge.config.discovery import (
+    EndpointSliceSource,
+    InferencePoolSource,
+)
 from weighbridge.discovery.endpoint_slices import ServiceEndpoints
 from weighbridge.discovery.inference_pool import PoolPods
-from weighbridge.discovery.settings import EndpointSliceSource, InferencePoolSource
 from weighbridge.discovery.source import Found, SourceError
 
 SECONDS = 10

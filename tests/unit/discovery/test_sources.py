@@ -15,13 +15,20 @@ import dns.rrset
 import pytest
 from aiohttp import web
 
-from weighbridge.config import Config, Replica
+from weighbridge.config.discovery import (
+    DnsSource,
+    EnvoySource,
+    FileSource,
+)
+from weighbridge.config.file import (
+    Config,
+    Replica,
+)
 from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.dns import DnsNames
 from weighbridge.discovery.envoy_admin import EnvoyCluster
 from weighbridge.discovery.file import FileList
 from weighbridge.discovery.gather import Gathering
-from weighbridge.discovery.settings import DnsSource, EnvoySource, FileSource
 from weighbridge.discovery.source import Found, Source, SourceError
 from weighbridge.discovery.static import StaticSource
 from weighbridge.errors import ConfigError

@@ -1,0 +1,1 @@
+"""The admin port: its pages, the console, the metrics, the status."""

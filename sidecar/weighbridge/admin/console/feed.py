@@ -1,0 +1,68 @@
+"""What the console's page is told, as server-sent events: the status, the slices, the decisions."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from weighbridge._core import Core
+from weighbridge.lab.report import why
+
+# Of each kind at most so many are told at once.
+DECISIONS = 50
+TENANTS = 200
+TOLD = (
+    "version",
+    "streams",
+    "replicas",
+    "assignment",
+    "autoscaling",
+    "reasons",
+    "errors",
+    "observe_only",
+    "observed",
+    "runtime",
+)
+
+
+class Feed:
+    """The events of one viewer: each call tells what is new since the last."""
+
+    def __init__(self, core: Core, snapshot: Callable[[], dict[str, Any]]) -> None:
+        self._core = core
+        self._snapshot = snapshot
+        self._decision = 0
+        self._assignment = -1
+
+    def next(self) -> bytes:
+        """The next events."""
+        status = self._snapshot()
+        events = [event("status", told(status))]
+        number = status["assignment"]["number"]
+        if number != self._assignment:
+            self._assignment = number
+            events.append(event("slices", json.loads(self._core.slices())))
+        decisions = json.loads(self._core.latest_decisions(DECISIONS))
+        latest = [one | {"why": why(one)} for one in decisions if one["number"] > self._decision]
+        if latest:
+            self._decision = latest[-1]["number"]
+            events.append(event("decisions", latest))
+        return b"".join(events)
+
+
+def event(name: str, content: object) -> bytes:
+    """One server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
+
+
+def told(status: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a status that the page shows."""
+    return {key: status[key] for key in TOLD} | {"tenants": tenants(status["admission"])}
+
+
+def tenants(doors: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The tenants with most work, by model."""
+    rows = [
+        {"model": model, **tenant} for model, door in doors.items() for tenant in door["tenants"]
+    ]
+    rows.sort(key=lambda row: (-row["billed_mu"], row["tenant"]))
+    return rows[:TENANTS]

@@ -1,0 +1,1 @@
+"""One engine, asked and watched while it works."""

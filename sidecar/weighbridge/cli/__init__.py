@@ -1,0 +1,1 @@
+"""The `weighbridge` command: a module for each group of subcommands."""

@@ -1,0 +1,1 @@
+"""What one machine runs to try things: demo, emulator, traffic, simulator, benchmarks."""

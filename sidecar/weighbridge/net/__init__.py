@@ -1,0 +1,1 @@
+"""What crosses the network: TLS, and JSON over HTTP within bounds."""

@@ -1,0 +1,1 @@
+"""The sidecar as it runs: its loops, reloads, and transports."""
