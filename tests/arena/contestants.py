@@ -168,7 +168,7 @@ def sidecar_content(site: Site, more: dict[str, Any]) -> dict[str, Any]:
 
 def shipped_times() -> dict[str, float]:
     """Placing's own times as they ship: where replicas run faster, all that takes time does."""
-    from weighbridge.config.file import Placing
+    from weighbridge.config.placing import Placing
 
     names = ("spill_margin_ms", "objective_ttft_ms", "objective_tpot_ms", "reuse_s", "turn_gap_s")
     placing = Placing()

@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.conformance.gateways import Gateway, bootstrap
 from tests.e2e.conftest import TRANSPORTS
 from tests.e2e.harness import Reply, Running, until
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.envoy import binary
 from weighbridge.envoy.names import DESTINATION
 from weighbridge.lab.ports import (

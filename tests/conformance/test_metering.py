@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.gateways import Gateway
 from tests.conformance.test_gateways import serving
 from tests.e2e.harness import until, usage_lines, usage_of
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 
 IN_LINE: tuple[Gateway, ...] = ("header", "per_route", "streamed")
 

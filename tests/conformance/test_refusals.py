@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.conformance.conftest import MODEL, PROFILE, REPLICAS, Picker
 from tests.conformance.exchange import exchange, refused
 from tests.e2e.harness import until
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.lab.processes import Family
 
 CHAT = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}).encode()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Running, Starter, memory, until
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 
 LIMITED = {
     "tenant_header": "x-tenant-id",

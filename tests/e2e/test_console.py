@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.browser import Browser, browser, find, install
 from tests.e2e.harness import Running
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.lab.stack import weighbridge
 
 TAB, ENTER, RIGHT, END = "\ue004", "\ue007", "\ue014", "\ue010"

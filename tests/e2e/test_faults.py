@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.harness import Running, Starter, until
 from tests.e2e.load import QUICK_HEALTH, QUICK_TELEMETRY, Outcome, load, now
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 
 QUICK = {"health": QUICK_HEALTH, "telemetry": QUICK_TELEMETRY}
 # Generous: an idle machine needs a tenth.

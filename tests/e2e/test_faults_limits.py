@@ -12,7 +12,7 @@ from tests.e2e.harness import Starter, memory, until
 from tests.e2e.load import QUICK_HEALTH, load
 from tests.e2e.test_faults import metric, report, under_way
 from weighbridge.address import parse_host_port
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 
 MB = 1 << 20
 SOON = 30.0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Running
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.lab.stack import weighbridge
 
 

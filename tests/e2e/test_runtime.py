@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.harness import Running, Starter, until
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 
 
 @pytest.fixture

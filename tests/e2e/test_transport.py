@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conformance.exchange import Exchange, refused
 from tests.e2e.harness import Running, Starter
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.envoy.names import EXT_PROC_SERVICE
 from weighbridge.lab.ports import (
     LOOPBACK,

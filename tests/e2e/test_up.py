@@ -17,10 +17,8 @@ import pytest
 
 from tests.e2e.conftest import processes, session_of
 from tests.e2e.harness import until
-from weighbridge.config.file import (
-    Config,
-    load,
-)
+from weighbridge.config.file import Config
+from weighbridge.config.reading import load
 from weighbridge.lab.ports import find_free_run
 from weighbridge.lab.traces import shipped_trace
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from weighbridge.config.file import load
+from weighbridge.config.reading import load
 
 ROOT = Path(__file__).parents[2]
 

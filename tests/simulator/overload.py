@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import number, write_between, write_results
-from weighbridge.config.file import Queue
+from weighbridge.config.admission import Queue
 from weighbridge.lab.simulate import (
     DEFAULT_ENGINE,
     OURS,

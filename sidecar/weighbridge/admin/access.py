@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from weighbridge.address import parse_host_port
-from weighbridge.config.file import (
+from weighbridge.config.admin import (
     Admin,
     AdminTls,
 )

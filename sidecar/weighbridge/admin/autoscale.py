@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from weighbridge.config.file import Autoscaling
+from weighbridge.config.fleet import Autoscaling
 
 Limit = Literal["mu", "kv", "min_replicas", "max_replicas"]
 # States in which a replica takes work.

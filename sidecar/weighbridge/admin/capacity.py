@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from weighbridge.admin.autoscale import ratio
-from weighbridge.config.file import Admission
+from weighbridge.config.admission import Admission
 from weighbridge.lab.report import plain_table
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,14 @@ from rich.text import Text
 from weighbridge import _core
 from weighbridge._core import Core, CoreError
 from weighbridge.config import core as cores
-from weighbridge.config.file import (
-    Config,
-    Replica,
-    load,
-)
+from weighbridge.config.file import Config
+from weighbridge.config.fleet import Replica
 from weighbridge.config.profiles import (
     load_profile,
     locate,
     shipped_names,
 )
+from weighbridge.config.reading import load
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.net.asking import (
     Sidecar,

@@ -9,7 +9,7 @@ from weighbridge.calibrate.fit.points import (
     Data,
     Measurement,
 )
-from weighbridge.config.file import first_problem
+from weighbridge.config.reading import first_problem
 from weighbridge.errors import RefusedError
 
 VERSION = 1

@@ -186,7 +186,7 @@ def emulate(
 
     Example: weighbridge emulate --replicas 4 --profile llama-3.1-8b-fp8-h100
     """
-    from weighbridge.config.file import read_yaml
+    from weighbridge.config.reading import read_yaml
     from weighbridge.lab import emulate as emulator
 
     settings = {
@@ -557,7 +557,7 @@ def envoy_render(
 
     Example: weighbridge envoy render --config weighbridge.yaml --output envoy.yaml
     """
-    from weighbridge.config.file import load
+    from weighbridge.config.reading import load
     from weighbridge.envoy.bootstrap import render
 
     loaded = load(config)
@@ -588,7 +588,7 @@ def envoy_validate(
 
     Example: weighbridge envoy validate envoy.yaml
     """
-    from weighbridge.config.file import load
+    from weighbridge.config.reading import load
     from weighbridge.envoy import binary
 
     if (file is None) == (config is None):

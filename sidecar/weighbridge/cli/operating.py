@@ -61,10 +61,8 @@ def sidecar_of(
 ) -> "Sidecar":
     """The sidecar that is meant: as given, as configured, or where it is by default."""
     from weighbridge.admin import access
-    from weighbridge.config.file import (
-        Config,
-        load,
-    )
+    from weighbridge.config.file import Config
+    from weighbridge.config.reading import load
     from weighbridge.net.asking import (
         Sidecar,
         client_tls,

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core, CoreError
-from weighbridge.config.file import (
-    Admission,
-    Config,
-    Health,
-    Placing,
+from weighbridge.config.admission import Admission
+from weighbridge.config.claims import TenantClaim
+from weighbridge.config.file import Config
+from weighbridge.config.fleet import (
     Replica,
     ReplicaState,
-    Telemetry,
-    TenantClaim,
 )
+from weighbridge.config.health import (
+    Health,
+    Telemetry,
+)
+from weighbridge.config.placing import Placing
 from weighbridge.config.profiles import load_profiles
 from weighbridge.errors import ConfigError
 

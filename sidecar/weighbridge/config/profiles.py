@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from weighbridge.config.file import read_yaml
+from weighbridge.config.reading import read_yaml
 from weighbridge.errors import ConfigError
 from weighbridge.process.watch import require_regular
 

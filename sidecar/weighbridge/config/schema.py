@@ -1,7 +1,7 @@
 """What the configuration's sections are made of: their base, and kinds of values."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -63,6 +63,7 @@ def _host_name(text: str) -> str:
     return name
 
 
+Priority = Literal["critical", "standard", "batch", "sheddable"]
 LoopbackAddress = Annotated[str, AfterValidator(require_loopback)]
 TcpAddress = Annotated[str, AfterValidator(_host_port)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterable
 
 from weighbridge.address import HostPort
 from weighbridge.config.discovery import EndpointSliceSource
-from weighbridge.config.file import ReplicaState
+from weighbridge.config.fleet import ReplicaState
 from weighbridge.discovery.cluster import Object, connect, follow
 from weighbridge.discovery.source import Found, SourceError, from_template
 

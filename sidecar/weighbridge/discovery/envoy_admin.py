@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from weighbridge.config.discovery import EnvoySource
-from weighbridge.config.file import ReplicaState
+from weighbridge.config.fleet import ReplicaState
 from weighbridge.discovery.source import Found, SourceError, from_template
 from weighbridge.envoy import admin
 from weighbridge.envoy.outliers import mapping, mappings, where_of

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from weighbridge.config.discovery import FileSource
-from weighbridge.config.file import (
-    Replica,
+from weighbridge.config.fleet import Replica
+from weighbridge.config.reading import (
     first_problem,
     read_yaml,
 )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from weighbridge._core import Core
-from weighbridge.config.file import (
-    Config,
+from weighbridge.config.file import Config
+from weighbridge.config.fleet import (
     Replica,
     ReplicaState,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from weighbridge.address import HostPort
 from weighbridge.config.discovery import InferencePoolSource
-from weighbridge.config.file import ReplicaState
+from weighbridge.config.fleet import ReplicaState
 from weighbridge.discovery.cluster import Object, connect, follow
 from weighbridge.discovery.source import Found, SourceError, from_template
 

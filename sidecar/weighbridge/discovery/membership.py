@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from weighbridge.config.file import (
+from weighbridge.config.fleet import (
     Replica,
     ReplicaState,
 )

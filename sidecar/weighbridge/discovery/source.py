@@ -6,7 +6,7 @@ from typing import Protocol
 
 from weighbridge.address import HostPort
 from weighbridge.config.discovery import Template
-from weighbridge.config.file import (
+from weighbridge.config.fleet import (
     Replica,
     ReplicaState,
 )

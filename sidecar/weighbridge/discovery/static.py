@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from weighbridge.config.file import Replica
+from weighbridge.config.fleet import Replica
 from weighbridge.discovery.source import Found
 
 

@@ -56,7 +56,7 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 
 from weighbridge.address import HostPort, UnixPath
-from weighbridge.config.file import SidecarTls
+from weighbridge.config.envoy import SidecarTls
 from weighbridge.envoy import names, repeats
 from weighbridge.envoy.pack import address, extension, pack, seconds
 

@@ -7,7 +7,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any as PackedMessage
 
-from weighbridge.config.file import Cors
+from weighbridge.config.envoy import Cors
 from weighbridge.envoy.pack import pack
 
 FILTER = "envoy.filters.http.cors"

@@ -16,11 +16,11 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
     RequirementRule,
 )
 
-from weighbridge.config.file import (
-    Config,
+from weighbridge.config.claims import (
     Jwt,
     TenantClaim,
 )
+from weighbridge.config.file import Config
 from weighbridge.envoy import names
 
 JWT_FILTER = "envoy.filters.http.jwt_authn"

@@ -52,13 +52,13 @@ from envoy_data_plane.google.protobuf import Any as PackedMessage
 from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
-from weighbridge.config.file import (
+from weighbridge.config.claims import TenantClaim
+from weighbridge.config.envoy import (
     BodyMode,
-    Config,
     EnvoySettings,
-    TenantClaim,
-    Tracing,
 )
+from weighbridge.config.file import Config
+from weighbridge.config.records import Tracing
 from weighbridge.envoy import cors, failures, identity, names, repeats
 from weighbridge.envoy.pack import address, pack, seconds
 

@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.
 )
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
 
-from weighbridge.config.file import EnvoySettings
+from weighbridge.config.envoy import EnvoySettings
 from weighbridge.envoy.pack import pack, seconds
 
 HEAP = "envoy.resource_monitors.fixed_heap"

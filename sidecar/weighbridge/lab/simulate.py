@@ -17,12 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from weighbridge import _core
 from weighbridge.config import core as live
-from weighbridge.config.file import (
-    Admission,
+from weighbridge.config.admission import Admission
+from weighbridge.config.health import (
     Health,
-    Placing,
     Telemetry,
 )
+from weighbridge.config.placing import Placing
 from weighbridge.config.profiles import (
     load_profile,
     locate,

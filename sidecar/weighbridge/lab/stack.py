@@ -16,11 +16,9 @@ import aiohttp
 import yaml
 
 from weighbridge.address import HostPort
-from weighbridge.config.file import (
-    BodyMode,
-    Config,
-    Transport,
-)
+from weighbridge.config.envoy import BodyMode
+from weighbridge.config.file import Config
+from weighbridge.config.listen import Transport
 from weighbridge.config.profiles import (
     load_profile,
     locate,

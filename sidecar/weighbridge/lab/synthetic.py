@@ -1,4 +1,4 @@
-"""Makes the small trace that the package ships: `python -m weighbridge.synthetic > FILE`.
+"""Makes the small trace that the package ships: `python -m weighbridge.lab.synthetic > FILE`.
 
 In Mooncake's form: sessions of several turns whose prompts grow, under one system prompt, some of
 them about a long document that several sessions share.

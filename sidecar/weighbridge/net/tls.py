@@ -5,7 +5,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from weighbridge.config.file import Tls
+from weighbridge.config.listen import Tls
 from weighbridge.errors import ConfigError
 
 # OpenSSL's codes of a certificate that is not valid yet, or not any more.

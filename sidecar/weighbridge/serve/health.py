@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from weighbridge.config.file import (
+from weighbridge.config.health import (
     Health,
     Telemetry,
 )

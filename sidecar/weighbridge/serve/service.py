@@ -30,10 +30,8 @@ from weighbridge.config.core import (
     replica_settings,
     settings,
 )
-from weighbridge.config.file import (
-    Config,
-    load,
-)
+from weighbridge.config.file import Config
+from weighbridge.config.reading import load
 from weighbridge.config.tuning import tuned
 from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.fleet import Fleet

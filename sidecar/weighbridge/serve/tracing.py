@@ -28,7 +28,7 @@ from opentelemetry.trace import (
 from weighbridge import __version__
 from weighbridge._core import Core
 from weighbridge.address import parse_host_port
-from weighbridge.config.file import Tracing
+from weighbridge.config.records import Tracing
 
 log = logging.getLogger(__name__)
 

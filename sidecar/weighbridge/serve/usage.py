@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge._core import Core
-from weighbridge.config.file import UsageLog
+from weighbridge.config.records import UsageLog
 from weighbridge.process.loops import Loops
 
 log = logging.getLogger(__name__)

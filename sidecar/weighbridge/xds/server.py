@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
 
-from weighbridge.config.file import Replica
+from weighbridge.config.fleet import Replica
 from weighbridge.errors import RefusedError
 from weighbridge.net.credentials import credentials
 from weighbridge.net.tls import Certificates

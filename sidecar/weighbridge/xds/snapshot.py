@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.google.protobuf import Any
 
 from weighbridge.address import parse_endpoint
-from weighbridge.config.file import Replica
+from weighbridge.config.fleet import Replica
 from weighbridge.envoy import names
 from weighbridge.envoy.clusters import discovered_cluster
 from weighbridge.envoy.pack import address, pack

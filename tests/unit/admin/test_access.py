@@ -17,10 +17,8 @@ from weighbridge.admin import access
 from weighbridge.admin.access import Access
 from weighbridge.admin.server import AdminServer
 from weighbridge.admin.status import snapshot
-from weighbridge.config.file import (
-    Admin,
-    Config,
-)
+from weighbridge.config.admin import Admin
+from weighbridge.config.file import Config
 from weighbridge.envoy.runtime import View
 from weighbridge.errors import ConfigError
 from weighbridge.lab.ports import (

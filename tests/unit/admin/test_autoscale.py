@@ -9,7 +9,7 @@ from weighbridge.admin.autoscale import (
     Signal,
     signal,
 )
-from weighbridge.config.file import Autoscaling
+from weighbridge.config.fleet import Autoscaling
 
 
 def replica(state: str = "healthy", kv_tokens: int = 0) -> dict[str, Any]:

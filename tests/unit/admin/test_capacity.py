@@ -16,11 +16,11 @@ from weighbridge.admin.capacity import (
     promised_mu,
     table,
 )
-from weighbridge.config.file import (
+from weighbridge.config.admission import (
     Admission,
-    Autoscaling,
     Tenant,
 )
+from weighbridge.config.fleet import Autoscaling
 
 
 def replica(state: str = "healthy", share: float = 1.0) -> dict[str, Any]:

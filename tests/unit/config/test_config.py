@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.config.file import (
-    Config,
+from weighbridge.config.file import Config
+from weighbridge.config.reading import (
     key_path,
     load,
 )

@@ -5,10 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighbridge.admin.status import runtime
-from weighbridge.config.file import (
-    Config,
-    Placing,
-)
+from weighbridge.config.file import Config
+from weighbridge.config.placing import Placing
 from weighbridge.config.tuning import (
     BY_NAME,
     RUNTIME_KEYS,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.config.file import Replica
+from weighbridge.config.fleet import Replica
 from weighbridge.discovery.membership import FIRST_SHARE, LINGER_SECONDS, Membership, Pace
 from weighbridge.discovery.source import Found
 

@@ -9,7 +9,7 @@ import pytest
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest, DiscoveryResponse
 from envoy_data_plane.google.rpc import Status
 
-from weighbridge.config.file import Replica
+from weighbridge.config.fleet import Replica
 from weighbridge.envoy.names import REPLICA_CLUSTER
 from weighbridge.lab.ports import (
     LOOPBACK,

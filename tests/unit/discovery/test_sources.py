@@ -20,10 +20,8 @@ from weighbridge.config.discovery import (
     EnvoySource,
     FileSource,
 )
-from weighbridge.config.file import (
-    Config,
-    Replica,
-)
+from weighbridge.config.file import Config
+from weighbridge.config.fleet import Replica
 from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.dns import DnsNames
 from weighbridge.discovery.envoy_admin import EnvoyCluster

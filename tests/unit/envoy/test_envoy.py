@@ -8,11 +8,9 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from weighbridge.config.file import (
-    BodyMode,
-    Config,
-    load,
-)
+from weighbridge.config.envoy import BodyMode
+from weighbridge.config.file import Config
+from weighbridge.config.reading import load
 from weighbridge.envoy import binary
 from weighbridge.envoy.bootstrap import render
 from weighbridge.envoy.repeats import repeats_for

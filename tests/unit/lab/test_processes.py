@@ -94,7 +94,7 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (
         "import asyncio, sys\n"
         "from pathlib import Path\n"
-        "from weighbridge.processes import Child\n"
+        "from weighbridge.lab.processes import Child\n"
         "async def main():\n"
         f"    child = await Child.start('c', {command!r}, Path({str(log)!r}))\n"
         "    print(child.pid, flush=True)\n"

@@ -7,11 +7,11 @@ import pytest
 import trustme
 
 from weighbridge.admin import access
-from weighbridge.config.file import (
+from weighbridge.config.admin import (
     Admin,
     AdminTls,
-    Tls,
 )
+from weighbridge.config.listen import Tls
 from weighbridge.errors import ConfigError
 from weighbridge.net.tls import read
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from weighbridge.config.file import (
+from weighbridge.config.health import (
     Health,
     Telemetry,
 )

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from weighbridge._core import CoreError
-from weighbridge.config.file import load
+from weighbridge.config.reading import load
 from weighbridge.serve.service import (
     Service,
     descriptors,

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from weighbridge._core import Core
-from weighbridge.config.file import Tracing
+from weighbridge.config.records import Tracing
 from weighbridge.process.loops import Loops
 from weighbridge.serve.tracing import SpanSender
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from weighbridge._core import Core
-from weighbridge.config.file import UsageLog
+from weighbridge.config.records import UsageLog
 from weighbridge.process.loops import Loops
 from weighbridge.serve.usage import UsageWriter
 

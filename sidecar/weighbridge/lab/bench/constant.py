@@ -1,4 +1,4 @@
-"""An ext_proc server that always chooses the same replica: `… -m weighbridge.bench.constant`."""
+"""An ext_proc server that always chooses one replica: `… -m weighbridge.lab.bench.constant`."""
 
 import signal
 import sys

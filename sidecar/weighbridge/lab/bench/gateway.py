@@ -28,7 +28,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 
 from weighbridge.address import HostPort, UnixPath
-from weighbridge.config.file import EnvoySettings
+from weighbridge.config.envoy import EnvoySettings
 from weighbridge.envoy import names
 from weighbridge.envoy.clusters import replica_cluster, sidecar_cluster
 from weighbridge.envoy.listener import EXT_PROC_FILTER, ext_proc, http_filter

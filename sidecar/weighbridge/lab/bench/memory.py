@@ -1,4 +1,4 @@
-"""Fills a core and tells how large the process has become: `python -m weighbridge.bench.memory`."""
+"""Fills a core and tells the size of its process: `python -m weighbridge.lab.bench.memory`."""
 
 import json
 import sys

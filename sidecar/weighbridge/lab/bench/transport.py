@@ -17,7 +17,7 @@ from rich.table import Table
 
 from weighbridge._core import bench_body
 from weighbridge.address import HostPort, UnixPath
-from weighbridge.config.file import Transport
+from weighbridge.config.listen import Transport
 from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
 from weighbridge.lab.bench import (

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from weighbridge._core import Core
-from weighbridge.config.file import Listen
+from weighbridge.config.listen import Listen
 from weighbridge.net.tls import Certificates
 
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from weighbridge._core import EXT_PROC_DESCRIPTORS, Core, Stream
-from weighbridge.config.file import Listen
+from weighbridge.config.listen import Listen
 from weighbridge.envoy.names import EXT_PROC_SERVICE
 from weighbridge.errors import RefusedError
 from weighbridge.net.credentials import credentials

@@ -3,7 +3,7 @@
 import asyncio
 
 from weighbridge._core import Core, CoreError, NativeServer
-from weighbridge.config.file import Listen
+from weighbridge.config.listen import Listen
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.net.tls import Certificates
 
