@@ -19,7 +19,7 @@ from weighbridge.admin.access import (
     guard_content,
     problem,
 )
-from weighbridge.admin.console.pages import (
+from weighbridge.admin.console import (
     Console,
     page,
 )

@@ -16,8 +16,10 @@ from weighbridge.cli.contradictions import (
 )
 from weighbridge.envoy import admin
 from weighbridge.envoy.view import EnvoyView, look
-from weighbridge.lab.report import plain_table
 from weighbridge.net.asking import Sidecar
+from weighbridge.process.tables import (
+    plain_table,
+)
 
 
 async def joined(sidecar: Sidecar, envoy_admin: str | None) -> dict[str, Any]:

@@ -6,26 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from weighbridge.admin.reasons import why
 from weighbridge.lab.traffic import Outcome
+from weighbridge.process.tables import plain_table
 
 EXPLAINED = 5
 SUMMED = {"requests", "mu", "prompt_tokens", "cached_tokens"}
-REASONS = {
-    "home": "its session's home",
-    "replica_of_slice": "the better of its slice's replicas now",
-    "cached": "not its home, but holds so much of the prompt that it is better",
-    "spill_load": "its home carries too much now",
-    "spill_health": "its home is not well",
-    "subset": "its home is not among those that the gateway allows",
-    "fallback": "all carry too much, the least loaded",
-    "keeper": "it alone keeps the response gone on from",
-    "only_one": "the only one",
-}
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -138,16 +128,6 @@ def _explain(decision: Mapping[str, Any], outcome: Outcome | None) -> dict[str, 
     }
 
 
-def why(decision: Mapping[str, Any]) -> str:
-    """One sentence: the rule that chose, and what the replica held of the prompt."""
-    reason = str(decision["reason"])
-    rule = REASONS.get(reason, reason.replace("_", " "))
-    prompt, cached = decision["prompt_tokens"], decision["cached_tokens"]
-    if not prompt:
-        return rule
-    return f"{rule}; holds {cached:,} of {prompt:,} prompt tokens"
-
-
 def render(result: Mapping[str, Any], speed: float) -> Group:
     """The run for people."""
     return Group(
@@ -155,11 +135,6 @@ def render(result: Mapping[str, Any], speed: float) -> Group:
         decision_table(result["decisions"]),
         verdict(result),
     )
-
-
-def plain_table(title: str) -> Table:
-    """A table with few lines, so that it fits into 80 columns."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def replica_table(rows: Sequence[Mapping[str, Any]], name: str) -> Table:

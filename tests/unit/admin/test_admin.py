@@ -15,8 +15,8 @@ import pytest
 
 from tests.unit.admin.test_explain import open_stream
 from weighbridge._core import Core
-from weighbridge.admin.console import pages as console_pages
-from weighbridge.admin.console.pages import MOST_VIEWERS
+from weighbridge.admin import console as console_pages
+from weighbridge.admin.console import MOST_VIEWERS
 from weighbridge.admin.explain import Asked
 from weighbridge.admin.server import (
     EXPLAINED_AT_ONCE,

@@ -16,7 +16,7 @@ from aiohttp import web
 from weighbridge._core import Core, Progress
 from weighbridge.admin import whatif
 from weighbridge.admin.access import problem
-from weighbridge.admin.console.feed import Feed
+from weighbridge.admin.feed import Feed
 from weighbridge.errors import RefusedError
 from weighbridge.net import outside
 
@@ -69,7 +69,7 @@ class Console:
         # Connections that watch, the oldest first.
         self._viewers: dict[asyncio.Transport, None] = {}
         self._asking = asyncio.Lock()
-        self._page = resources.files("weighbridge.admin.console").joinpath("page.html").read_bytes()
+        self._page = resources.files("weighbridge.admin").joinpath("console.html").read_bytes()
 
     def routes(self) -> list[web.RouteDef]:
         """For the admin server."""

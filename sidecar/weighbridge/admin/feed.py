@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from weighbridge._core import Core
-from weighbridge.lab.report import why
+from weighbridge.admin.reasons import (
+    why,
+)
 
 # Of each kind at most so many are told at once.
 DECISIONS = 50

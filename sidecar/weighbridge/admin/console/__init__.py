@@ -1,1 +1,0 @@
-"""The console: one page of the admin port, live by server-sent events."""
