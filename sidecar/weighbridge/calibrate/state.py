@@ -9,7 +9,7 @@ from weighbridge.calibrate.fit.points import (
     Data,
     Measurement,
 )
-from weighbridge.config.reading import first_problem
+from weighbridge.config.problems import problems
 from weighbridge.errors import RefusedError
 
 VERSION = 1
@@ -87,7 +87,8 @@ def read(path: Path, header: Header) -> list[Measurement]:
         except ValidationError as error:
             if number == len(lines) + 1 and not is_json(line):
                 break
-            raise RefusedError(f"{path}:{number}: {first_problem(error)}") from None
+            wrong = "; ".join(problems(error, Measurement))
+            raise RefusedError(f"{path}:{number}: {wrong}") from None
     rewrite(path, found, measured)
     return measured
 

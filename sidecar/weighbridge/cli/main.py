@@ -614,11 +614,11 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Runs the command; what goes wrong is one line on standard error."""
+    """Runs the command; what goes wrong is said on standard error, a line for each mistake."""
     try:
         app()
     except RefusedError as error:
-        sys.stderr.write(f"weighbridge: {error}\n")
+        sys.stderr.writelines(f"weighbridge: {problem}\n" for problem in error.problems)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(EXIT_INTERRUPTED)

@@ -1,7 +1,7 @@
 """Builds the core from a configuration, and hands it the replicas."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from weighbridge.config.health import (
     Telemetry,
 )
 from weighbridge.config.placing import Placing
+from weighbridge.config.problems import bounded, did_you_mean
 from weighbridge.config.profiles import load_profiles
 from weighbridge.errors import ConfigError
 
@@ -103,10 +104,47 @@ def replica_settings(
     ]
 
 
+def replica_problems(
+    replicas: Sequence[Replica], profiles: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """What is wrong with the profiles and models that replicas name, each with its key's path."""
+    names = {profile["name"] for profile in profiles}
+    models = {
+        name
+        for profile in profiles
+        for key in ("models", "adapters")
+        for name in listed(profile.get(key))
+    }
+    wrong = []
+    for index, replica in enumerate(replicas):
+        if replica.profile not in names:
+            wrong.append(f"replicas[{index}].profile: {no_profile(replica.profile, names)}")
+        if replica.model is not None and replica.model not in models:
+            hint = did_you_mean(replica.model, models)
+            wrong.append(
+                f"replicas[{index}].model: no profile names the model '{replica.model}'{hint}"
+            )
+    return bounded(wrong)
+
+
+def no_profile(name: str, known: Collection[str]) -> str:
+    """What to say of a profile's name that no profile has."""
+    return f"no profile is called '{name}'{did_you_mean(name, known)}"
+
+
+def listed(names: object) -> list[str]:
+    """A profile's list of names as its file gives it; the core says what is wrong with it."""
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
+
+
 def build(config: Config, source: Path) -> Core:
-    """A core with the configuration's replicas. ConfigError when the core refuses it."""
+    """A core with the configuration's replicas. ConfigError tells what is wrong with these."""
+    made = settings(config, source)
+    wrong = replica_problems(config.replicas, made["profiles"])
+    if wrong:
+        raise ConfigError(*(f"{source}: {problem}" for problem in wrong))
     try:
-        core = Core(json.dumps(settings(config, source)))
+        core = Core(json.dumps(made))
         core.set_replicas(json.dumps(replica_settings(config.replicas)))
         core.set_observe_only(config.observe_only)
     except CoreError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from weighbridge.config.problems import bounded, did_you_mean
 from weighbridge.config.reading import read_yaml
 from weighbridge.errors import ConfigError
 from weighbridge.process.watch import require_regular
@@ -28,8 +29,9 @@ def locate(reference: str, base: Path) -> Path:
         return base / reference
     path = shipped_directory() / f"{reference}.yaml"
     if not path.is_file():
-        known = ", ".join(shipped_names()) or "none"
-        raise ConfigError(f"no shipped profile is called '{reference}' (there are: {known})")
+        names = shipped_names()
+        hint = did_you_mean(reference, names) or f" (there are: {', '.join(names) or 'none'})"
+        raise ConfigError(f"no shipped profile is called '{reference}'{hint}")
     return path
 
 
@@ -57,15 +59,23 @@ def write_faster(profile: dict[str, Any], speed: float, path: Path) -> Path:
 
 
 def load_profiles(references: Iterable[str], base: Path, source: Path) -> list[dict[str, Any]]:
-    """All profiles that a configuration (`source`) names, in its order."""
+    """All profiles that a configuration (`source`) names, in its order.
+
+    ConfigError tells all that is wrong with any of them.
+    """
     found: dict[str, dict[str, Any]] = {}
+    wrong: list[str] = []
     for index, reference in enumerate(references):
+        key = f"{source}: profiles[{index}]"
         try:
             profile = load_profile(locate(reference, base))
         except ConfigError as error:
-            raise ConfigError(f"{source}: profiles[{index}]: {error}") from None
+            wrong += [f"{key}: {problem}" for problem in error.problems]
+            continue
         name = profile["name"]
         if name in found:
-            raise ConfigError(f"{source}: profiles[{index}]: '{name}' is there already")
+            wrong.append(f"{key}: '{name}' is there already")
         found[name] = profile
+    if wrong:
+        raise ConfigError(*bounded(wrong))
     return list(found.values())

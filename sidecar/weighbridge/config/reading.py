@@ -2,13 +2,17 @@
 
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from weighbridge.config.file import Config
+from weighbridge.config.problems import problems
+from weighbridge.config.schema import Section
 from weighbridge.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
 
 # The reader in C where PyYAML has it: some ten times as fast, for lists of thousands of replicas.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -46,41 +50,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}{line}: {error.problem or error}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    if content is None:
-        return {}
+    if content is None or content == {}:
+        raise ConfigError(f"{path}: holds nothing")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold keys and values, not a {type(content).__name__}")
     return content
 
 
 def load(path: Path) -> Config:
-    """Reads and checks the configuration file."""
+    """Reads and checks the configuration file. ConfigError tells all that is wrong."""
+    return read(path, Config)
+
+
+def read(path: Path, section: type[S]) -> S:
+    """Reads a YAML file that holds one section. ConfigError tells all that is wrong."""
     content = read_yaml(path)
     try:
-        return Config.model_validate(content)
+        return section.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error)}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first of the problems as `key.path[index]: what is wrong`, and how many follow."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    first = problems[0]
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown key"
-    where = key_path(first["loc"])
-    text = f"{where}: {message}" if where else message
-    more = len(problems) - 1
-    return f"{text} (and {more} more)" if more else text
-
-
-def key_path(location: tuple[int | str, ...]) -> str:
-    """`("replicas", 2, "endpoint")` as `replicas[2].endpoint`."""
-    path = ""
-    for part in location:
-        if isinstance(part, int):
-            path += f"[{part}]"
-        else:
-            path += f".{part}" if path else part
-    return path
+        found = problems(error, section, content)
+        raise ConfigError(*(f"{path}: {problem}" for problem in found)) from None

@@ -3,14 +3,11 @@
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from weighbridge.config import reading
 from weighbridge.config.discovery import FileSource
 from weighbridge.config.fleet import Replica
-from weighbridge.config.reading import (
-    first_problem,
-    read_yaml,
-)
 from weighbridge.config.schema import Section
 from weighbridge.discovery.source import Found, SourceError
 from weighbridge.errors import ConfigError
@@ -30,11 +27,9 @@ def read(path: Path) -> tuple[Found, ...]:
     """The file's list. SourceError names the file and the key."""
     try:
         require_regular(path)
-        content = ReplicaFile.model_validate(read_yaml(path))
+        content = reading.read(path, ReplicaFile)
     except ConfigError as error:
         raise SourceError(str(error)) from None
-    except ValidationError as error:
-        raise SourceError(f"{path}: {first_problem(error)}") from None
     return tuple(Found(replica) for replica in content.replicas)
 
 

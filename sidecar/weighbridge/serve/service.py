@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
@@ -31,6 +32,7 @@ from weighbridge.config.core import (
     settings,
 )
 from weighbridge.config.file import Config
+from weighbridge.config.profiles import load_profiles
 from weighbridge.config.reading import load
 from weighbridge.config.tuning import tuned
 from weighbridge.discovery.checks import check_lists, check_sources
@@ -355,19 +357,18 @@ class Service:
         self._core.set_health(json.dumps(health(config.health, config.telemetry)))
 
     def _check_changeable(self, config: Config) -> None:
-        for section in FIXED_SECTIONS:
-            if getattr(config, section) != getattr(self._config, section):
-                raise ConfigError(f"{self._source}: {section}: needs a restart to change")
-        if config.discovery.ads != self._config.discovery.ads:
-            raise ConfigError(f"{self._source}: discovery.ads: needs a restart to change")
-        now = settings(config, self._source)
-        changed = [
+        before = self._config
+        changed = [key for key in FIXED_SECTIONS if getattr(config, key) != getattr(before, key)]
+        if config.discovery.ads != before.discovery.ads:
+            changed.append("discovery.ads")
+        changed += [
             key
-            for key, value in now.items()
+            for key, value in settings(config, self._source).items()
             if key not in CHANGEABLE_SETTINGS and value != self._settings[key]
         ]
         if changed:
-            raise ConfigError(f"{self._source}: {changed[0]}: needs a restart to change")
+            found = (f"{self._source}: {key}: needs a restart to change" for key in changed)
+            raise ConfigError(*found)
 
 
 def certificates(config: Config, source: Path) -> tls.Certificates | None:
@@ -396,21 +397,45 @@ def sender(config: Config, core: Core, source: Path) -> "SpanSender | None":
 
 
 def check(source: Path) -> None:
-    """Checks a configuration as `run` would, without listening. ConfigError says what is wrong."""
+    """Checks a configuration as `run` would, without listening. ConfigError tells all mistakes."""
     config = load(source)
-    sender(config, build(config, source), source)
-    profiles = {profile["name"] for profile in settings(config, source)["profiles"]}
-    check_sources(config, profiles, source)
-    check_lists(config, profiles, source)
-    access.load(config.admin, source)
-    certificates(config, source)
+    wrong: list[str] = []
+
+    def attempt(work: Callable[[], object]) -> bool:
+        try:
+            work()
+        except ConfigError as error:
+            wrong.extend(error.problems)
+            return False
+        return True
+
+    names: set[str] = set()
+
+    def read_profiles() -> None:
+        names.update(one["name"] for one in load_profiles(config.profiles, source.parent, source))
+
+    # What names a profile can be judged only by the names of all.
+    if attempt(read_profiles):
+        attempt(lambda: sender(config, build(config, source), source))
+        attempt(lambda: check_sources(config, names, source))
+        attempt(lambda: check_lists(config, names, source))
+    attempt(lambda: access.load(config.admin, source))
+    attempt(lambda: certificates(config, source))
+    if wrong:
+        raise ConfigError(*wrong)
 
 
 def run(source: Path) -> None:
     """Runs a sidecar until it is told to stop. RefusedError when it cannot start."""
 
     async def main() -> None:
-        await Service(source).run()
+        try:
+            service = Service(source)
+        except ConfigError:
+            # There may be more than what it met first.
+            check(source)
+            raise
+        await service.run()
 
     asyncio.run(main())
 

@@ -101,3 +101,39 @@ def test_the_core_s_refusal_names_the_configuration(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith(f"weighbridge: {config}: ")
     assert "capacity_mu_per_min" in result.stderr
+
+
+def test_a_check_tells_the_mistakes_of_all_its_steps_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "weighbridge.yaml"
+    path.write_text(
+        "profiles: [llama-3.1-8b-fp8-h100]\n"
+        "replicas:\n"
+        "- {endpoint: 10.0.0.1:8000, profile: llama-3.1-8b-fp8-h10}\n"
+        "- {endpoint: 10.0.0.2:8000, profile: llama-3.1-8b-fp8-h100, model: llama-3.1-9b}\n"
+        "discovery: {sources: [{kind: inference_pool, pool: p, profile: none-such}]}\n"
+        "admin: {token_file: none.txt}\n"
+        "listen: {tls: {certificate: none.pem, key: none.key}}\n"
+    )
+    for command in (["--check"], []):
+        result = run("serve", "--config", str(path), *command)
+        assert (result.returncode, result.stdout) == (2, "")
+        told = [line.removeprefix(f"weighbridge: {path}: ") for line in result.stderr.splitlines()]
+        assert [line.split(": ")[0] for line in told] == [
+            "replicas[0].profile",
+            "replicas[1].model",
+            "discovery.sources[0].profile",
+            "admin.token_file",
+            "listen.tls.certificate",
+        ]
+        assert "did you mean 'llama-3.1-8b-fp8-h100'?" in told[0]
+        assert "did you mean 'llama-3.1-8b'?" in told[1]
+
+
+def test_a_shipped_profile_that_is_misspelt_is_suggested(tmp_path: Path) -> None:
+    path = tmp_path / "weighbridge.yaml"
+    path.write_text("profiles: [llama-3.1-8b-fp8-h10, gone.yaml]\n")
+    result = run("serve", "--config", str(path), "--check")
+    first, second = result.stderr.splitlines()
+    assert "profiles[0]: no shipped profile is called 'llama-3.1-8b-fp8-h10'; did you mean" in first
+    assert "profiles[1]: " in second
+    assert "gone.yaml: No such file" in second

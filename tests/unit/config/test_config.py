@@ -8,10 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighbridge.config.file import Config
-from weighbridge.config.reading import (
-    key_path,
-    load,
-)
+from weighbridge.config.problems import MOST_PROBLEMS, key_path
+from weighbridge.config.reading import load
 from weighbridge.errors import ConfigError
 
 REPLICA = {"endpoint": "10.0.0.1:8000", "profile": "p"}
@@ -40,8 +38,13 @@ def test_a_header_that_can_never_arrive_names_nobody(tmp_path: Path, name: str) 
             load(write(tmp_path, setting))
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    config = load(write(tmp_path, ""))
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "---\n", "{}"])
+def test_an_empty_file_is_a_mistake(tmp_path: Path, content: str) -> None:
+    assert refusal(tmp_path, content) == ": holds nothing"
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    config = load(write(tmp_path, "profiles: []"))
     assert config == Config()
     agents = ("session_id", "conversation_id")
     assert config.session_headers == ("x-session-id", "x-conversation-id", *agents)
@@ -74,16 +77,40 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"lisen": {}}, ": lisen: unknown key"),
-        ({"listen": {"adress": "x"}}, ": listen.adress: unknown key"),
+        ({"lisen": {}}, ": lisen: unknown key; did you mean 'listen'?"),
+        ({"listen": {"adress": "x"}}, ": listen.adress: unknown key; did you mean 'address'?"),
+        ({"zebra": 1}, ": zebra: unknown key"),
+        (
+            {"listen": {"transport": "nativ"}},
+            ": listen.transport: must be 'native' or 'grpcio'; did you mean 'native'?",
+        ),
+        (
+            {"discovery": {"sources": [{"kind": "file", "pth": "a"}]}},
+            ": discovery.sources[0].path: must be given",
+        ),
+        (
+            {"discovery": {"sources": [{"kind": "endpointslices"}]}},
+            ": discovery.sources[0].kind: must be 'file', 'dns', 'envoy', 'endpoint_slices', "
+            "'inference_pool'; did you mean 'endpoint_slices'?",
+        ),
+        ({"discovery": {"sources": [{}]}}, ": discovery.sources[0].kind: must be given"),
+        (
+            {"discovery": {"sources": [{"kind": "dns", "profile": "p", "name": "n"}]}},
+            ": discovery.sources[0].port: must be given with `record: address`",
+        ),
+        ({"tokenizers": {"": "a"}}, ": tokenizers['']: must have at least 1 character"),
+        (
+            {"admission": {"tenants": {"a": {"wieght": 2}}}},
+            ": admission.tenants.a.wieght: unknown key; did you mean 'weight'?",
+        ),
         ({"listen": {"address": "here"}}, ": listen.address: 'here' is no host:port"),
-        ({"listen": {"transport": "http"}}, ": listen.transport: Input should be 'native' or"),
+        ({"listen": {"transport": "http"}}, ": listen.transport: must be 'native' or 'grpcio'"),
         ({"admin": {"address": "0.0.0.0:80"}}, ": admin.address: '0.0.0.0:80': must be a loopback"),
         (
             {"tenant_claim": {"path": ["tenant"], "jwt": {"issuer": "i", "jwks_file": "f"}}},
-            ": tenant_claim: path: with `jwt`, a key for all claims",
+            ": tenant_claim.path: with `jwt`, a key for all claims",
         ),
-        ({"replicas": [REPLICA, {"profile": "p"}]}, ": replicas[1].endpoint: Field required"),
+        ({"replicas": [REPLICA, {"profile": "p"}]}, ": replicas[1].endpoint: must be given"),
         ({"replicas": [REPLICA | {"endpoint": "gpu:80"}]}, ": replicas[0].endpoint: 'gpu:80': a"),
         (
             {"replicas": [REPLICA, REPLICA]},
@@ -99,8 +126,8 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
         ),
         ({"session_headers": ["a", "b c"]}, ": session_headers[1]: 'b c' is no header name"),
         ({"session_headers": ["Authorization"]}, ": session_headers[0]: 'Authorization' carries a"),
-        ({"placing": {"load_tolerance": -1}}, ": placing.load_tolerance: Input should be greater"),
-        ({"placing": None}, ": placing: Input should be"),
+        ({"placing": {"load_tolerance": -1}}, ": placing.load_tolerance: must be greater"),
+        ({"placing": None}, ": placing: must be"),
         ("listen: {", ":2: "),
         ("a: 1\nb: 2\na: 3\n", ":3: the key 'a' is given twice"),
         ("- 1\n", ": must hold keys and values, not a list"),
@@ -119,8 +146,37 @@ def test_only_health_and_metrics_leave_loopback_without_a_token(tmp_path: Path) 
     )
 
 
-def test_further_mistakes_are_counted(tmp_path: Path) -> None:
-    assert refusal(tmp_path, {"a": 1, "b": 2, "c": 3}).endswith("(and 2 more)")
+def test_all_mistakes_are_told_at_once_each_with_its_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {
+            "lissten": {},
+            "placing": {"samples": "many", "spil_margin_ms": 1},
+            "replicas": [{"profile": "p"}, REPLICA | {"share": 2}],
+            "discovery": {"sources": [{"kind": "file", "paths": "a"}]},
+        },
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    told = [problem.removeprefix(f"{path}: ").split(":")[0] for problem in caught.value.problems]
+    assert sorted(told) == [
+        "discovery.sources[0].path",
+        "discovery.sources[0].paths",
+        "lissten",
+        "placing.samples",
+        "placing.spil_margin_ms",
+        "replicas[0].endpoint",
+        "replicas[1].share",
+    ]
+    assert all(problem in str(caught.value) for problem in caught.value.problems)
+
+
+def test_of_very_many_mistakes_the_rest_is_counted(tmp_path: Path) -> None:
+    path = write(tmp_path, {"replicas": [{"profile": "p"}] * 500})
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert len(caught.value.problems) == MOST_PROBLEMS + 1
+    assert caught.value.problems[-1] == f"{path}: and {500 - MOST_PROBLEMS:,} more mistakes"
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
@@ -149,4 +205,5 @@ def test_any_text_is_read_or_refused_in_one_line(
 
 def test_key_paths() -> None:
     assert key_path(("replicas", 2, "endpoint")) == "replicas[2].endpoint"
+    assert key_path(("admission", "tenants", "a b", "weight")) == "admission.tenants['a b'].weight"
     assert key_path(()) == ""

@@ -394,4 +394,6 @@ def test_profiles_that_sources_name_are_checked(tmp_path: Path) -> None:
         f": discovery.sources[0]: {path}: replicas[0].profile: no profile is called 'q'"
     )
     path.write_text('{"replicas": 1}')
-    assert checked(tmp_path, listed).startswith(f": discovery.sources[0]: {path}: replicas: Input")
+    assert checked(tmp_path, listed).startswith(
+        f": discovery.sources[0]: {path}: replicas: must be"
+    )
