@@ -15,6 +15,9 @@ Object = Mapping[str, Any]
 WATCH_SECONDS = 240
 # Of a list that is asked for: the client waits no longer, s.
 LIST_SECONDS = 30
+# A watch that says nothing for so long, s, may be of a server that is lost without a word: all is
+# listed again. Servers send a bookmark a minute where nothing changes.
+SILENCE_SECONDS = 90
 GONE = 410
 
 
@@ -47,7 +50,7 @@ async def follow(
 ) -> AsyncGenerator[dict[str, Object], None]:
     """All objects by name: as they are, and again after each change.
 
-    Where the server no longer knows the changes since (410), all are listed anew.
+    Where the server no longer knows the changes since (410), or says nothing, all are listed again.
     """
     from kubernetes_asyncio import watch  # noqa: PLC0415
     from kubernetes_asyncio.client import ApiException  # noqa: PLC0415
@@ -69,6 +72,7 @@ async def follow(
                             resource_version=version,
                             timeout_seconds=WATCH_SECONDS,
                             allow_watch_bookmarks=True,
+                            _request_timeout=(LIST_SECONDS, SILENCE_SECONDS),
                             **query,
                         ):
                             changed = event["raw_object"]
@@ -80,6 +84,8 @@ async def follow(
             except ApiException as error:
                 if error.status != GONE:
                     raise
+            except aiohttp.SocketTimeoutError:
+                continue
     except ApiException as error:
         raise SourceError(f"the API server answers {error.status}: {error.reason}") from None
     except (aiohttp.ClientError, TimeoutError, OSError, KeyError, ValueError) as error:

@@ -33,6 +33,8 @@ class Cluster:
     objects: dict[str, dict[str, Object]] = field(default_factory=dict)
     changes: list[tuple[int, str, str, Object]] = field(default_factory=list)
     lists: int = 0
+    # Takes connections and says nothing more.
+    frozen: bool = False
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def put(self, path: str, one: Object) -> None:
@@ -62,6 +64,8 @@ class Cluster:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """A list, or a watch."""
+        while self.frozen:
+            await asyncio.sleep(0.05)
         if "watch" in request.query:
             return await self._watch(request)
         self.lists += 1

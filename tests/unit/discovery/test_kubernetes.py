@@ -12,6 +12,7 @@ from weighbridge.config.discovery import (
     EndpointSliceSource,
     InferencePoolSource,
 )
+from weighbridge.discovery import cluster as cluster_module
 from weighbridge.discovery.endpoint_slices import ServiceEndpoints
 from weighbridge.discovery.inference_pool import PoolPods
 from weighbridge.discovery.source import Found, SourceError
@@ -170,6 +171,55 @@ async def test_a_port_that_is_not_clear_is_said(stub: Cluster) -> None:
         async with aclosing(service(stub, port=port).lists()) as lists:
             with pytest.raises(SourceError, match=r"service engines: .* port"):
                 await anext(lists)
+
+
+async def test_a_server_that_is_lost_without_a_word_is_noticed(
+    stub: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_module, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_module, "LIST_SECONDS", 0.5)
+    await stub.put(SLICES, endpoint_slice("a", endpoint("10.0.0.1")))
+    async with aclosing(service(stub).lists()) as lists:
+        follower = Follower(lists)
+        await follower.next()
+        # Nothing changes: it is asked again, and nobody hears of a fault.
+        following = asyncio.create_task(follower.next())
+        assert await following == {"10.0.0.1:8000": "healthy"}
+        stub.frozen = True
+        with pytest.raises(SourceError, match="API server"):
+            await follower.next()
+
+
+async def test_five_thousand_endpoints_are_followed(stub: Cluster) -> None:
+    def crowd(n: int, count: int = 1000) -> Object:
+        return endpoint_slice(
+            f"s{n}", *(endpoint(f"10.{n}.{i // 250}.{i % 250}") for i in range(count))
+        )
+
+    for n in range(5):
+        await stub.put(SLICES, crowd(n))
+    async with aclosing(service(stub).lists()) as lists:
+        follower = Follower(lists)
+        assert len(await follower.next()) == 5000
+        # A slice is sent whole on one line, of 150 KB here.
+        await stub.put(SLICES, crowd(4, 999))
+        assert len(await follower.next()) == 4999
+    assert stub.lists == 1
+
+
+async def test_both_families_of_a_service_are_its_replicas(stub: Cluster) -> None:
+    await stub.put(SLICES, endpoint_slice("four", endpoint("10.0.0.1")))
+    six = endpoint_slice("six", endpoint("fd00::1"), endpoint("fd00::2", ready=False))
+    await stub.put(SLICES, six | {"addressType": "IPv6"})
+    async with aclosing(service(stub).lists()) as lists:
+        assert await Follower(lists).next() == {"10.0.0.1:8000": "healthy", "[fd00::1]:8000": "healthy"}
+
+
+async def test_a_service_whose_pods_are_not_ready_has_no_replicas(stub: Cluster) -> None:
+    starting = [endpoint(f"10.0.0.{n}", ready=False, serving=False) for n in range(3)]
+    await stub.put(SLICES, endpoint_slice("a", *starting))
+    async with aclosing(service(stub).lists()) as lists:
+        assert await Follower(lists).next() == {}
 
 
 async def test_a_pools_pods_are_followed_by_its_labels(stub: Cluster) -> None:
