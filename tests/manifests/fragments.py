@@ -200,7 +200,7 @@ def istio() -> str:
         ISTIO_REPLICAS: {
             key: replicas[key] for key in ("load_balancing_policy", "circuit_breakers")
         },
-        ISTIO_SIDECAR: {"circuit_breakers": sidecar["circuit_breakers"]},
+        ISTIO_SIDECAR: {key: sidecar[key] for key in ("load_balancing_policy", "circuit_breakers")},
     }
     patches += [
         {

@@ -30,9 +30,17 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.config.route.v3 import (
+    RouteActionHashPolicy,
+    RouteActionHashPolicyHeader,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.common.v3 import (
+    ConsistentHashingLbConfig,
+)
 from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import (
     LeastRequest,
 )
+from envoy_data_plane.envoy.extensions.load_balancing_policies.maglev.v3 import Maglev
 from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import (
     OverrideHost,
     OverrideHostOverrideHostSource,
@@ -60,6 +68,8 @@ from weighbridge.config.envoy import SidecarTls
 from weighbridge.envoy import names, repeats
 from weighbridge.envoy.pack import address, extension, pack, seconds
 
+# Entries of the table in which each sidecar has an equal share; a prime number.
+SIDECAR_TABLE = 1021
 UPSTREAM_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -148,6 +158,7 @@ def sidecar_cluster(sidecar: HostPort | UnixPath, tls: SidecarTls | None = None)
         name=names.SIDECAR_CLUSTER,
         type=discovery(sidecar),
         connect_timeout=seconds(0.25),
+        load_balancing_policy=same_sidecar_policy(),
         load_assignment=assignment(names.SIDECAR_CLUSTER, [sidecar]),
         circuit_breakers=repeats.limits(),
         health_checks=[
@@ -223,7 +234,17 @@ def override_host_policy() -> LoadBalancingPolicy:
     )
 
 
-def policy(name: str, message: OverrideHost | LeastRequest) -> LoadBalancingPolicy:
+def same_sidecar_policy() -> LoadBalancingPolicy:
+    """Of several sidecars, the same one for all calls of a request."""
+    header = RouteActionHashPolicyHeader(header_name=names.STREAM)
+    hashing = ConsistentHashingLbConfig(hash_policy=[RouteActionHashPolicy(header=header)])
+    return policy(
+        "envoy.load_balancing_policies.maglev",
+        Maglev(table_size=SIDECAR_TABLE, consistent_hashing_lb_config=hashing),
+    )
+
+
+def policy(name: str, message: OverrideHost | LeastRequest | Maglev) -> LoadBalancingPolicy:
     """A load balancing policy of one entry."""
     return LoadBalancingPolicy(
         policies=[LoadBalancingPolicyPolicy(typed_extension_config=extension(name, message))]

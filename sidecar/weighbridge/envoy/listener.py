@@ -183,11 +183,12 @@ def http_filter(name: str, message: Message) -> HttpFilter:
 
 
 def asked() -> GrpcService:
-    """The sidecar."""
+    """The sidecar: of several the same one for all that concerns a request."""
     return GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(
             cluster_name=names.SIDECAR_CLUSTER, authority=names.SIDECAR_AUTHORITY
-        )
+        ),
+        initial_metadata=[HeaderValue(key=names.STREAM, value=names.STREAM_VALUE)],
     )
 
 

@@ -23,6 +23,10 @@ SIDECAR_CLUSTER = "weighbridge"
 # What gRPC calls to the sidecar are for. Without it Envoy sends the cluster's name, and not every
 # gRPC server takes every name that a control plane gives its clusters.
 SIDECAR_AUTHORITY = "weighbridge"
+# Names a request to both calls that are made for it, the one that asks and the one that copies the
+# reply: of several sidecars the same one gets both. No client can choose it.
+STREAM = "x-weighbridge-stream"
+STREAM_VALUE = "%CONNECTION_ID%-%START_TIME(%s.%9f)%"
 REPLICA_CLUSTER = "replicas"
 COLLECTOR_CLUSTER = "otlp-collector"
 ADS_CLUSTER = "weighbridge-ads"

@@ -212,7 +212,10 @@ async def test_both_families_of_a_service_are_its_replicas(stub: Cluster) -> Non
     six = endpoint_slice("six", endpoint("fd00::1"), endpoint("fd00::2", ready=False))
     await stub.put(SLICES, six | {"addressType": "IPv6"})
     async with aclosing(service(stub).lists()) as lists:
-        assert await Follower(lists).next() == {"10.0.0.1:8000": "healthy", "[fd00::1]:8000": "healthy"}
+        assert await Follower(lists).next() == {
+            "10.0.0.1:8000": "healthy",
+            "[fd00::1]:8000": "healthy",
+        }
 
 
 async def test_a_service_whose_pods_are_not_ready_has_no_replicas(stub: Cluster) -> None:
