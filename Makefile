@@ -47,7 +47,7 @@ $(STAMPS)/dependencies: pyproject.toml | $(STAMPS)/python
 	$(call say,Python packages)
 	@$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  extras = p["optional-dependencies"]; \
-	  print(*p["dependencies"], *extras["dev"], *extras["calibrate"], *extras["kubernetes"], *extras["otel"], sep="\n")' \
+	  print(*p["dependencies"], *(one for name in ("dev", "demo", "calibrate", "kubernetes", "otel") for one in extras[name]), sep="\n")' \
 	  > $(STAMPS)/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r $(STAMPS)/requirements.txt
 	@touch $@

