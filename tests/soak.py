@@ -20,20 +20,9 @@ from typing import Any
 
 from weighbridge.errors import RefusedError
 from weighbridge.lab.processes import Family
-from weighbridge.lab.stack import (
-    Stack,
-    StackOptions,
-)
-from weighbridge.lab.traces import (
-    TraceRequest,
-    generate,
-    requests_of,
-)
-from weighbridge.lab.traffic import (
-    Outcome,
-    drive,
-    output_tokens,
-)
+from weighbridge.lab.stack import Stack, StackOptions
+from weighbridge.lab.traces import TraceRequest, generate, requests_of
+from weighbridge.lab.traffic import Outcome, drive, output_tokens
 
 SAMPLE_SECONDS = 5.0
 SETTLE_SECONDS = 60.0

@@ -27,15 +27,8 @@ from tests.arena.run import contestants
 from tests.arena.setting import Setting, setting_of
 from tests.simulator.pages import write_between
 from weighbridge.errors import RefusedError
-from weighbridge.lab.simulate import (
-    Fleet,
-    Options,
-    simulate,
-)
-from weighbridge.lab.traces import (
-    load,
-    shipped_trace,
-)
+from weighbridge.lab.simulate import Fleet, Options, simulate
+from weighbridge.lab.traces import load, shipped_trace
 
 # How far the simulator's hits may be from the arena's, as a share of them,
 HITS_WITHIN = 0.15

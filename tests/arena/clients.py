@@ -10,12 +10,7 @@ from typing import Self
 import aiohttp
 
 from weighbridge.lab.traces import TraceRequest
-from weighbridge.lab.traffic import (
-    REQUEST_SECONDS,
-    Headers,
-    Outcome,
-    send,
-)
+from weighbridge.lab.traffic import REQUEST_SECONDS, Headers, Outcome, send
 
 TICK_SECONDS = 0.02
 

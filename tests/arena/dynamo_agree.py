@@ -29,18 +29,9 @@ from weighbridge import _core
 from weighbridge.errors import RefusedError
 from weighbridge.lab.ports import find_free_run
 from weighbridge.lab.processes import Family
-from weighbridge.lab.simulate import (
-    Fleet,
-    Options,
-    read_trace,
-    scaling_of,
-    scenario_of,
-)
+from weighbridge.lab.simulate import Fleet, Options, read_trace, scaling_of, scenario_of
 from weighbridge.lab.stack import answers
-from weighbridge.lab.traces import (
-    generator,
-    shipped_trace,
-)
+from weighbridge.lab.traces import generator, shipped_trace
 
 POLICY, MODEL = "dynamo_kv", "replayed"
 # A choice is clear where the second cheapest replica costs so much more, as a share.

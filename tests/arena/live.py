@@ -18,21 +18,14 @@ from tests.arena.clients import Lateness, drive_closed
 from tests.arena.contestants import LOOPBACK, Contestant, Site
 from tests.arena.measure import Figures, Run, Tokens, cpu_seconds, figures, machine_ticks, own_cpu
 from tests.arena.setting import Setting, kill_of
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-    write_faster,
-)
+from weighbridge.config.profiles import load_profile, locate, write_faster
 from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
 from weighbridge.lab.ports import find_free_run
 from weighbridge.lab.processes import Family
 from weighbridge.lab.stack import answers
 from weighbridge.lab.traces import TraceRequest
-from weighbridge.lab.traffic import (
-    Outcome,
-    drive,
-)
+from weighbridge.lab.traffic import Outcome, drive
 
 PROBES = 40
 READY_SECONDS = 30.0

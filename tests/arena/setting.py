@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.errors import RefusedError
-from weighbridge.lab.traces import (
-    TraceRequest,
-    generate,
-    generator,
-    load,
-    requests_of,
-)
+from weighbridge.lab.traces import TraceRequest, generate, generator, load, requests_of
 
 # The longest sequence that the emulated engines take; longer requests of the trace are left out.
 MOST_TOKENS = 131_072

@@ -11,16 +11,9 @@ import yaml
 
 from tests.e2e.conftest import TRANSPORTS, start, transport
 from tests.e2e.harness import until
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.lab.processes import Family
-from weighbridge.lab.stack import (
-    answers,
-    fetch,
-    weighbridge,
-)
+from weighbridge.lab.stack import answers, fetch, weighbridge
 
 __all__ = ["start", "transport"]
 

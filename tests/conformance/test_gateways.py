@@ -17,15 +17,9 @@ from tests.e2e.harness import Reply, Running, until
 from weighbridge.config.listen import Transport
 from weighbridge.envoy import binary
 from weighbridge.envoy.names import DESTINATION
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.lab.processes import Family
-from weighbridge.lab.stack import (
-    Stack,
-    StackOptions,
-)
+from weighbridge.lab.stack import Stack, StackOptions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,10 +12,7 @@ from typing import Any
 import aiohttp
 
 from tests.e2e.harness import until
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

@@ -12,10 +12,7 @@ import pytest
 from tests.e2e.harness import Running, Starter
 from weighbridge.config.listen import Transport
 from weighbridge.lab.processes import Family
-from weighbridge.lab.stack import (
-    Stack,
-    StackOptions,
-)
+from weighbridge.lab.stack import Stack, StackOptions
 
 TRANSPORTS: tuple[Transport, ...] = ("native", "grpcio")
 

@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Reply, Running, Starter, until
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
-from weighbridge.lab.stack import (
-    DEFAULT_PROFILE,
-    fetch,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
+from weighbridge.lab.stack import DEFAULT_PROFILE, fetch
 
 REPLICAS = 5
 # What these look at has no part in the transport.

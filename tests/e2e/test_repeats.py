@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.harness import Running, Starter, until
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.lab.stack import DEFAULT_PROFILE
 
 OK = b'{"id":"c","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'

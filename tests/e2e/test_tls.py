@@ -16,10 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.e2e.harness import Running, Starter, until
 from weighbridge.address import HostPort
 from weighbridge.envoy.names import EXT_PROC_SERVICE
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 
 NAME = "weighbridge.test"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -15,10 +15,7 @@ from tests.conformance.exchange import Exchange, refused
 from tests.e2e.harness import Running, Starter
 from weighbridge.config.listen import Transport
 from weighbridge.envoy.names import EXT_PROC_SERVICE
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

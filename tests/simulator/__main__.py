@@ -14,16 +14,8 @@ from rich.console import Console
 from tests.simulator.cases import CASES, Case
 from tests.simulator.pages import page, write_between, write_results
 from weighbridge.errors import RefusedError
-from weighbridge.lab.simulate import (
-    OURS,
-    parse_policies,
-    shares,
-    simulate,
-)
-from weighbridge.lab.simulate_report import (
-    WIDE,
-    show,
-)
+from weighbridge.lab.simulate import OURS, parse_policies, shares, simulate
+from weighbridge.lab.simulate_report import WIDE, show
 from weighbridge.lab.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,11 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weighbridge.lab.simulate import (
-    DEFAULT_ENGINE,
-    Fleet,
-    Options,
-)
+from weighbridge.lab.simulate import DEFAULT_ENGINE, Fleet, Options
 
 
 @dataclass(frozen=True, slots=True)

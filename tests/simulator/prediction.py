@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulator.pages import write_between, write_results
-from weighbridge.lab.simulate import (
-    DEFAULT_ENGINE,
-    OURS,
-    Fleet,
-    Options,
-    simulate,
-)
+from weighbridge.lab.simulate import DEFAULT_ENGINE, OURS, Fleet, Options, simulate
 from weighbridge.lab.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]

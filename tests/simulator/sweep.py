@@ -20,13 +20,7 @@ from typing import Any
 
 from tests.simulator.pages import number, write_between, write_results
 from weighbridge.errors import RefusedError
-from weighbridge.lab.simulate import (
-    OURS,
-    Fleet,
-    Options,
-    parse_policies,
-    simulate,
-)
+from weighbridge.lab.simulate import OURS, Fleet, Options, parse_policies, simulate
 from weighbridge.lab.traces import shipped_trace
 
 ROOT = Path(__file__).resolve().parents[2]

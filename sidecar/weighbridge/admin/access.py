@@ -12,11 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from weighbridge.address import parse_host_port
-from weighbridge.config.admin import (
-    Admin,
-    AdminTls,
-)
+from weighbridge.config.admin import Admin, AdminTls
 from weighbridge.errors import ConfigError
+from weighbridge.net import outside
 from weighbridge.net.tls import require_valid
 
 # For whoever keeps the process alive: they tell nothing else.
@@ -109,7 +107,7 @@ async def guard_content(_: web.Request, response: web.StreamResponse) -> None:
 
 def problem(status: int, error: str) -> web.Response:
     """What is wrong with a request, as every page says it."""
-    return web.json_response({"error": error}, status=status)
+    return outside.json_answer({"error": error}, status=status)
 
 
 def is_foreign(request: web.Request, host: str) -> bool:

@@ -10,9 +10,7 @@ from rich.table import Table
 
 from weighbridge.admin.autoscale import ratio
 from weighbridge.config.admission import Admission
-from weighbridge.process.tables import (
-    plain_table,
-)
+from weighbridge.process.tables import plain_table
 
 log = logging.getLogger(__name__)
 

@@ -127,7 +127,7 @@ class Console:
                 found = await self._answer(whatif.Question.parse(asked))
             except RefusedError as error:
                 return problem(400, str(error))
-        return web.json_response(found)
+        return outside.json_answer(found)
 
     async def _answer(self, question: whatif.Question) -> dict[str, Any]:
         profile = next((one for one in self._profiles if question.model in one["models"]), None)

@@ -15,17 +15,10 @@ from weighbridge._core import Core, CoreError
 from weighbridge.config import core as cores
 from weighbridge.config.file import Config
 from weighbridge.config.fleet import Replica
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-    shipped_names,
-)
+from weighbridge.config.profiles import load_profile, locate, shipped_names
 from weighbridge.config.reading import load
 from weighbridge.errors import ConfigError, RefusedError
-from weighbridge.net.asking import (
-    Sidecar,
-    problem_of,
-)
+from weighbridge.net.asking import Sidecar, problem_of
 
 # Replicas of the example pool that stands in where no configuration is given (RFC 5737).
 EXAMPLE_REPLICAS = 3

@@ -1,13 +1,13 @@
 """What the console's page is told, as server-sent events: the status, the slices, the decisions."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from weighbridge._core import Core
-from weighbridge.admin.reasons import (
-    why,
-)
+from weighbridge.admin.reasons import why
+from weighbridge.net.sse import event
 
 # Of each kind at most so many are told at once.
 DECISIONS = 50
@@ -42,18 +42,13 @@ class Feed:
         number = status["assignment"]["number"]
         if number != self._assignment:
             self._assignment = number
-            events.append(event("slices", json.loads(self._core.slices())))
-        decisions = json.loads(self._core.latest_decisions(DECISIONS))
+            events.append(event("slices", orjson.loads(self._core.slices())))
+        decisions = orjson.loads(self._core.latest_decisions(DECISIONS))
         latest = [one | {"why": why(one)} for one in decisions if one["number"] > self._decision]
         if latest:
             self._decision = latest[-1]["number"]
             events.append(event("decisions", latest))
         return b"".join(events)
-
-
-def event(name: str, content: object) -> bytes:
-    """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
 
 
 def told(status: Mapping[str, Any]) -> dict[str, Any]:

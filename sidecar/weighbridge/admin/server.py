@@ -4,6 +4,7 @@ import asyncio
 import html
 import ipaddress
 import logging
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
@@ -14,15 +15,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from weighbridge._core import Core
 from weighbridge.address import parse_host_port
 from weighbridge.admin import explain
-from weighbridge.admin.access import (
-    Access,
-    guard_content,
-    problem,
-)
-from weighbridge.admin.console import (
-    Console,
-    page,
-)
+from weighbridge.admin.access import Access, guard_content, problem
+from weighbridge.admin.console import Console, page
 from weighbridge.admin.metrics import Metrics
 from weighbridge.admin.port import AdminPort
 from weighbridge.errors import ConfigError, RefusedError
@@ -54,6 +48,7 @@ INDEX_STYLE = (
 EXPLAINED_BYTES = 4 << 20
 EXPLAINED_AT_ONCE = 2
 MOST_DECISIONS = 1024
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def is_own_fault(record: logging.LogRecord) -> bool:
@@ -188,7 +183,7 @@ class AdminServer:
         )
 
     async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(self._snapshot))
+        return outside.json_answer(await asyncio.to_thread(self._snapshot))
 
     async def _decisions(self, request: web.Request) -> web.Response:
         try:
@@ -227,7 +222,7 @@ class AdminServer:
         if found is None:
             return problem(404, f"replica: there is no '{endpoint}' any more")
         answer = {key: found[key] for key in ("endpoint", "state", "requests")}
-        return web.json_response(answer)
+        return outside.json_answer(answer)
 
     async def _explain(self, request: web.Request) -> web.Response:
         if self._explaining >= EXPLAINED_AT_ONCE:
@@ -239,21 +234,22 @@ class AdminServer:
         except ConfigError as error:
             return problem(400, str(error))
         except explain.RefusedByCoreError as error:
-            return web.json_response(error.refusal, status=422)
+            return outside.json_answer(error.refusal, status=422)
         finally:
             self._explaining -= 1
-        return web.json_response(explanation)
+        return outside.json_answer(explanation)
 
     def _explanation(self, content: bytes) -> dict[str, Any]:
         return explain.ask(self._core, explain.parse(content))
 
-    async def _metrics_page(self, _: web.Request) -> web.Response:
+    async def _metrics_page(self, request: web.Request) -> web.Response:
+        headers = {"content-type": METRICS_TYPE, "vary": "accept-encoding"}
+        is_packed = takes_gzip(request.headers.get("accept-encoding", ""))
+        if is_packed:
+            headers["content-encoding"] = "gzip"
         # With a thousand replicas it takes a while, in which other pages are to answer.
-        text = await asyncio.to_thread(self._metrics.text)
-        return web.Response(
-            body=text,
-            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+        work = self._metrics.packed if is_packed else self._metrics.text
+        return web.Response(body=await asyncio.to_thread(work), headers=headers)
 
 
 def application(access: Access, routes: Sequence[web.RouteDef]) -> web.Application:
@@ -262,6 +258,15 @@ def application(access: Access, routes: Sequence[web.RouteDef]) -> web.Applicati
     made.on_response_prepare.append(guard_content)
     made.add_routes(routes)
     return made
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Whether an `accept-encoding` takes gzip."""
+    for one in accepted.lower().split(","):
+        coding, _, quality = one.partition(";")
+        if coding.strip() in {"gzip", "*"}:
+            return not re.fullmatch(r"q=0(\.0*)?", quality.strip())
+    return False
 
 
 def whole_number(request: web.Request, key: str) -> int | None:

@@ -1,27 +1,22 @@
 """The sidecar at one moment: what the core says, and what the control plane makes of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import orjson
+
 from weighbridge import __version__
 from weighbridge._core import Core
-from weighbridge.admin import (
-    autoscale,
-    capacity,
-)
+from weighbridge.admin import autoscale, capacity
 from weighbridge.config.file import Config
-from weighbridge.config.tuning import (
-    configured,
-    tuned,
-)
+from weighbridge.config.tuning import configured, tuned
 from weighbridge.envoy.runtime import View
 
 
 def snapshot(core: Core, config: Config, view: View) -> dict[str, Any]:
     """The status page's content."""
-    status: dict[str, Any] = json.loads(core.status())
+    status: dict[str, Any] = orjson.loads(core.status())
     return status | control_plane(status, config, view)
 
 

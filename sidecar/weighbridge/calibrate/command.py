@@ -18,25 +18,14 @@ from rich.table import Table
 from weighbridge.calibrate import drift, report, silicon
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate.design import Domain
-from weighbridge.calibrate.engine.http import (
-    Connection,
-    HttpTarget,
-)
-from weighbridge.calibrate.engine.target import (
-    Activity,
-    Ask,
-    AskError,
-    Facts,
-)
+from weighbridge.calibrate.engine.http import Connection, HttpTarget
+from weighbridge.calibrate.engine.target import Activity, Ask, AskError, Facts
 from weighbridge.calibrate.engine.words import Words
 from weighbridge.calibrate.experiment import Budget, Experiment
 from weighbridge.calibrate.measure import Bench
 from weighbridge.calibrate.outcome import About, Outcome, conclude
 from weighbridge.calibrate.state import Header, State
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-)
+from weighbridge.config.profiles import load_profile, locate
 from weighbridge.errors import EXIT_FAILED, RefusedError
 
 USUAL_BATCH = 256

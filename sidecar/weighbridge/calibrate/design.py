@@ -7,28 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weighbridge.calibrate.fit.model import (
-    DECODE_TERMS,
-    MOE_TERM,
-    Model,
-    Part,
-    with_experts,
-)
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-)
-from weighbridge.calibrate.fit.regress import (
-    MATTERS,
-    MODEL_ERROR,
-    Sample,
-    covariance,
-    shares,
-)
-from weighbridge.calibrate.fit.steps import (
-    REFERENCE_MIX,
-    StepModel,
-)
+from weighbridge.calibrate.fit.model import DECODE_TERMS, MOE_TERM, Model, Part, with_experts
+from weighbridge.calibrate.fit.points import Measurement, Point
+from weighbridge.calibrate.fit.regress import MATTERS, MODEL_ERROR, Sample, covariance, shares
+from weighbridge.calibrate.fit.steps import REFERENCE_MIX, StepModel
 from weighbridge.calibrate.measure import (
     LEAD_TOKENS,
     SKIP,

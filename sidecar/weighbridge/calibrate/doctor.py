@@ -13,16 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from weighbridge.calibrate.engine import stats
-from weighbridge.calibrate.engine.http import (
-    Connection,
-    HttpTarget,
-    models,
-)
-from weighbridge.calibrate.engine.target import (
-    Answer,
-    Ask,
-    AskError,
-)
+from weighbridge.calibrate.engine.http import Connection, HttpTarget, models
+from weighbridge.calibrate.engine.target import Answer, Ask, AskError
 from weighbridge.calibrate.engine.words import Words
 from weighbridge.errors import EXIT_FAILED, RefusedError
 

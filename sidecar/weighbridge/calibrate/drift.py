@@ -19,12 +19,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic import dataclasses as validated
 
-from weighbridge.calibrate.fit.regress import (
-    BOOTSTRAPS,
-    CONFIDENCE,
-    Sample,
-    fit,
-)
+from weighbridge.calibrate.fit.regress import BOOTSTRAPS, CONFIDENCE, Sample, fit
 from weighbridge.calibrate.fit.steps import StepModel
 from weighbridge.calibrate.profile import step_of
 from weighbridge.errors import RefusedError

@@ -8,24 +8,10 @@ from statistics import median
 
 from weighbridge.calibrate import design
 from weighbridge.calibrate.design import Domain
-from weighbridge.calibrate.engine.target import (
-    Ask,
-    AskError,
-    Target,
-)
-from weighbridge.calibrate.engine.trace import (
-    step_ms,
-    step_noise,
-)
-from weighbridge.calibrate.fit.model import (
-    Model,
-    fit_model,
-    predicted,
-)
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-)
+from weighbridge.calibrate.engine.target import Ask, AskError, Target
+from weighbridge.calibrate.engine.trace import step_ms, step_noise
+from weighbridge.calibrate.fit.model import Model, fit_model, predicted
+from weighbridge.calibrate.fit.points import Measurement, Point
 from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
 from weighbridge.calibrate.fit.steps import (
     MS_PER_MINUTE,

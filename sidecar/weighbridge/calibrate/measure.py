@@ -12,24 +12,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from weighbridge.calibrate.engine import iterations
-from weighbridge.calibrate.engine.target import (
-    Activity,
-    Answer,
-    Ask,
-    Iteration,
-    Stream,
-    Target,
-)
-from weighbridge.calibrate.engine.trace import (
-    hold_ups,
-    step_ms,
-)
+from weighbridge.calibrate.engine.target import Activity, Answer, Ask, Iteration, Stream, Target
+from weighbridge.calibrate.engine.trace import hold_ups, step_ms
 from weighbridge.calibrate.engine.words import Words
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-    Served,
-)
+from weighbridge.calibrate.fit.points import Measurement, Point, Served
 from weighbridge.calibrate.fit.steps import REFERENCE_MIX
 from weighbridge.errors import RefusedError
 

@@ -9,26 +9,13 @@ from typing import Any
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate.experiment import usable
 from weighbridge.calibrate.fit import judge as judging
-from weighbridge.calibrate.fit.judge import (
-    Judgement,
-    Outside,
-)
-from weighbridge.calibrate.fit.model import (
-    Model,
-    fit_model,
-    predicted,
-)
+from weighbridge.calibrate.fit.judge import Judgement, Outside
+from weighbridge.calibrate.fit.model import Model, fit_model, predicted
 from weighbridge.calibrate.fit.points import Measurement
 from weighbridge.calibrate.fit.regress import Coefficient
 from weighbridge.calibrate.fit.replay import Limits
 from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
-from weighbridge.calibrate.fit.steps import (
-    MS_PER_MINUTE,
-    Costs,
-    StepModel,
-    mix_mu,
-    reference_batch,
-)
+from weighbridge.calibrate.fit.steps import MS_PER_MINUTE, Costs, StepModel, mix_mu, reference_batch
 from weighbridge.errors import RefusedError
 
 SEED = 7

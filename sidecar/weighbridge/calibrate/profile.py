@@ -10,10 +10,7 @@ from typing import Any
 import yaml
 
 from weighbridge._core import Core, CoreError
-from weighbridge.calibrate.fit.steps import (
-    Costs,
-    StepModel,
-)
+from weighbridge.calibrate.fit.steps import Costs, StepModel
 from weighbridge.config.profiles import load_profile
 from weighbridge.errors import ConfigError
 

@@ -18,33 +18,12 @@ from typing import Any
 import numpy as np
 
 from weighbridge.calibrate import profile as profiles
-from weighbridge.calibrate.fit.model import (
-    CONTEXT_TERMS,
-    MOE_TERM,
-    Part,
-    fit_decode,
-)
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-    Served,
-)
-from weighbridge.calibrate.fit.regress import (
-    Fit,
-    Sample,
-    fit,
-)
-from weighbridge.calibrate.fit.replay import (
-    Limits,
-    closed_loop,
-)
+from weighbridge.calibrate.fit.model import CONTEXT_TERMS, MOE_TERM, Part, fit_decode
+from weighbridge.calibrate.fit.points import Measurement, Point, Served
+from weighbridge.calibrate.fit.regress import Fit, Sample, fit
+from weighbridge.calibrate.fit.replay import Limits, closed_loop
 from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
-from weighbridge.calibrate.fit.steps import (
-    REFERENCE_MIX,
-    Costs,
-    StepModel,
-    reference_batch,
-)
+from weighbridge.calibrate.fit.steps import REFERENCE_MIX, Costs, StepModel, reference_batch
 from weighbridge.calibrate.silicon_models import SERVED
 from weighbridge.calibrate.silicon_models import Served as Combination
 from weighbridge.errors import RefusedError

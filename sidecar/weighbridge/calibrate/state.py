@@ -5,10 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from weighbridge.calibrate.fit.points import (
-    Data,
-    Measurement,
-)
+from weighbridge.calibrate.fit.points import Data, Measurement
 from weighbridge.config.problems import problems
 from weighbridge.errors import RefusedError
 

@@ -169,10 +169,7 @@ def doctor(
     from rich.console import Console
 
     from weighbridge.calibrate import doctor as doctors
-    from weighbridge.config.profiles import (
-        load_profile,
-        locate,
-    )
+    from weighbridge.config.profiles import load_profile, locate
 
     console = Console(stderr=str(json_file) == "-")
     known = None if profile is None else load_profile(locate(profile, Path.cwd()))

@@ -17,9 +17,7 @@ from weighbridge.cli.contradictions import (
 from weighbridge.envoy import admin
 from weighbridge.envoy.view import EnvoyView, look
 from weighbridge.net.asking import Sidecar
-from weighbridge.process.tables import (
-    plain_table,
-)
+from weighbridge.process.tables import plain_table
 
 
 async def joined(sidecar: Sidecar, envoy_admin: str | None) -> dict[str, Any]:

@@ -9,10 +9,7 @@ import typer
 
 from weighbridge import __version__
 from weighbridge.cli.bench import bench_app
-from weighbridge.cli.calibrate import (
-    calibrate,
-    doctor,
-)
+from weighbridge.cli.calibrate import calibrate, doctor
 from weighbridge.cli.operating import (
     CaOption,
     CertOption,

@@ -63,10 +63,7 @@ def sidecar_of(
     from weighbridge.admin import access
     from weighbridge.config.file import Config
     from weighbridge.config.reading import load
-    from weighbridge.net.asking import (
-        Sidecar,
-        client_tls,
-    )
+    from weighbridge.net.asking import Sidecar, client_tls
 
     if admin is not None and config is not None:
         raise typer.BadParameter("give either --config or --admin")

@@ -6,12 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from weighbridge.admin import catalogue
-from weighbridge.config import (
-    reference as config_reference,
-)
-from weighbridge.config import (
-    tuning,
-)
+from weighbridge.config import reference as config_reference
+from weighbridge.config import tuning
 
 # By the name in the markers of a page: `<!-- generated: NAME -->` … `<!-- end -->`.
 PARTS: Mapping[str, Callable[[], str]] = {

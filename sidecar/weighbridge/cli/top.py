@@ -10,14 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from weighbridge.admin.reasons import (
-    why,
-)
+from weighbridge.admin.reasons import why
 from weighbridge.errors import RefusedError
 from weighbridge.net.asking import Sidecar
-from weighbridge.process.tables import (
-    plain_table,
-)
+from weighbridge.process.tables import plain_table
 
 STATE_STYLES = {
     "healthy": "green",

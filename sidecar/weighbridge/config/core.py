@@ -9,14 +9,8 @@ from weighbridge._core import Core, CoreError
 from weighbridge.config.admission import Admission
 from weighbridge.config.claims import TenantClaim
 from weighbridge.config.file import Config
-from weighbridge.config.fleet import (
-    Replica,
-    ReplicaState,
-)
-from weighbridge.config.health import (
-    Health,
-    Telemetry,
-)
+from weighbridge.config.fleet import Replica, ReplicaState
+from weighbridge.config.health import Health, Telemetry
 from weighbridge.config.placing import Placing
 from weighbridge.config.problems import bounded, did_you_mean
 from weighbridge.config.profiles import load_profiles

@@ -4,13 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from weighbridge.config.schema import (
-    Domain,
-    ListenAddress,
-    Name,
-    Section,
-    TcpAddress,
-)
+from weighbridge.config.schema import Domain, ListenAddress, Name, Section, TcpAddress
 
 
 class Template(Section):

@@ -4,10 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from weighbridge.config.core import no_profile
-from weighbridge.config.discovery import (
-    FileSource,
-    Template,
-)
+from weighbridge.config.discovery import FileSource, Template
 from weighbridge.config.file import Config
 from weighbridge.config.problems import bounded
 from weighbridge.discovery.file import read

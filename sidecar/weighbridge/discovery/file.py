@@ -11,10 +11,7 @@ from weighbridge.config.fleet import Replica
 from weighbridge.config.schema import Section
 from weighbridge.discovery.source import Found, SourceError
 from weighbridge.errors import ConfigError
-from weighbridge.process.watch import (
-    changes,
-    require_regular,
-)
+from weighbridge.process.watch import changes, require_regular
 
 
 class ReplicaFile(Section):

@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighbridge._core import Core
 from weighbridge.config.file import Config
-from weighbridge.config.fleet import (
-    Replica,
-    ReplicaState,
-)
+from weighbridge.config.fleet import Replica, ReplicaState
 from weighbridge.discovery.gather import Gathering
 from weighbridge.discovery.membership import Membership, Pace
 from weighbridge.discovery.source import Found

@@ -8,10 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from weighbridge.config.fleet import (
-    Replica,
-    ReplicaState,
-)
+from weighbridge.config.fleet import Replica, ReplicaState
 from weighbridge.discovery.source import Found
 
 # Share of its capacity that a replica is given when it comes.

@@ -6,10 +6,7 @@ from typing import Protocol
 
 from weighbridge.address import HostPort
 from weighbridge.config.discovery import Template
-from weighbridge.config.fleet import (
-    Replica,
-    ReplicaState,
-)
+from weighbridge.config.fleet import Replica, ReplicaState
 from weighbridge.config.schema import LONGEST_DOMAIN
 
 

@@ -16,10 +16,7 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
     RequirementRule,
 )
 
-from weighbridge.config.claims import (
-    Jwt,
-    TenantClaim,
-)
+from weighbridge.config.claims import Jwt, TenantClaim
 from weighbridge.config.file import Config
 from weighbridge.envoy import names
 

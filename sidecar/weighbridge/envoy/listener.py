@@ -53,10 +53,7 @@ from envoy_data_plane.google.protobuf import Struct
 
 from weighbridge.address import parse_host_port
 from weighbridge.config.claims import TenantClaim
-from weighbridge.config.envoy import (
-    BodyMode,
-    EnvoySettings,
-)
+from weighbridge.config.envoy import BodyMode, EnvoySettings
 from weighbridge.config.file import Config
 from weighbridge.config.records import Tracing
 from weighbridge.envoy import cors, failures, identity, names, repeats

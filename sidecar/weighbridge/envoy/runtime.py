@@ -12,13 +12,7 @@ from typing import Any
 import aiohttp
 
 from weighbridge.config.file import Config
-from weighbridge.config.tuning import (
-    BY_NAME,
-    PREFIX,
-    RuntimeKey,
-    configured,
-    parse,
-)
+from weighbridge.config.tuning import BY_NAME, PREFIX, RuntimeKey, configured, parse
 from weighbridge.envoy import admin
 from weighbridge.envoy.outliers import mapping
 

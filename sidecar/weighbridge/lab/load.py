@@ -10,22 +10,9 @@ from rich.console import Console, Group
 
 from weighbridge.errors import RefusedError
 from weighbridge.lab.progress import following
-from weighbridge.lab.report import (
-    replica_table,
-    summary,
-    verdict,
-)
-from weighbridge.lab.traces import (
-    TraceRequest,
-    generate,
-    load,
-    requests_of,
-    shipped_trace,
-)
-from weighbridge.lab.traffic import (
-    Outcome,
-    drive,
-)
+from weighbridge.lab.report import replica_table, summary, verdict
+from weighbridge.lab.traces import TraceRequest, generate, load, requests_of, shipped_trace
+from weighbridge.lab.traffic import Outcome, drive
 
 # The generator's sessions for so long; requests beyond `--requests` are not sent.
 GENERATED_SECONDS = 3600.0

@@ -18,21 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from weighbridge import _core
 from weighbridge.config import core as live
 from weighbridge.config.admission import Admission
-from weighbridge.config.health import (
-    Health,
-    Telemetry,
-)
+from weighbridge.config.health import Health, Telemetry
 from weighbridge.config.placing import Placing
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-    shipped_names,
-)
+from weighbridge.config.profiles import load_profile, locate, shipped_names
 from weighbridge.errors import ConfigError, RefusedError
-from weighbridge.lab.traces import (
-    generate,
-    load,
-)
+from weighbridge.lab.traces import generate, load
 
 T = TypeVar("T")
 

@@ -4,7 +4,6 @@ The demo and the end-to-end tests run the same stack, through the commands that 
 """
 
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,28 +18,19 @@ from weighbridge.address import HostPort
 from weighbridge.config.envoy import BodyMode
 from weighbridge.config.file import Config
 from weighbridge.config.listen import Transport
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-    write_faster,
-)
+from weighbridge.config.profiles import load_profile, locate, write_faster
 from weighbridge.envoy import binary
 from weighbridge.envoy.bootstrap import render
 from weighbridge.errors import RefusedError
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-    require_free,
-)
-from weighbridge.lab.processes import (
-    Child,
-    Family,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run, require_free
+from weighbridge.lab.processes import Child, Family
+from weighbridge.net.page import found
 
 T = TypeVar("T")
 
 DEFAULT_PROFILE = "llama-3.1-8b-fp8-h100"
 READY_SECONDS = 60.0
+PAGE_SECONDS = 30.0
 POLL_SECONDS = 0.05
 ENVOY_THREADS = 1
 DOMAINS = 3
@@ -268,8 +258,8 @@ def weighbridge(*arguments: str) -> list[str]:
 
 async def fetch(url: str) -> Any:
     """A page's JSON."""
-    async with aiohttp.ClientSession(raise_for_status=True) as session, session.get(url) as page:
-        return json.loads(await page.read())
+    async with aiohttp.ClientSession() as session:
+        return await found(session, url, PAGE_SECONDS)
 
 
 async def answers(url: str) -> None:

@@ -1,9 +1,8 @@
 """Sends the requests of a trace and notes what came back: who served, how soon, how much."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import aiohttp
 
 from weighbridge.lab.traces import TraceRequest
+from weighbridge.net.sse import Completion
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 SERVED_BY = "x-served-by"
@@ -117,7 +117,7 @@ async def send(
             if response.status != 200:
                 answer.error = f"{response.status}: {(await response.text())[:200]}"
             elif request.stream:
-                await read_stream(aiter(response.content), answer)
+                await read_stream(response.content, answer)
             else:
                 answer.usage = (await response.json()).get("usage")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -140,25 +140,12 @@ async def send(
     )
 
 
-async def read_stream(content: AsyncIterable[bytes], answer: Answer) -> None:
+async def read_stream(content: aiohttp.StreamReader, answer: Answer) -> None:
     """Reads server-sent events to `[DONE]`; notes the first token and the usage."""
-    done = False
-    async for line in content:
-        if not line.startswith(b"data:"):
-            continue
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            done = True
-            continue
-        event = json.loads(data)
-        if answer.first_token_at is None and has_token(event):
+    told = Completion()
+    async for chunk in content.iter_any():
+        if told.feed(chunk) and answer.first_token_at is None:
             answer.first_token_at = time.monotonic()
-        answer.usage = event.get("usage") or answer.usage
-    if not done:
+    answer.usage = told.usage or answer.usage
+    if not told.done:
         answer.error = "the stream ended before [DONE]"
-
-
-def has_token(event: dict[str, Any]) -> bool:
-    """Whether an event of a stream carries generated text."""
-    choices = event.get("choices") or [{}]
-    return bool(choices[0].get("text") or (choices[0].get("delta") or {}).get("content"))

@@ -18,20 +18,9 @@ from rich.console import Console
 from weighbridge.errors import RefusedError
 from weighbridge.lab.processes import Family
 from weighbridge.lab.progress import following
-from weighbridge.lab.report import (
-    show,
-    summary,
-)
-from weighbridge.lab.stack import (
-    Stack,
-    StackOptions,
-)
-from weighbridge.lab.traces import (
-    TraceRequest,
-    read_rows,
-    requests_of,
-    shipped_trace,
-)
+from weighbridge.lab.report import show, summary
+from weighbridge.lab.stack import Stack, StackOptions
+from weighbridge.lab.traces import TraceRequest, read_rows, requests_of, shipped_trace
 from weighbridge.lab.traffic import drive
 
 

@@ -1,17 +1,14 @@
 """Asks a running sidecar's admin pages, for commands."""
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from weighbridge.errors import ConfigError, RefusedError
-from weighbridge.net import outside
+from weighbridge.net.page import Page, ask
 
 ANSWER_SECONDS = 5.0
 JSON = {"content-type": "application/json"}
@@ -27,38 +24,29 @@ class Sidecar:
 
     async def page(self, path: str) -> Any:
         """A page's JSON. RefusedError says what went wrong."""
-        async with self._asking("GET", path, None, ANSWER_SECONDS) as answer:
-            answer.raise_for_status()
-            return outside.read_json(await answer.read())
+        found = await self._ask(path, None, ANSWER_SECONDS)
+        if found.status != 200:
+            said = problem_of(found.content)
+            raise RefusedError(f"{self._url_of(path)}: status {found.status} {said}")
+        return found.content
 
     async def post(
         self, path: str, content: bytes = b"", seconds: float = ANSWER_SECONDS
     ) -> tuple[int, Any]:
         """Posts JSON; the status and the JSON of the answer. RefusedError where there is none."""
-        async with self._asking("POST", path, content, seconds) as answer:
-            return answer.status, outside.read_json(await answer.read())
+        found = await self._ask(path, content, seconds)
+        return found.status, found.content
 
-    @asynccontextmanager
-    async def _asking(
-        self, method: str, path: str, content: bytes | None, seconds: float
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = f"{self.url.rstrip('/')}{path}"
-        data = None if content is None else BytesIO(content)
+    async def _ask(self, path: str, content: bytes | None, seconds: float) -> Page:
         headers = {} if content is None else dict(JSON)
         if self.token is not None:
             headers["authorization"] = f"Bearer {self.token.decode('ascii')}"
-        timeout = aiohttp.ClientTimeout(total=seconds)
         connector = aiohttp.TCPConnector(ssl=self.tls or True)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-                session.request(method, url, data=data, headers=headers) as answer,
-            ):
-                yield answer
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise RefusedError(f"{url}: {str(error) or type(error).__name__}") from None
-        except RefusedError as error:
-            raise RefusedError(f"{url}: {error}") from None
+        async with aiohttp.ClientSession(connector=connector) as session:
+            return await ask(session, self._url_of(path), seconds, body=content, headers=headers)
+
+    def _url_of(self, path: str) -> str:
+        return f"{self.url.rstrip('/')}{path}"
 
 
 def problem_of(answer: object) -> str:

@@ -1,9 +1,9 @@
 """What comes from outside over HTTP, read within bounds."""
 
 import asyncio
-import json
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from weighbridge.errors import RefusedError
@@ -30,12 +30,22 @@ async def body(request: web.Request, most: int) -> bytes:
 
 
 def read_json(content: bytes) -> Any:
-    """JSON from outside. RefusedError where it is none, whatever Python makes of it."""
+    """JSON from outside. RefusedError where it is none."""
     try:
-        return json.loads(content)
-    # Not UTF-8, numbers of thousands of digits, nesting beyond what the parser bears.
-    except (ValueError, RecursionError) as error:
+        return orjson.loads(content)
+    # Not UTF-8 or nested beyond what the parser bears, too.
+    except orjson.JSONDecodeError as error:
         raise RefusedError(f"no JSON: {error}") from None
+
+
+def json_answer(content: object, status: int = 200) -> web.Response:
+    """An answer with JSON."""
+    return web.Response(
+        body=orjson.dumps(content),
+        status=status,
+        content_type="application/json",
+        charset="utf-8",
+    )
 
 
 def require_text(text: str, key: str) -> str:

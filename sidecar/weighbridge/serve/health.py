@@ -1,7 +1,6 @@
 """Watches the replicas' health: what polls and Envoy see goes to the core, which judges it."""
 
 import asyncio
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,16 +8,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import aiohttp
+import orjson
 
-from weighbridge.config.health import (
-    Health,
-    Telemetry,
-)
+from weighbridge.config.health import Health, Telemetry
 from weighbridge.envoy import outliers
-from weighbridge.process.loops import (
-    Loops,
-    ended,
-)
+from weighbridge.process.loops import Loops, ended
 from weighbridge.serve.telemetry import (
     NotSentError,
     Pace,
@@ -147,13 +141,13 @@ class HealthWatch:
             await asyncio.sleep(TELL_SECONDS)
             heard, self._heard = self._heard, []
             if heard:
-                await asyncio.to_thread(self._core.hear, json.dumps(heard))
+                await asyncio.to_thread(self._core.hear, orjson.dumps(heard).decode())
 
     async def _judge_for_ever(self, round_seconds: float) -> None:
         while True:
             await asyncio.sleep(round_seconds)
             # On a thread of its own: a new pool may mean a round of the assigner.
-            for change in json.loads(await asyncio.to_thread(self._core.judge)):
+            for change in orjson.loads(await asyncio.to_thread(self._core.judge)):
                 level = logging.INFO if change["to"] == "healthy" else logging.WARNING
                 log.log(
                     level,

@@ -14,50 +14,30 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from weighbridge import __version__
 from weighbridge._core import Core, CoreError
-from weighbridge.admin import (
-    access,
-    capacity,
-)
+from weighbridge.admin import access, capacity
 from weighbridge.admin.port import MOST_CONNECTIONS
 from weighbridge.admin.server import AdminServer
 from weighbridge.admin.status import snapshot
-from weighbridge.config.core import (
-    admission,
-    build,
-    health,
-    placing,
-    replica_settings,
-    settings,
-)
+from weighbridge.config.core import admission, build, health, placing, replica_settings, settings
 from weighbridge.config.file import Config
 from weighbridge.config.profiles import load_profiles
 from weighbridge.config.reading import load
 from weighbridge.config.tuning import tuned
 from weighbridge.discovery.checks import check_lists, check_sources
 from weighbridge.discovery.fleet import Fleet
-from weighbridge.envoy.runtime import (
-    Overrides,
-    RuntimeWatch,
-)
+from weighbridge.envoy.runtime import Overrides, RuntimeWatch
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.net import tls
-from weighbridge.process import (
-    logs,
-    watch,
-)
-from weighbridge.process.loops import (
-    Loops,
-    ended,
-)
+from weighbridge.process import logs, watch
+from weighbridge.process.loops import Loops, ended
 from weighbridge.process.own_thread import OwnThread
 from weighbridge.process.watch import changes
 from weighbridge.serve import transports
-from weighbridge.serve.drift import (
-    DriftWatch,
-    Known,
-)
+from weighbridge.serve.drift import DriftWatch, Known
 from weighbridge.serve.health import HealthWatch
 from weighbridge.serve.reloads import Reloads
 from weighbridge.serve.usage import UsageWriter
@@ -218,7 +198,7 @@ class Service:
         states = {replica.endpoint: state for replica, state in steered}
         replicas = replica_settings(tuple(replica for replica, _ in steered), states)
         try:
-            self._core.set_replicas(json.dumps(replicas))
+            self._core.set_replicas(orjson.dumps(replicas).decode())
         except CoreError as error:
             log.error("the replicas stay as they were: %s", error)
 

@@ -3,9 +3,7 @@
 import asyncio
 import errno
 import heapq
-import json
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -13,23 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import aiohttp
+import orjson
 
-from weighbridge.process.loops import (
-    Loops,
-    ended,
-)
+from weighbridge.process.loops import Loops, ended
 
 ProbeResult = Literal["good", "bad", "refused"]
 
 # Of the engine's page: as many records as an engine keeps, and more.
 PAGE_BYTES = 8 << 20
 RECORD_BYTES = 64 << 10
-# Objects within objects; a record has three levels.
-MOST_LEVELS = 16
+# A record has some ten.
+MOST_OBJECTS = 256
 JITTER = 0.2
 # A question that ended later than this after its limit says that this process stood still.
 STALL_SHARE = 0.5
-BRACES = re.compile(rb"[{}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,18 +239,16 @@ def read_iterations(page: bytes) -> dict[str, int] | None:
 def last_record(page: bytes) -> Mapping[str, Any] | None:
     """The last object of a JSON list, without reading all those before it."""
     tail = page[-RECORD_BYTES:]
-    end = tail.rfind(b"}")
-    depth = 0
-    for brace in reversed(list(BRACES.finditer(tail))):
-        depth += 1 if brace.group() == b"}" else -1
-        if depth > MOST_LEVELS:
+    start = len(tail)
+    end = tail.rfind(b"}") + 1
+    # The objects within it, and braces in its texts, are no JSON up to that end.
+    for _ in range(MOST_OBJECTS):
+        start = tail.rfind(b"{", 0, start)
+        if start < 0:
             return None
-        if depth == 0:
-            try:
-                record = json.loads(tail[brace.start() : end + 1])
-            except (ValueError, RecursionError):
-                return None
-            return record if isinstance(record, dict) else None
+        with suppress(orjson.JSONDecodeError):
+            record: dict[str, Any] = orjson.loads(tail[start:end])
+            return record
     return None
 
 

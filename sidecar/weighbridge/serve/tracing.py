@@ -5,12 +5,12 @@ second and sent. No request waits for that: what cannot be sent is lost, and cou
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -112,7 +112,7 @@ class SpanSender:
             if not taken:
                 return
             for one in taken:
-                self._span(json.loads(one))
+                self._span(orjson.loads(one))
             spans = self._finished.take()
             good = self._exporter.export(spans) is SpanExportResult.SUCCESS
             if good:

@@ -6,7 +6,6 @@ are lost and counted.
 """
 
 import asyncio
-import json
 import logging
 import os
 import threading
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from weighbridge._core import Core
 from weighbridge.config.records import UsageLog
@@ -46,7 +47,7 @@ class UsageWriter:
         self._writing = threading.Lock()
         self._settings = settings
         self._path = None if settings.path is None else base / settings.path
-        self._pending: list[str] = []
+        self._pending: list[bytes] = []
         self._failing = False
         # The core's clock starts with it; records tell the time in s since 1970 as well.
         self._epoch = time.time() - core.now_us() / 1e6
@@ -73,7 +74,7 @@ class UsageWriter:
     def _take(self) -> bool:
         """Takes the next records from the core, if it has any, and tells of them."""
         records = [self._dated(record) for record in self._core.take_usage(BATCH)]
-        self._pending = [json.dumps(one, separators=(",", ":")) for one in records]
+        self._pending = [orjson.dumps(one) for one in records]
         if not records:
             return False
         try:
@@ -102,13 +103,13 @@ class UsageWriter:
         return True
 
     def _dated(self, record: str) -> dict[str, Any]:
-        fields: dict[str, Any] = json.loads(record)
+        fields: dict[str, Any] = orjson.loads(record)
         fields["ended_at"] = round(self._epoch + fields["ended_us"] / 1e6, 6)
         return fields
 
-    def _append(self, path: Path, lines: list[str]) -> int:
+    def _append(self, path: Path, lines: list[bytes]) -> int:
         """Appends to the file; its size in bytes then."""
-        text = "".join(f"{line}\n" for line in lines).encode()
+        text = b"".join(line + b"\n" for line in lines)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
             end = _last_line_end(descriptor)

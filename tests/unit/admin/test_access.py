@@ -21,10 +21,7 @@ from weighbridge.config.admin import Admin
 from weighbridge.config.file import Config
 from weighbridge.envoy.runtime import View
 from weighbridge.errors import ConfigError
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.lab.stack import weighbridge
 
 TOKEN = "correct-horse-battery"

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -18,19 +19,12 @@ from weighbridge._core import Core
 from weighbridge.admin import console as console_pages
 from weighbridge.admin.console import MOST_VIEWERS
 from weighbridge.admin.explain import Asked
-from weighbridge.admin.server import (
-    EXPLAINED_AT_ONCE,
-    AdminServer,
-    is_loopback,
-)
+from weighbridge.admin.server import EXPLAINED_AT_ONCE, AdminServer, is_loopback
 from weighbridge.admin.status import snapshot
 from weighbridge.config.file import Config
 from weighbridge.envoy.runtime import View
 from weighbridge.errors import RefusedError
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.net import outside
 
 PROFILE = {
@@ -124,6 +118,33 @@ async def test_metrics_are_prometheus_text(pages: Pages) -> None:
         'weighbridge_replica_requests_in_flight{domain="",model="m",replica="10.0.0.1:80"} 0.0'
         in text
     )
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("*", True),
+        ("identity", False),
+        ("gzip;q=0", False),
+        ("", False),
+    ],
+)
+async def test_metrics_are_packed_where_that_is_accepted(
+    pages: Pages, accepted: str, packed: bool
+) -> None:
+    url = f"http://{pages.address}/metrics"
+    headers = {"accept-encoding": accepted}
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        session.get(url, headers=headers) as response,
+    ):
+        content = await response.read()
+        assert response.headers.get("content-encoding") == ("gzip" if packed else None)
+        assert response.headers["vary"] == "accept-encoding"
+    text = gzip.decompress(content) if packed else content
+    assert b"weighbridge_build_info" in text
 
 
 async def test_the_index_links_to_pages_that_are_there(pages: Pages) -> None:

@@ -5,10 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.admin.autoscale import (
-    Signal,
-    signal,
-)
+from weighbridge.admin.autoscale import Signal, signal
 from weighbridge.config.fleet import Autoscaling
 
 

@@ -9,17 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from weighbridge.admin import autoscale
-from weighbridge.admin.capacity import (
-    PromiseWatch,
-    as_json,
-    capacities,
-    promised_mu,
-    table,
-)
-from weighbridge.config.admission import (
-    Admission,
-    Tenant,
-)
+from weighbridge.admin.capacity import PromiseWatch, as_json, capacities, promised_mu, table
+from weighbridge.config.admission import Admission, Tenant
 from weighbridge.config.fleet import Autoscaling
 
 

@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weighbridge import _core
-from weighbridge.admin.whatif import (
-    Question,
-    answer,
-    lines,
-    repeated,
-)
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-)
+from weighbridge.admin.whatif import Question, answer, lines, repeated
+from weighbridge.config.profiles import load_profile, locate
 from weighbridge.errors import RefusedError
 
 PROFILE = "llama-3.1-8b-fp8-h100"

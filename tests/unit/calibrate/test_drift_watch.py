@@ -10,11 +10,7 @@ import pytest
 from tests.unit.calibrate.test_drift import PROFILE, hidden, traffic
 from weighbridge.admin.metrics import drift_families
 from weighbridge.serve import drift
-from weighbridge.serve.drift import (
-    MOST_REPLICAS,
-    MOST_REQUESTS,
-    DriftWatch,
-)
+from weighbridge.serve.drift import MOST_REPLICAS, MOST_REQUESTS, DriftWatch
 
 REPLICA = "10.0.0.1:8000"
 

@@ -6,15 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-)
-from weighbridge.calibrate.fit.regress import (
-    Sample,
-    coefficients,
-    fit,
-)
+from weighbridge.calibrate.fit.points import Measurement, Point
+from weighbridge.calibrate.fit.regress import Sample, coefficients, fit
 
 NAMES = ("base", "each", "square")
 

@@ -4,20 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Point,
-    Served,
-)
-from weighbridge.calibrate.fit.replay import (
-    Limits,
-    closed_loop,
-)
+from weighbridge.calibrate.fit.points import Measurement, Point, Served
+from weighbridge.calibrate.fit.replay import Limits, closed_loop
 from weighbridge.calibrate.fit.saturate import capacity_mu_per_min
-from weighbridge.calibrate.fit.steps import (
-    Costs,
-    StepModel,
-)
+from weighbridge.calibrate.fit.steps import Costs, StepModel
 
 STEP = StepModel(0.0127, 0.53, 0.4, 5.2, 0.007, 0.0216)
 WIDE = Limits(256, 8192, 1_000_000)

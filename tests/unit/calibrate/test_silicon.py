@@ -11,10 +11,7 @@ from weighbridge.calibrate import silicon
 from weighbridge.calibrate.fit.steps import Costs
 from weighbridge.calibrate.profile import step_of
 from weighbridge.calibrate.silicon_models import SERVED
-from weighbridge.config.profiles import (
-    load_profile,
-    shipped_directory,
-)
+from weighbridge.config.profiles import load_profile, shipped_directory
 from weighbridge.errors import RefusedError
 
 NUMBERS = ("cost", "latency")

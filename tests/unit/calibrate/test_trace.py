@@ -6,11 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.calibrate.engine.trace import (
-    hold_ups,
-    step_ms,
-    step_noise,
-)
+from weighbridge.calibrate.engine.trace import hold_ups, step_ms, step_noise
 
 
 def stream(

@@ -8,13 +8,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from weighbridge.calibrate.engine.target import (
-    Activity,
-    Answer,
-    Ask,
-    AskError,
-    Iteration,
-)
+from weighbridge.calibrate.engine.target import Activity, Answer, Ask, AskError, Iteration
 
 T = TypeVar("T")
 BLOCK = 32

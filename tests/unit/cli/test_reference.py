@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-from weighbridge.cli.reference import (
-    MARKED,
-    PARTS,
-    filled,
-)
+from weighbridge.cli.reference import MARKED, PARTS, filled
 
 
 def test_the_pages_are_up_to_date(repository: Path) -> None:

@@ -10,10 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from weighbridge.admin import explain
 from weighbridge.config import core as cores
 from weighbridge.config.file import Config
-from weighbridge.config.profiles import (
-    load_profile,
-    locate,
-)
+from weighbridge.config.profiles import load_profile, locate
 from weighbridge.errors import ConfigError
 
 PROFILE = "llama-3.1-8b-fp8-h100"

@@ -7,18 +7,8 @@ from hypothesis import strategies as st
 from weighbridge.admin.status import runtime
 from weighbridge.config.file import Config
 from weighbridge.config.placing import Placing
-from weighbridge.config.tuning import (
-    BY_NAME,
-    RUNTIME_KEYS,
-    configured,
-    limits,
-    parse,
-    tuned,
-)
-from weighbridge.envoy.runtime import (
-    View,
-    read,
-)
+from weighbridge.config.tuning import BY_NAME, RUNTIME_KEYS, configured, limits, parse, tuned
+from weighbridge.envoy.runtime import View, read
 
 
 def entries(**values: str) -> dict[str, object]:

@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.discovery.cluster_stub import PODS, POOLS, SLICES, Cluster, Object, cluster
-from weighbridge.config.discovery import (
-    EndpointSliceSource,
-    InferencePoolSource,
-)
+from weighbridge.config.discovery import EndpointSliceSource, InferencePoolSource
 from weighbridge.discovery import cluster as cluster_module
 from weighbridge.discovery.endpoint_slices import ServiceEndpoints
 from weighbridge.discovery.inference_pool import PoolPods

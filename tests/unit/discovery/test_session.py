@@ -11,10 +11,7 @@ from envoy_data_plane.google.rpc import Status
 
 from weighbridge.config.fleet import Replica
 from weighbridge.envoy.names import REPLICA_CLUSTER
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.xds.server import METHOD, SERVICE, AdsServer
 from weighbridge.xds.session import Session
 from weighbridge.xds.snapshot import CLUSTER_TYPE, ENDPOINT_TYPE, Snapshot, snapshot

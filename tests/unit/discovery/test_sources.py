@@ -15,11 +15,7 @@ import dns.rrset
 import pytest
 from aiohttp import web
 
-from weighbridge.config.discovery import (
-    DnsSource,
-    EnvoySource,
-    FileSource,
-)
+from weighbridge.config.discovery import DnsSource, EnvoySource, FileSource
 from weighbridge.config.file import Config
 from weighbridge.config.fleet import Replica
 from weighbridge.discovery.checks import check_lists, check_sources

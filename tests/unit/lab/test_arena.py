@@ -33,15 +33,8 @@ from tests.arena.setting import (
     write_workload,
 )
 from weighbridge.errors import RefusedError
-from weighbridge.lab.simulate import (
-    Fleet,
-    Options,
-)
-from weighbridge.lab.traces import (
-    load,
-    requests_of,
-    shipped_trace,
-)
+from weighbridge.lab.simulate import Fleet, Options
+from weighbridge.lab.traces import load, requests_of, shipped_trace
 from weighbridge.lab.traffic import Outcome
 
 SETTING = Setting(

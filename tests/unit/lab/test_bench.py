@@ -7,15 +7,8 @@ import pytest
 from weighbridge._core import bench_body, bench_decision, bench_fill
 from weighbridge.address import HostPort, UnixPath
 from weighbridge.envoy import binary
-from weighbridge.lab.bench import (
-    decision,
-    gateway,
-    transport,
-)
-from weighbridge.lab.bench.profile import (
-    MODEL,
-    profile,
-)
+from weighbridge.lab.bench import decision, gateway, transport
+from weighbridge.lab.bench.profile import MODEL, profile
 
 KEYS = {"body_bytes", "replicas", "index_blocks", "p50_us", "p99_us", "per_second_core", "gb_per_s"}
 

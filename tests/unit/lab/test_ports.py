@@ -6,12 +6,7 @@ import pytest
 
 from weighbridge.address import HostPort
 from weighbridge.errors import RefusedError
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-    is_free,
-    require_free,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run, is_free, require_free
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from weighbridge.lab.processes import (
-    Child,
-    Family,
-)
+from weighbridge.lab.processes import Child, Family
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 # Starts a process of its own, says its number, ignores SIGTERM.

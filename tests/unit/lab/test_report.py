@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from weighbridge.lab.report import (
-    explained,
-    percentile,
-    show,
-    stickiness,
-    summary,
-)
+from weighbridge.lab.report import explained, percentile, show, stickiness, summary
 from weighbridge.lab.traffic import Outcome
 
 

@@ -35,12 +35,7 @@ from weighbridge.lab.simulate import (
     without_minutes,
 )
 from weighbridge.lab.simulate_report import runs
-from weighbridge.lab.traces import (
-    generate,
-    load,
-    requests_of,
-    shipped_trace,
-)
+from weighbridge.lab.traces import generate, load, requests_of, shipped_trace
 
 ENGINE = "llama-3.1-8b-fp8-h100"
 ROW = [

@@ -7,10 +7,7 @@ import pytest
 import trustme
 
 from weighbridge.admin import access
-from weighbridge.config.admin import (
-    Admin,
-    AdminTls,
-)
+from weighbridge.config.admin import Admin, AdminTls
 from weighbridge.config.listen import Tls
 from weighbridge.errors import ConfigError
 from weighbridge.net.tls import read

@@ -7,12 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.process.logs import (
-    JsonLine,
-    Limit,
-    TextLine,
-    timestamp,
-)
+from weighbridge.process.logs import JsonLine, Limit, TextLine, timestamp
 
 
 def record(message: str, with_traceback: bool = False) -> logging.LogRecord:

@@ -13,10 +13,7 @@ from weighbridge.admin.server import AdminServer
 from weighbridge.admin.status import snapshot
 from weighbridge.config.file import Config
 from weighbridge.envoy.runtime import View
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
+from weighbridge.lab.ports import LOOPBACK, find_free_run
 from weighbridge.process.own_thread import OwnThread
 
 

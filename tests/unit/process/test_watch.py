@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.errors import ConfigError
-from weighbridge.process.watch import (
-    changes,
-    follow,
-    stamp,
-)
+from weighbridge.process.watch import changes, follow, stamp
 
 
 async def test_changes_are_noticed_and_only_they(tmp_path: Path) -> None:

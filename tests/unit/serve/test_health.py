@@ -13,10 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from weighbridge.config.health import (
-    Health,
-    Telemetry,
-)
+from weighbridge.config.health import Health, Telemetry
 from weighbridge.process.loops import Loops
 from weighbridge.serve.health import HealthWatch
 

@@ -13,11 +13,7 @@ import yaml
 
 from weighbridge._core import CoreError
 from weighbridge.config.reading import load
-from weighbridge.serve.service import (
-    Service,
-    descriptors,
-    take_descriptors,
-)
+from weighbridge.serve.service import Service, descriptors, take_descriptors
 
 PROFILE = "llama-3.1-8b-fp8-h100"
 BEFORE: dict[str, Any] = {

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from weighbridge.envoy.outliers import read_clusters
 from weighbridge.process.loops import Loops
-from weighbridge.serve.telemetry import (
-    Pace,
-    Poller,
-    last_record,
-    read_iterations,
-)
+from weighbridge.serve.telemetry import Pace, Poller, last_record, read_iterations
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
@@ -35,6 +30,7 @@ def page(*records: Any) -> bytes:
         (b" [ ]\n", {"requests": 0}),
         (page({"numActiveRequests": 3, "numCompletedRequests": 1}), {"requests": 2}),
         (page({"numActiveRequests": 9}, {"numActiveRequests": 4, "x": {"y": {}}}), {"requests": 4}),
+        (page({"note": "}{"}, {"numActiveRequests": 4, "note": '"} {'}), {"requests": 4}),
         (page({"numActiveRequests": -1}), None),
         (page({"numActiveRequests": True}), None),
         (page({"numActiveRequests": 1 << 70}), None),
@@ -51,8 +47,14 @@ def test_iterations(content: bytes, look: dict[str, int] | None) -> None:
     assert read_iterations(content) == look
 
 
-@given(st.lists(st.fixed_dictionaries({"numActiveRequests": st.integers(0, 9)}), min_size=1))
-def test_the_last_record_is_the_lists_last(records: list[dict[str, int]]) -> None:
+RECORD = st.fixed_dictionaries(
+    {"numActiveRequests": st.integers(0, 9), "kvCacheStats": st.just({"usedNumBlocks": 1})},
+    optional={"note": st.text('{}[]"\\,: a', max_size=9)},
+)
+
+
+@given(st.lists(RECORD, min_size=1))
+def test_the_last_record_is_the_lists_last(records: list[dict[str, Any]]) -> None:
     assert last_record(page(*records)) == records[-1]
 
 

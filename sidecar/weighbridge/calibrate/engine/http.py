@@ -9,15 +9,10 @@ from typing import Any, Literal, Protocol
 import aiohttp
 
 from weighbridge.calibrate.engine import stats
-from weighbridge.calibrate.engine.target import (
-    Activity,
-    Answer,
-    Ask,
-    AskError,
-    Facts,
-    Stream,
-)
+from weighbridge.calibrate.engine.target import Activity, Answer, Ask, AskError, Facts, Stream
 from weighbridge.errors import RefusedError
+from weighbridge.net.page import PageError, found
+from weighbridge.net.sse import Completion
 
 Interface = Literal["chat", "completions"]
 
@@ -30,6 +25,7 @@ OUTPUT_TOKENS = "x-emulate-output-tokens"
 ASK_SECONDS = 900.0
 CONNECT_SECONDS = 10.0
 STATISTICS_SECONDS = 5.0
+PAGE_SECONDS = 30.0
 
 
 class HttpStream:
@@ -125,7 +121,7 @@ class HttpTarget:
     async def stream(self, ask: Ask, arrived: "Arrived") -> Answer:
         """Reads a streamed answer to its end; `arrived` hears of every token."""
         start = self.now()
-        events = Events()
+        events = Completion()
         first: float | None = None
         try:
             async with self._post(ask, streamed=True) as response:
@@ -137,7 +133,7 @@ class HttpTarget:
                     if tokens:
                         first = at if first is None else first
                         arrived(at, tokens)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise AskError(f"{self._url}: {type(error).__name__}: {error}") from None
         if not events.done:
             raise AskError(f"{self._url}: a stream ended before [DONE]")
@@ -201,10 +197,10 @@ class HttpTarget:
 
     async def activity(self) -> Activity | None:
         """None when the replica keeps no statistics that we can read."""
-        found = await self.statistics()
-        if isinstance(found, list):
-            return stats.record_activity(found)
-        return None if found is None else stats.gauge_activity(found)
+        told = await self.statistics()
+        if isinstance(told, list):
+            return stats.record_activity(told)
+        return None if told is None else stats.gauge_activity(told)
 
     async def statistics(self) -> list[dict[str, Any]] | dict[str, float] | None:
         """What `/metrics` holds now: records since the last call, or gauges."""
@@ -218,15 +214,15 @@ class HttpTarget:
 
     async def facts(self) -> Facts:
         """What the replica says of itself; best asked right after some requests."""
-        found = await self.statistics()
+        told = await self.statistics()
         numbers: dict[str, int] = {}
         has_activity = False
-        if isinstance(found, list):
-            numbers = stats.record_facts(found)
-            has_activity = bool(found)
-        elif found is not None:
-            numbers = stats.gauge_facts(found)
-            has_activity = stats.gauge_activity(found) is not None
+        if isinstance(told, list):
+            numbers = stats.record_facts(told)
+            has_activity = bool(told)
+        elif told is not None:
+            numbers = stats.gauge_facts(told)
+            has_activity = stats.gauge_activity(told) is not None
         listed = next(
             (m for m in await models(self._session, self._url) if m.get("id") == self.model), {}
         )
@@ -246,46 +242,6 @@ class Arrived(Protocol):
     def __call__(self, at_ms: float, tokens: int) -> None: ...
 
 
-class Events:
-    """Takes a stream's bytes apart: counts tokens, keeps usage."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.usage: dict[str, Any] = {}
-        self.done = False
-
-    def feed(self, chunk: bytes) -> int:
-        """Tokens in these bytes."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return sum(self._line(line) for line in lines)
-
-    def _line(self, line: bytes) -> int:
-        if not line.startswith(b"data:"):
-            return 0
-        data = line[5:].strip()
-        if data == b"[DONE]":
-            self.done = True
-            return 0
-        try:
-            event = json.loads(data)
-        except ValueError:
-            return 0
-        if not isinstance(event, dict):
-            return 0
-        self.usage = event.get("usage") or self.usage
-        return sum(carries_token(choice) for choice in event.get("choices") or ())
-
-
-def carries_token(choice: Mapping[str, Any]) -> bool:
-    """Whether a choice of an event stands for a token: also one whose text is not whole yet."""
-    if "text" in choice:
-        return True
-    delta = choice.get("delta") or {}
-    if delta.get("content") or delta.get("reasoning_content"):
-        return True
-    return "content" in delta and "role" not in delta
-
-
 def answer(usage: Mapping[str, Any], start: float, end: float, first: float | None) -> Answer:
     """An answer with what its usage tells."""
     details = usage.get("prompt_tokens_details") or {}
@@ -303,22 +259,18 @@ def answer(usage: Mapping[str, Any], start: float, end: float, first: float | No
 async def models(session: aiohttp.ClientSession, url: str) -> list[dict[str, Any]]:
     """What `/v1/models` lists. RefusedError when there is no such replica."""
     try:
-        async with session.get(url + "/v1/models") as response:
-            body = await response.json(content_type=None)
-            if response.status != 200:
-                raise RefusedError(f"{url}/v1/models: {response.status}")
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        raise RefusedError(f"{url}: no replica answers: {error or type(error).__name__}") from None
+        body = await found(session, f"{url}/v1/models", PAGE_SECONDS)
+    except PageError as error:
+        raise RefusedError(f"no replica answers: {error}") from None
     data = body.get("data") if isinstance(body, dict) else None
-    return [model for model in data or () if isinstance(model, dict)]
+    return [model for model in data if isinstance(model, dict)] if isinstance(data, list) else []
 
 
 async def version(session: aiohttp.ClientSession, url: str) -> str:
     """What `/version` says, or nothing."""
     try:
-        async with session.get(url + "/version") as response:
-            body = await response.json(content_type=None)
-    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        body = await found(session, f"{url}/version", PAGE_SECONDS)
+    except PageError:
         return ""
     return str(body.get("version", "")) if isinstance(body, dict) else ""
 

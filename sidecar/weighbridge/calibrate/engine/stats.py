@@ -1,17 +1,12 @@
 """Reads what replicas publish of themselves: TensorRT-LLM's records, or Prometheus text."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weighbridge.calibrate.engine.target import (
-    Activity,
-    Iteration,
-)
+from prometheus_client.parser import text_string_to_metric_families
 
-LINE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
-LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+from weighbridge.calibrate.engine.target import Activity, Iteration
 
 RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "trtllm_num_requests_running")
 WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "trtllm_num_requests_waiting")
@@ -26,26 +21,24 @@ def parse(body: str) -> list[dict[str, Any]] | dict[str, float] | None:
         except ValueError:
             return None
         return [record for record in records if isinstance(record, dict)]
-    gauges = dict(prometheus(text))
-    return gauges or None
+    try:
+        return dict(prometheus(body)) or None
+    except ValueError:
+        return None
 
 
 def prometheus(text: str) -> Iterable[tuple[str, float]]:
-    """Samples of Prometheus text; of `…_info` metrics their numeric labels as `name.label`."""
-    for line in text.splitlines():
-        match = LINE.match(line)
-        if match is None:
-            continue
-        name, labels, value = match.groups()
-        try:
-            number = float(value)
-        except ValueError:
-            continue
-        yield name, number
-        if labels and name.endswith("_info"):
-            for key, word in LABEL.findall(labels):
-                if word.isdigit():
-                    yield f"{name}.{key}", float(word)
+    """Samples of Prometheus text; of `…_info` metrics their numeric labels as `name.label`.
+
+    ValueError where it is no such text.
+    """
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, float(sample.value)
+            if sample.name.endswith("_info"):
+                for key, word in sample.labels.items():
+                    if word.isascii() and word.isdigit():
+                        yield f"{sample.name}.{key}", float(word)
 
 
 def record_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

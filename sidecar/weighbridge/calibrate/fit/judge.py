@@ -9,21 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from weighbridge.calibrate.fit.model import (
-    Model,
-    Part,
-    predicted,
-)
+from weighbridge.calibrate.fit.model import Model, Part, predicted
 from weighbridge.calibrate.fit.points import Measurement
-from weighbridge.calibrate.fit.regress import (
-    Coefficient,
-    Sample,
-    fit,
-)
-from weighbridge.calibrate.fit.replay import (
-    Limits,
-    closed_loop,
-)
+from weighbridge.calibrate.fit.regress import Coefficient, Sample, fit
+from weighbridge.calibrate.fit.replay import Limits, closed_loop
 from weighbridge.calibrate.fit.steps import StepModel
 
 Trust = Literal["trusted", "usable", "not trusted"]

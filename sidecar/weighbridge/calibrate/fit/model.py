@@ -9,14 +9,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from weighbridge.calibrate.fit.points import Measurement
-from weighbridge.calibrate.fit.regress import (
-    Coefficient,
-    Fit,
-    Sample,
-    coefficients,
-    fit,
-    shares,
-)
+from weighbridge.calibrate.fit.regress import Coefficient, Fit, Sample, coefficients, fit, shares
 from weighbridge.calibrate.fit.steps import StepModel
 
 CONTEXT_TERMS = ("request", "prefill_per_tok", "prefill_per_tok2_e6")

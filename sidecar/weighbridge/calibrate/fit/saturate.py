@@ -2,14 +2,8 @@
 
 from collections.abc import Sequence
 
-from weighbridge.calibrate.fit.points import (
-    Measurement,
-    Served,
-)
-from weighbridge.calibrate.fit.steps import (
-    MS_PER_MINUTE,
-    Costs,
-)
+from weighbridge.calibrate.fit.points import Measurement, Served
+from weighbridge.calibrate.fit.steps import MS_PER_MINUTE, Costs
 
 
 def capacity_mu_per_min(measured: Measurement, costs: Costs) -> float:

@@ -20,32 +20,12 @@ from weighbridge.address import HostPort, UnixPath
 from weighbridge.config.listen import Transport
 from weighbridge.envoy import binary
 from weighbridge.errors import RefusedError
-from weighbridge.lab.bench import (
-    gateway,
-    wrk,
-)
-from weighbridge.lab.bench.machine import (
-    cpu_us,
-    machine,
-)
-from weighbridge.lab.bench.profile import (
-    MODEL,
-    NAME,
-    profile,
-)
-from weighbridge.lab.ports import (
-    LOOPBACK,
-    find_free_run,
-)
-from weighbridge.lab.processes import (
-    Child,
-    Family,
-)
-from weighbridge.lab.stack import (
-    answers,
-    fetch,
-    weighbridge,
-)
+from weighbridge.lab.bench import gateway, wrk
+from weighbridge.lab.bench.machine import cpu_us, machine
+from weighbridge.lab.bench.profile import MODEL, NAME, profile
+from weighbridge.lab.ports import LOOPBACK, find_free_run
+from weighbridge.lab.processes import Child, Family
+from weighbridge.lab.stack import answers, fetch, weighbridge
 
 REPLICAS = 100
 # Bytes of a body, connections, distinct bodies.
