@@ -10,16 +10,16 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::EmulatorConfig;
-use crate::connection::{self, Order};
-use crate::control;
-use crate::counters::ReplicaCounters;
-use crate::driver::{self, Clock, Driver, Inbox};
+use crate::engines::driver::{self, Clock, Driver, Inbox};
+use crate::engines::lane::Lane;
 use crate::error::Error;
-use crate::fault::{Fault, Health};
-use crate::generate::Rules;
-use crate::lane::Lane;
-use crate::replica::{Keep, Parts, Replica};
-use crate::routes::Settings;
+use crate::interface::generate::Rules;
+use crate::interface::routes::Settings;
+use crate::replica::counters::ReplicaCounters;
+use crate::replica::fault::{Fault, Health};
+use crate::replica::state::{Keep, Parts, Replica};
+use crate::server::connection::{self, Order};
+use crate::server::control;
 
 /// Emulated replicas that run until stopped or dropped.
 #[derive(Debug)]

@@ -6,36 +6,17 @@
 #![deny(clippy::indexing_slicing)]
 
 mod config;
-mod connection;
-mod control;
-mod counters;
-mod driver;
-mod embeddings;
 mod emulator;
+mod engines;
 mod error;
-mod fault;
-mod generate;
-mod hints;
-mod lane;
-mod openai;
-mod picture;
-mod progress;
-mod records;
-mod render;
+mod interface;
 mod replica;
-mod reply;
-mod respond;
-mod responses;
-mod responses_stream;
-mod routes;
-mod sequence;
-mod store;
-mod stream;
-mod tokenizer;
+mod server;
+mod text;
 
 pub use config::{EmulatorConfig, ProfileChoice};
-pub use counters::ReplicaCounters;
 pub use emulator::Emulator;
 pub use error::Error;
-pub use fault::{Fault, HangScope};
-pub use tokenizer::tokenize;
+pub use replica::counters::ReplicaCounters;
+pub use replica::fault::{Fault, HangScope};
+pub use text::tokenizer::tokenize;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::generate::{Interface, Refusal, Rules, Ticket, generate};
-use crate::replica::Replica;
-use crate::reply::mix;
-use crate::respond::Usage;
-use crate::store::Kept;
+use crate::interface::generate::{Interface, Refusal, Rules, Ticket, generate};
+use crate::interface::respond::Usage;
+use crate::replica::state::Replica;
+use crate::replica::store::Kept;
+use crate::text::reply::mix;
 
 /// A request under way.
 #[derive(Debug)]

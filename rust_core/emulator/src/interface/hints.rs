@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::driver::Command;
-use crate::generate::{Refusal, Rules};
-use crate::openai::ChatRequest;
-use crate::render::{self, ImageTokens};
-use crate::replica::Replica;
+use crate::engines::driver::Command;
+use crate::interface::generate::{Refusal, Rules};
+use crate::replica::state::Replica;
+use crate::text::openai::ChatRequest;
+use crate::text::render::{self, ImageTokens};
 
 #[derive(Deserialize)]
 struct Hint<'a> {

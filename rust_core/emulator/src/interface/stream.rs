@@ -8,9 +8,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use serde_json::json;
 
-use crate::generate::{Interface, Ticket};
-use crate::progress::End;
-use crate::respond::Usage;
+use crate::interface::generate::{Interface, Ticket};
+use crate::interface::respond::Usage;
+use crate::replica::progress::End;
 
 /// The body of a streamed answer.
 #[derive(Debug)]

@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use weighbridge_engine::EngineProfile;
 
-use crate::connection::Order;
-use crate::counters::ReplicaCounters;
-use crate::driver::Driver;
-use crate::fault::Health;
-use crate::records::{EventRecord, IterationRecord, RequestRecord, Ring};
-use crate::store::Store;
+use crate::engines::driver::Driver;
+use crate::replica::counters::ReplicaCounters;
+use crate::replica::fault::Health;
+use crate::replica::records::{EventRecord, IterationRecord, RequestRecord, Ring};
+use crate::replica::store::Store;
+use crate::server::connection::Order;
 
 /// One emulated replica, as everyone but the driver sees it.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::lane::{Job, Lane};
+use crate::engines::lane::{Job, Lane};
 
 /// What a lane is told.
 #[derive(Debug)]
@@ -205,10 +205,10 @@ mod tests {
     use weighbridge_engine::{EngineProfile, RequestSpec};
 
     use super::{Clock, Command, Driver, Message, run};
-    use crate::fault::Health;
-    use crate::lane::{Job, Lane};
-    use crate::progress::Progress;
-    use crate::replica::{Keep, Parts, Replica};
+    use crate::engines::lane::{Job, Lane};
+    use crate::replica::fault::Health;
+    use crate::replica::progress::Progress;
+    use crate::replica::state::{Keep, Parts, Replica};
 
     fn replica(driver: Driver) -> Arc<Replica> {
         let (orders, _) = mpsc::unbounded_channel();

@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use weighbridge_engine::{CacheEvent, Engine, ProfileError, RequestSpec, Step, SubmitError};
 
-use crate::counters::ReplicaCounters;
-use crate::progress::Progress;
-use crate::records::{EventWriter, IterationRecord, RequestRecord};
-use crate::replica::{Books, Replica};
-use crate::respond::prometheus::{
+use crate::interface::respond::prometheus::{
     FIRST_TOKEN_BOUNDS, PER_TOKEN_BOUNDS, QUEUE_BOUNDS, WHOLE_BOUNDS,
 };
+use crate::replica::counters::ReplicaCounters;
+use crate::replica::progress::Progress;
+use crate::replica::records::{EventWriter, IterationRecord, RequestRecord};
+use crate::replica::state::{Books, Replica};
 
 /// A generation on its way to the engine.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::records::hit_rate;
-use crate::replica::{Books, Histogram, Replica};
+use crate::replica::records::hit_rate;
+use crate::replica::state::{Books, Histogram, Replica};
 
 pub(crate) const FIRST_TOKEN_BOUNDS: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,

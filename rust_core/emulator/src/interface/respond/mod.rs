@@ -10,8 +10,8 @@ use hyper::body::Body;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::generate::{Interface, Refusal, Ticket};
-use crate::stream::Broken;
+use crate::interface::generate::{Interface, Refusal, Ticket};
+use crate::interface::stream::Broken;
 
 /// The body of any answer.
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Broken>>;
@@ -95,7 +95,7 @@ pub(crate) fn complete(ticket: &Ticket, created: u64) -> Value {
     })
 }
 
-fn chat_choice(index: u32, reply: &crate::reply::Reply) -> Value {
+fn chat_choice(index: u32, reply: &crate::text::reply::Reply) -> Value {
     json!({
         "index": index,
         "message": {
@@ -112,7 +112,7 @@ fn chat_choice(index: u32, reply: &crate::reply::Reply) -> Value {
     })
 }
 
-fn completion_choice(index: u32, reply: &crate::reply::Reply) -> Value {
+fn completion_choice(index: u32, reply: &crate::text::reply::Reply) -> Value {
     json!({
         "index": index,
         "text": reply.text(),

@@ -10,16 +10,16 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use crate::embeddings;
-use crate::generate::{Interface, Rules, Ticket, generate};
-use crate::hints;
-use crate::progress::End;
-use crate::records::{iteration_json, request_json};
-use crate::replica::{Books, Replica};
-use crate::respond::{self, Answer, prometheus};
-use crate::responses;
-use crate::responses_stream::ResponsesStream;
-use crate::stream::EventStream;
+use crate::interface::embeddings;
+use crate::interface::generate::{Interface, Rules, Ticket, generate};
+use crate::interface::hints;
+use crate::interface::respond::{self, Answer, prometheus};
+use crate::interface::responses;
+use crate::interface::responses_stream::ResponsesStream;
+use crate::interface::stream::EventStream;
+use crate::replica::progress::End;
+use crate::replica::records::{iteration_json, request_json};
+use crate::replica::state::{Books, Replica};
 
 /// The header that asks for an output length.
 const ASKED_TOKENS: &str = "x-emulate-output-tokens";

@@ -153,7 +153,7 @@ impl Health {
             return None;
         }
         let mut draws = self.draws.lock().unwrap_or_else(PoisonError::into_inner);
-        *draws = crate::reply::mix(*draws);
+        *draws = crate::text::reply::mix(*draws);
         #[allow(clippy::cast_precision_loss)] // 53 bits
         let draw = (*draws >> 11) as f64 / (1_u64 << 53) as f64;
         (draw < error_rate).then_some(error_status)

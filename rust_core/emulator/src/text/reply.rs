@@ -1,6 +1,6 @@
 //! The text of a reply: one word or sign a token, so that it reads back as the same tokens.
 
-use crate::tokenizer::token_id;
+use crate::text::tokenizer::token_id;
 
 /// Ends a turn; it is a token without text.
 pub(crate) const END_OF_TURN: u32 = 0xFFFF_FF02;
@@ -118,7 +118,7 @@ pub(crate) fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{END_OF_TURN, Reply, output_length};
-    use crate::tokenizer::tokenize;
+    use crate::text::tokenizer::tokenize;
 
     #[test]
     fn a_reply_reads_back_as_the_tokens_that_made_it() {

@@ -1,10 +1,10 @@
 //! Requests to token sequences: a simple chat template, tools first, then the messages.
 
-use crate::openai::{ChatRequest, Part, Prompt};
-use crate::picture;
-use crate::reply::END_OF_TURN;
-use crate::sequence::Sequence;
-use crate::tokenizer::{token_id, tokenize};
+use crate::text::openai::{ChatRequest, Part, Prompt};
+use crate::text::picture;
+use crate::text::reply::END_OF_TURN;
+use crate::text::sequence::Sequence;
+use crate::text::tokenizer::{token_id, tokenize};
 
 const BEGIN: u32 = 0xFFFF_FF00;
 const ROLE: u32 = 0xFFFF_FF01;
@@ -92,7 +92,7 @@ fn image(sequence: &mut Sequence, url: &str, images: ImageTokens) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::{ImageTokens, chat};
-    use crate::openai::ChatRequest;
+    use crate::text::openai::ChatRequest;
 
     fn tokens(body: &str) -> Vec<u32> {
         let request: ChatRequest<'_> = serde_json::from_str(body).unwrap();

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::generate::{Interface, Refusal, Rules, Ticket, generate};
-use crate::replica::Replica;
-use crate::reply::mix;
-use crate::respond::Usage;
+use crate::interface::generate::{Interface, Refusal, Rules, Ticket, generate};
+use crate::interface::respond::Usage;
+use crate::replica::state::Replica;
+use crate::text::reply::mix;
 
 /// Numbers of an embedding whose request does not say how many it wants.
 const DIMENSIONS: u16 = 16;

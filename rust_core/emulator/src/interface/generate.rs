@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::StatusCode;
 use weighbridge_engine::RequestSpec;
 
-use crate::driver::Command;
-use crate::lane::Job;
-use crate::openai::{ChatRequest, CompletionRequest, Generation, unknown_field};
-use crate::progress::Progress;
-use crate::render::{self, ImageTokens, Rendered};
-use crate::replica::Replica;
-use crate::reply::{Reply, mix, output_length};
+use crate::engines::driver::Command;
+use crate::engines::lane::Job;
+use crate::replica::progress::Progress;
+use crate::replica::state::Replica;
+use crate::text::openai::{ChatRequest, CompletionRequest, Generation, unknown_field};
+use crate::text::render::{self, ImageTokens, Rendered};
+use crate::text::reply::{Reply, mix, output_length};
 
 /// The most choices that one request may ask for.
 const MOST_CHOICES: u32 = 128;

@@ -13,9 +13,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::replica::Replica;
-use crate::respond::Answer;
-use crate::routes::{self, Settings};
+use crate::interface::respond::Answer;
+use crate::interface::routes::{self, Settings};
+use crate::replica::state::Replica;
 
 /// What a listener is told.
 #[derive(Debug)]

@@ -11,13 +11,13 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::connection::{Order, connection};
-use crate::driver::Command;
+use crate::engines::driver::Command;
 use crate::error::Error;
-use crate::fault::{Condition, Fault, HangScope};
-use crate::replica::Replica;
-use crate::respond::{self, Answer};
-use crate::routes::small_body;
+use crate::interface::respond::{self, Answer};
+use crate::interface::routes::small_body;
+use crate::replica::fault::{Condition, Fault, HangScope};
+use crate::replica::state::Replica;
+use crate::server::connection::{Order, connection};
 
 /// A fault as the control port takes it.
 #[derive(Debug, Deserialize)]
