@@ -10,15 +10,17 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::EmulatorConfig;
-use crate::engines::driver::{self, Clock, Driver, Inbox};
+use crate::engines::driver;
 use crate::engines::lane::Lane;
 use crate::error::Error;
 use crate::interface::generate::Rules;
 use crate::interface::routes::Settings;
+use crate::replica::commands::Order;
+use crate::replica::commands::{Clock, Driver, Inbox};
 use crate::replica::counters::ReplicaCounters;
 use crate::replica::fault::{Fault, Health};
 use crate::replica::state::{Keep, Parts, Replica};
-use crate::server::connection::{self, Order};
+use crate::server::connection;
 use crate::server::control;
 
 /// Emulated replicas that run until stopped or dropped.

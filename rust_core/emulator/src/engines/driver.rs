@@ -2,103 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::RecvTimeoutError;
 
-use tokio::sync::oneshot;
-
-use crate::engines::lane::{Job, Lane};
-
-/// What a lane is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Submit(Box<Job>),
-    Cancel(u64),
-    Hold(bool),
-    Slow(f64),
-    /// Gives up the cached `blocks` beyond those that begin `retain` too.
-    Truncate {
-        retain: Arc<[u64]>,
-        blocks: Arc<[u64]>,
-    },
-    /// Starts anew; answered when done.
-    Reset(oneshot::Sender<()>),
-}
-
-/// The emulator's clock: milliseconds since it started, times its speed.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    epoch: Instant,
-    speed: f64,
-}
-
-impl Clock {
-    pub(crate) fn new(speed: f64) -> Self {
-        Self {
-            epoch: Instant::now(),
-            speed,
-        }
-    }
-
-    fn now_ms(&self) -> f64 {
-        self.epoch.elapsed().as_secs_f64() * 1000.0 * self.speed
-    }
-
-    /// Real time from `now_ms` to `then_ms`.
-    fn until(&self, now_ms: f64, then_ms: f64) -> Duration {
-        let seconds = (then_ms - now_ms).max(0.0) / 1000.0 / self.speed;
-        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(1))
-    }
-}
-
-/// A message to the driver's thread.
-enum Message {
-    Command {
-        lane: usize,
-        at_ms: f64,
-        command: Command,
-    },
-    Stop,
-}
-
-/// The way to the driver's thread, for whoever hands out work.
-#[derive(Debug, Clone)]
-pub(crate) struct Driver {
-    sender: Sender<Message>,
-    clock: Clock,
-}
-
-/// The thread's end of it.
-pub(crate) struct Inbox(Receiver<Message>);
-
-impl Driver {
-    pub(crate) fn new(clock: Clock) -> (Self, Inbox) {
-        let (sender, receiver) = channel();
-        (Self { sender, clock }, Inbox(receiver))
-    }
-
-    /// Sends a command to a lane; answers whether the driver still runs.
-    pub(crate) fn send(&self, lane: usize, command: Command) -> bool {
-        let at_ms = self.clock.now_ms();
-        let message = Message::Command {
-            lane,
-            at_ms,
-            command,
-        };
-        self.sender.send(message).is_ok()
-    }
-
-    /// The engines' clock, s; it runs as fast as they do.
-    pub(crate) fn now_s(&self) -> f64 {
-        self.clock.now_ms() / 1000.0
-    }
-
-    pub(crate) fn stop(&self) {
-        // Already gone: nothing to stop.
-        let _ = self.sender.send(Message::Stop);
-    }
-}
+use crate::engines::lane::Lane;
+use crate::replica::commands::{Clock, Command, Inbox, Message};
 
 /// Iteration ends, the next first: (time as ordered bits, lane).
 type Ends = BinaryHeap<Reverse<(u64, usize)>>;
@@ -204,8 +111,9 @@ mod tests {
     use tokio::sync::mpsc;
     use weighbridge_engine::{EngineProfile, RequestSpec};
 
-    use super::{Clock, Command, Driver, Message, run};
-    use crate::engines::lane::{Job, Lane};
+    use super::run;
+    use crate::engines::lane::Lane;
+    use crate::replica::commands::{Clock, Command, Driver, Job, Message};
     use crate::replica::fault::Health;
     use crate::replica::progress::Progress;
     use crate::replica::state::{Keep, Parts, Replica};

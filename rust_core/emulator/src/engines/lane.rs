@@ -4,25 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use weighbridge_engine::{CacheEvent, Engine, ProfileError, RequestSpec, Step, SubmitError};
+use weighbridge_engine::{CacheEvent, Engine, ProfileError, Step, SubmitError};
 
-use crate::interface::respond::prometheus::{
-    FIRST_TOKEN_BOUNDS, PER_TOKEN_BOUNDS, QUEUE_BOUNDS, WHOLE_BOUNDS,
-};
+use crate::replica::commands::Job;
 use crate::replica::counters::ReplicaCounters;
+use crate::replica::latencies::{FIRST_TOKEN_BOUNDS, PER_TOKEN_BOUNDS, QUEUE_BOUNDS, WHOLE_BOUNDS};
 use crate::replica::progress::Progress;
 use crate::replica::records::{EventWriter, IterationRecord, RequestRecord};
 use crate::replica::state::{Books, Replica};
-
-/// A generation on its way to the engine.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) spec: RequestSpec,
-    /// Prompt and output together, where cache events are kept.
-    pub(crate) tokens: Option<Arc<[u32]>>,
-    pub(crate) stops: bool,
-    pub(crate) progress: Arc<Progress>,
-}
 
 #[derive(Debug)]
 struct Live {

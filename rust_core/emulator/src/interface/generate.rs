@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::StatusCode;
 use weighbridge_engine::RequestSpec;
 
-use crate::engines::driver::Command;
-use crate::engines::lane::Job;
+use crate::replica::commands::Command;
+use crate::replica::commands::Job;
 use crate::replica::progress::Progress;
 use crate::replica::state::Replica;
 use crate::text::openai::{ChatRequest, CompletionRequest, Generation, unknown_field};

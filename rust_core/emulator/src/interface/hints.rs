@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::engines::driver::Command;
 use crate::interface::generate::{Refusal, Rules};
+use crate::replica::commands::Command;
 use crate::replica::state::Replica;
 use crate::text::openai::ChatRequest;
 use crate::text::render::{self, ImageTokens};

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame};
 use serde_json::{Value, json};
 
+use crate::interface::respond::Broken;
 use crate::interface::responses::{Pending, part};
-use crate::interface::stream::Broken;
 use crate::replica::progress::End;
 
 /// The body of a streamed answer. It ends with `response.completed`; there is no `[DONE]`.

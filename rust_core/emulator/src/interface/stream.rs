@@ -9,7 +9,7 @@ use hyper::body::{Body, Frame};
 use serde_json::json;
 
 use crate::interface::generate::{Interface, Ticket};
-use crate::interface::respond::Usage;
+use crate::interface::respond::{Broken, Usage};
 use crate::replica::progress::End;
 
 /// The body of a streamed answer.
@@ -23,10 +23,6 @@ pub(crate) struct EventStream {
     begun: bool,
     over: bool,
 }
-
-/// A stream that breaks in the middle: the connection is cut, not the answer ended.
-#[derive(Debug)]
-pub(crate) struct Broken;
 
 impl EventStream {
     pub(crate) fn new(ticket: Ticket, created: u64) -> Self {

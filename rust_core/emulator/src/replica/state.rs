@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc};
 use weighbridge_engine::EngineProfile;
 
-use crate::engines::driver::Driver;
+use crate::replica::commands::{Driver, Order};
 use crate::replica::counters::ReplicaCounters;
 use crate::replica::fault::Health;
+use crate::replica::latencies::Latencies;
 use crate::replica::records::{EventRecord, IterationRecord, RequestRecord, Ring};
 use crate::replica::store::Store;
-use crate::server::connection::Order;
 
 /// One emulated replica, as everyone but the driver sees it.
 #[derive(Debug)]
@@ -45,45 +45,6 @@ pub(crate) struct Books {
     pub(crate) requests: Ring<RequestRecord>,
     pub(crate) events: Ring<EventRecord>,
     pub(crate) latencies: Latencies,
-}
-
-/// Sums and buckets of finished requests' times, seconds of the engine's clock.
-#[derive(Debug, Default)]
-pub(crate) struct Latencies {
-    pub(crate) first_token: Histogram<22>,
-    pub(crate) per_token: Histogram<19>,
-    pub(crate) whole: Histogram<21>,
-    pub(crate) queue: Histogram<21>,
-    pub(crate) stopped: u64,
-    pub(crate) cut: u64,
-}
-
-/// A cumulative histogram; its bounds are kept by who prints it.
-#[derive(Debug)]
-pub(crate) struct Histogram<const N: usize> {
-    pub(crate) buckets: [u64; N],
-    pub(crate) count: u64,
-    pub(crate) sum: f64,
-}
-
-impl<const N: usize> Default for Histogram<N> {
-    fn default() -> Self {
-        Self {
-            buckets: [0; N],
-            count: 0,
-            sum: 0.0,
-        }
-    }
-}
-
-impl<const N: usize> Histogram<N> {
-    pub(crate) fn observe(&mut self, value: f64, bounds: &[f64; N]) {
-        for (bucket, bound) in self.buckets.iter_mut().zip(bounds) {
-            *bucket += u64::from(value <= *bound);
-        }
-        self.count += 1;
-        self.sum += value;
-    }
 }
 
 /// How much a replica keeps for its statistics routes.

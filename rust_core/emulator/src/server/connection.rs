@@ -10,21 +10,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::interface::respond::Answer;
 use crate::interface::routes::{self, Settings};
+use crate::replica::commands::Order;
 use crate::replica::state::Replica;
-
-/// What a listener is told.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Close the port and cut all connections; answered when done.
-    Down(oneshot::Sender<()>),
-    /// Open the port again; answered with how that went.
-    Up(oneshot::Sender<std::io::Result<()>>),
-}
 
 /// Serves a replica until nobody can send orders any more.
 pub(crate) async fn serve(

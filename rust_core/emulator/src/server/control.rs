@@ -11,13 +11,14 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::engines::driver::Command;
 use crate::error::Error;
 use crate::interface::respond::{self, Answer};
 use crate::interface::routes::small_body;
+use crate::replica::commands::Command;
+use crate::replica::commands::Order;
 use crate::replica::fault::{Condition, Fault, HangScope};
 use crate::replica::state::Replica;
-use crate::server::connection::{Order, connection};
+use crate::server::connection::connection;
 
 /// A fault as the control port takes it.
 #[derive(Debug, Deserialize)]

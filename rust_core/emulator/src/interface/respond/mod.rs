@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::interface::generate::{Interface, Refusal, Ticket};
-use crate::interface::stream::Broken;
+
+/// A stream that breaks in the middle: the connection is cut, not the answer ended.
+#[derive(Debug)]
+pub(crate) struct Broken;
 
 /// The body of any answer.
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Broken>>;

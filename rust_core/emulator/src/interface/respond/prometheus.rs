@@ -2,22 +2,11 @@
 
 use std::fmt::Write as _;
 
+use crate::replica::latencies::{
+    FIRST_TOKEN_BOUNDS, Histogram, PER_TOKEN_BOUNDS, QUEUE_BOUNDS, WHOLE_BOUNDS,
+};
 use crate::replica::records::hit_rate;
-use crate::replica::state::{Books, Histogram, Replica};
-
-pub(crate) const FIRST_TOKEN_BOUNDS: [f64; 22] = [
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
-];
-pub(crate) const PER_TOKEN_BOUNDS: [f64; 19] = [
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
-    40.0, 80.0,
-];
-pub(crate) const WHOLE_BOUNDS: [f64; 21] = [
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
-    480.0, 960.0, 1920.0, 7680.0,
-];
-pub(crate) const QUEUE_BOUNDS: [f64; 21] = WHOLE_BOUNDS;
+use crate::replica::state::{Books, Replica};
 
 /// The labels that trtllm-serve gives all of them.
 const LABELS: &str = "engine_type=\"undefined\",model_name=\"undefined\"";
