@@ -1,10 +1,8 @@
 """The `weighbridge calibrate` command: options to a run, progress, files."""
 
 import asyncio
-import json
 import os
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +25,7 @@ from weighbridge.calibrate.outcome import About, Outcome, conclude
 from weighbridge.calibrate.state import Header, State
 from weighbridge.config.profiles import load_profile, locate
 from weighbridge.errors import EXIT_FAILED, RefusedError
+from weighbridge.process.output import write_json
 
 USUAL_BATCH = 256
 USUAL_NUM_TOKENS = 8192
@@ -36,7 +35,6 @@ PROMPT_SHARE = 0.4
 """Of the cache, that the longest prompt may fill."""
 IDLE_SECONDS = 1.0
 IDLE_LOOKS = 5
-STANDARD_OUTPUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ async def run(options: Options, console: Console) -> int:
     if options.report is not None:
         report.write(options.report, outcome, profiles.text(outcome.profile, heading))
     if options.json_file is not None:
-        write_json(options.json_file, outcome.json())
+        write_json(outcome.json(), options.json_file)
     show(outcome, options, console)
     return EXIT_FAILED if outcome.judgement.trust == "not trusted" else 0
 
@@ -96,7 +94,7 @@ def check(reference: str, logs: Sequence[Path], json_file: Path | None, console:
     profile = load_profile(locate(reference, Path()))
     finding = drift.check(profile, drift.read(logs, str(profile["name"])))
     if json_file is not None:
-        write_json(json_file, finding.json())
+        write_json(finding.json(), json_file)
     console.print(f"{finding.profile}: {finding.verdict}")
     for what, factor in (("steps", finding.decode), ("prompts", finding.prefill)):
         console.print(
@@ -315,15 +313,6 @@ class Display:
     def say(self, note: str) -> None:
         """A line that stays."""
         self._progress.console.print(f"[yellow]{note}")
-
-
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """The JSON report, to a file or to standard output."""
-    text = json.dumps(facts, indent=1) + "\n"
-    if str(path) == STANDARD_OUTPUT:
-        sys.stdout.write(text)
-    else:
-        path.write_text(text, encoding="utf-8")
 
 
 def show(outcome: Outcome, options: Options, console: Console) -> None:

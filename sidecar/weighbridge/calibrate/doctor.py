@@ -1,8 +1,6 @@
 """The `weighbridge doctor` command: what a live replica lacks of what we need, and the remedy."""
 
 import asyncio
-import json
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +14,8 @@ from weighbridge.calibrate.engine import stats
 from weighbridge.calibrate.engine.http import Connection, HttpTarget, models
 from weighbridge.calibrate.engine.target import Answer, Ask, AskError
 from weighbridge.calibrate.engine.words import Words
-from weighbridge.errors import EXIT_FAILED, RefusedError
+from weighbridge.errors import EXIT_FAILED
+from weighbridge.process.output import write_json
 
 State = Literal["ok", "missing", "advised"]
 
@@ -25,7 +24,6 @@ LONGEST_PROBE = 20_000
 STREAM_TOKENS = 16
 ABANDONED_TOKENS = 1500
 ABORT_SECONDS = 2.5
-STANDARD_OUTPUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,20 +297,9 @@ def run(
     healthy = not any(one.state == "missing" for one in found)
     if json_file is not None:
         facts = {"replica": url, "healthy": healthy, "checks": [asdict(one) for one in found]}
-        write(json_file, json.dumps(facts, indent=1) + "\n")
+        write_json(facts, json_file)
     show(found, console)
     return 0 if healthy else EXIT_FAILED
-
-
-def write(path: Path, text: str) -> None:
-    """To a file, or to standard output."""
-    if str(path) == STANDARD_OUTPUT:
-        sys.stdout.write(text)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RefusedError(f"{path}: {error.strerror}") from None
 
 
 def show(found: list[Check], console: Console) -> None:

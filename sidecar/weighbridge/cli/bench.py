@@ -1,21 +1,16 @@
 """The subcommands of `weighbridge bench`."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from weighbridge.errors import RefusedError
+from weighbridge.cli.options import EnvoyOption, JsonOption
+from weighbridge.process.output import write_json
 
 bench_app = typer.Typer(help="Measure decisions, and Envoy with the sidecar.", no_args_is_help=True)
-
-JsonOption = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
-]
 
 
 @bench_app.command("decision")
@@ -52,12 +47,7 @@ def decision(
 def transport(
     seconds: Annotated[float, typer.Option(min=1, help="For each run of wrk, s.")] = 3.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; figures are medians.")] = 5,
-    envoy: Annotated[
-        Path | None,
-        typer.Option(
-            "--envoy", metavar="FILE", help="Envoy binary; default: that of weighbridge[demo]."
-        ),
-    ] = None,
+    envoy: EnvoyOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Drive a real Envoy with no ext_proc server, a constant one, and both transports.
@@ -81,13 +71,5 @@ def _console(json_file: Path | None) -> Console:
 
 
 def _write(result: dict[str, Any], json_file: Path | None) -> None:
-    if json_file is None:
-        return
-    text = json.dumps(result, indent=2) + "\n"
-    if str(json_file) == "-":
-        typer.echo(text, nl=False)
-        return
-    try:
-        json_file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RefusedError(f"{json_file}: {error.strerror}") from None
+    if json_file is not None:
+        write_json(result, json_file)

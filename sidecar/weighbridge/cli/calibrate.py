@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from weighbridge.cli.options import JsonOption
 from weighbridge.errors import RefusedError
 
 
@@ -90,10 +91,7 @@ def calibrate(
     usage: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Usage logs, for --check.")
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Measure a replica and make its profile; or check a profile against live traffic.
 
@@ -155,10 +153,7 @@ def doctor(
         str | None,
         typer.Option(help="Compare its model's names with this profile: a shipped name or a file."),
     ] = None,
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Check a live replica for what the sidecar needs of it, and say what to switch on.
 

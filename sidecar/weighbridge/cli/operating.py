@@ -7,42 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from weighbridge.errors import EXIT_FAILED, RefusedError
+from weighbridge.cli.options import JsonOption, Reach, give, reaching
+from weighbridge.errors import EXIT_FAILED, ConfigError, RefusedError
 from weighbridge.process.output import write_json
 
 if TYPE_CHECKING:
     from weighbridge.net.asking import Sidecar
 
-AdminOption = Annotated[
-    str | None,
-    typer.Option("--admin", metavar="URL", help="The sidecar's admin pages; else by --config."),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="The configuration, YAML."),
-]
-TokenOption = Annotated[
-    Path | None,
-    typer.Option("--token-file", metavar="FILE", help="The admin pages' token."),
-]
-CaOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--ca", metavar="FILE", help="Authorities that the admin pages' certificate is from, PEM."
-    ),
-]
-CertOption = Annotated[
-    Path | None,
-    typer.Option("--cert", metavar="FILE", help="Certificate to show the admin pages, PEM."),
-]
-KeyOption = Annotated[
-    Path | None,
-    typer.Option("--key", metavar="FILE", help="Its private key, PEM, if not in the same file."),
-]
-JsonOption = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Write the result; - is standard output."),
-]
 ReplicaArgument = Annotated[
     str, typer.Argument(metavar="REPLICA", help="The replica, ip:port as the sidecar knows it.")
 ]
@@ -50,43 +21,10 @@ ReplicaArgument = Annotated[
 WHATIF_SECONDS = 30.0
 
 
-def sidecar_of(
-    *,
-    admin: str | None,
-    config: Path | None,
-    token_file: Path | None,
-    ca: Path | None = None,
-    cert: Path | None = None,
-    key: Path | None = None,
-) -> "Sidecar":
-    """The sidecar that is meant: as given, as configured, or where it is by default."""
-    from weighbridge.admin import access
-    from weighbridge.config.file import Config
-    from weighbridge.config.reading import load
-    from weighbridge.net.asking import Sidecar, client_tls
-
-    if admin is not None and config is not None:
-        raise typer.BadParameter("give either --config or --admin")
-    token = None if token_file is None else access.read_token(token_file, "--token-file")
-    tls = client_tls(ca, cert, key)
-    if admin is not None:
-        scheme = "http" if tls is None else "https"
-        return Sidecar(admin if "://" in admin else f"{scheme}://{admin}", token, tls)
-    settings = Config().admin if config is None else load(config).admin
-    scheme = "http" if settings.tls is None else "https"
-    if token is None and config is not None and settings.token_file is not None:
-        token = access.read_token(config.parent / settings.token_file, "admin.token_file")
-    return Sidecar(f"{scheme}://{settings.address}", token, tls)
-
-
+@reaching
 def status(
     *,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
     envoy_admin: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Envoy's admin port; else the sidecar's own."),
@@ -97,30 +35,18 @@ def status(
 
     Example: weighbridge status --config weighbridge.yaml
     """
-    from rich.console import Console
-
     from weighbridge.cli import joined
 
-    sidecar = sidecar_of(
-        admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key
-    )
-    found = asyncio.run(joined.joined(sidecar, envoy_admin))
-    if str(json_file) != "-":
-        Console().print(joined.render(found))
-    if json_file is not None:
-        write_json(found, json_file)
+    found = asyncio.run(joined.joined(reach.sidecar(), envoy_admin))
+    give(found, json_file, lambda: joined.render(found))
     if found["contradictions"]:
         raise typer.Exit(EXIT_FAILED)
 
 
+@reaching
 def capacity(
     *,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
     json_file: JsonOption = None,
 ) -> None:
     """Show what each model's replicas serve, what is promised of it, used and free.
@@ -129,30 +55,18 @@ def capacity(
 
     Example: weighbridge capacity --config weighbridge.yaml
     """
-    from rich.console import Console
-
     from weighbridge.admin import capacity as reckoning
 
-    sidecar = sidecar_of(
-        admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key
-    )
-    found = reckoning.capacities(asyncio.run(sidecar.page("/status")))
-    if str(json_file) != "-":
-        Console().print(reckoning.table(found))
-    if json_file is not None:
-        write_json(reckoning.as_json(found), json_file)
+    found = reckoning.capacities(asyncio.run(reach.sidecar().page("/status")))
+    give(reckoning.as_json(found), json_file, lambda: reckoning.table(found))
     if any(one.is_short for one in found.values()):
         raise typer.Exit(EXIT_FAILED)
 
 
+@reaching
 def top(
     *,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
     interval: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")
     ] = 1.0,
@@ -168,12 +82,10 @@ def top(
 
     from weighbridge.cli import top as screen
 
-    sidecar = sidecar_of(
-        admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key
-    )
-    asyncio.run(screen.run(sidecar, Console(), interval, rounds))
+    asyncio.run(screen.run(reach.sidecar(), Console(), interval, rounds))
 
 
+@reaching
 def whatif(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, by any of its names.")],
     *,
@@ -183,34 +95,22 @@ def whatif(
     rate_factor: Annotated[
         float, typer.Option(min=0.01, max=100, help="Multiple of the present rate.")
     ] = 1.0,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
 ) -> None:
     """Simulate the latest decisions of a running sidecar with more or fewer replicas; prints JSON.
 
     Example: weighbridge whatif llama-3.1-8b --replicas 4 --config weighbridge.yaml
     """
     question = {"model": model, "replicas": replicas, "rate_factor": rate_factor}
-    sidecar = sidecar_of(
-        admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key
-    )
-    found = asked(sidecar, "/whatif", question, WHATIF_SECONDS)
+    found = asked(reach.sidecar(), "/whatif", question, WHATIF_SECONDS)
     write_json(found, Path("-"))
 
 
+@reaching
 def drain(
     replica: ReplicaArgument,
     *,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
 ) -> None:
     """Drain a replica: no new session; sessions leave at their next turn; requests in flight end.
 
@@ -219,19 +119,15 @@ def drain(
     change(
         "drain",
         replica,
-        sidecar_of(admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key),
+        reach.sidecar(),
     )
 
 
+@reaching
 def undrain(
     replica: ReplicaArgument,
     *,
-    config: ConfigOption = None,
-    admin: AdminOption = None,
-    token_file: TokenOption = None,
-    ca: CaOption = None,
-    cert: CertOption = None,
-    key: KeyOption = None,
+    reach: Reach,
 ) -> None:
     """Take a drain back: the replica gets sessions again.
 
@@ -240,8 +136,39 @@ def undrain(
     change(
         "undrain",
         replica,
-        sidecar_of(admin=admin, config=config, token_file=token_file, ca=ca, cert=cert, key=key),
+        reach.sidecar(),
     )
+
+
+@reaching
+def explain(
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST.json", help="A body, or path, headers and body.")
+    ],
+    *,
+    reach: Reach,
+    json_file: JsonOption = None,
+) -> None:
+    """Weigh and place one request by the live code: tokens, cost, candidates, choice, reason.
+
+    With --admin by a running sidecar, with its caches and load; with --config by a new one; else by
+    an example pool.
+
+    Example: weighbridge explain request.json --admin 127.0.0.1:9005
+    """
+    from weighbridge.admin import explain as explaining
+
+    try:
+        asked = explaining.parse(request.read_bytes())
+    except OSError as error:
+        raise RefusedError(f"{request}: {error.strerror}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{request}: {error}") from None
+    if reach.admin is None:
+        found = explaining.ask(explaining.core_for(asked, reach.config), asked)
+    else:
+        found = asyncio.run(explaining.ask_sidecar(reach.sidecar(), asked))
+    give(found, json_file, lambda: explaining.render(found))
 
 
 def change(verb: str, replica: str, sidecar: "Sidecar") -> None:

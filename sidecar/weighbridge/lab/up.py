@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from weighbridge.lab.report import show, summary
 from weighbridge.lab.stack import Stack, StackOptions
 from weighbridge.lab.traces import TraceRequest, read_rows, requests_of, shipped_trace
 from weighbridge.lab.traffic import drive
+from weighbridge.process.output import write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +84,8 @@ async def exercise(stack: Stack, requests: list[TraceRequest], console: Console)
 def report(result: dict[str, Any], options: Options, console: Console) -> None:
     """Shows the run, and writes it where asked."""
     show(result, options.stack.speed, console)
-    if options.json_file is None:
-        return
-    text = json.dumps(result, indent=2) + "\n"
-    if str(options.json_file) == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    try:
-        options.json_file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RefusedError(f"{options.json_file}: {error.strerror}") from None
+    if options.json_file is not None:
+        write_json(result, options.json_file)
 
 
 async def stay(stack: Stack, console: Console) -> None:

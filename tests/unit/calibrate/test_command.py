@@ -13,11 +13,12 @@ from tests.unit.calibrate.bench import Trial
 from tests.unit.calibrate.virtual import Hidden
 from weighbridge.calibrate import profile as profiles
 from weighbridge.calibrate import report
-from weighbridge.calibrate.command import Options, plan, show, write_json
+from weighbridge.calibrate.command import Options, plan, show
 from weighbridge.calibrate.engine.target import Facts
 from weighbridge.calibrate.outcome import Outcome
 from weighbridge.calibrate.state import Header, State
 from weighbridge.errors import ConfigError, RefusedError
+from weighbridge.process.output import write_json
 
 OPTIONS = Options(
     url="http://r:8000",
@@ -112,7 +113,7 @@ def test_people_see_the_verdict_and_every_warning(outcome: Outcome) -> None:
 
 
 def test_json_goes_to_standard_output(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
-    write_json(Path("-"), outcome.json())
+    write_json(outcome.json(), Path("-"))
     assert json.loads(capsys.readouterr().out)["profile"] == outcome.profile
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import weighbridge
 from weighbridge import __version__
 from weighbridge.cli.main import app
 
@@ -21,6 +22,15 @@ COMMANDS = [
     ["envoy", "render"],
     ["envoy", "validate"],
 ]
+
+
+EXAMPLE = Path(weighbridge.__file__).parent / "data" / "examples" / "chat.json"
+NEEDED = {
+    "whatif": ("m", "--replicas", "1"),
+    "drain": ("10.0.0.1:80",),
+    "undrain": ("10.0.0.1:80",),
+    "explain": (str(EXAMPLE),),
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,6 +65,26 @@ def test_every_command_has_an_example_and_every_option_its_help() -> None:
         assert f"Example: {path}" in (command.help or ""), path
         for option in command.params:
             assert getattr(option, "help", None), f"{path} {option.name}"
+
+
+def test_every_command_that_asks_a_sidecar_reaches_it_in_the_same_ways() -> None:
+    found = dict(leaves(typer.main.get_command(app), "weighbridge"))
+    ways = {
+        name
+        for name, command in found.items()
+        if {"config", "admin", "token_file", "ca", "cert", "key"}
+        <= {option.name for option in command.params}
+    }
+    asking = ("status", "capacity", "top", "whatif", "drain", "undrain", "explain")
+    assert ways == {f"weighbridge {name}" for name in asking}
+    for name in asking:
+        both = run(name, *NEEDED.get(name, ()), "--config", "a.yaml", "--admin", "127.0.0.1:1")
+        assert both.returncode == 2
+        assert "give either --config or --admin" in both.stderr
+        lost = run(name, *NEEDED.get(name, ()), "--admin", "127.0.0.1:1")
+        assert (lost.returncode, lost.stdout) == (1, "")
+        [line] = lost.stderr.splitlines()
+        assert line.startswith("weighbridge: http://127.0.0.1:1/")
 
 
 def test_the_version() -> None:
