@@ -1,5 +1,6 @@
 """The Helm chart and the manifests rendered from it."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,6 +26,16 @@ networkPolicy:
   gatewayNamespaceLabels: {kubernetes.io/metadata.name: gateways}
   monitoringNamespaceLabels: {kubernetes.io/metadata.name: monitoring}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
+prometheusRule: {enabled: true, labels: {release: prometheus}}
+dashboard: {enabled: true}
+autoscaling:
+  models:
+    - {deployment: llama, model: meta-llama/Llama-3.1-8B-Instruct, minReplicas: 1, maxReplicas: 4}
+usageLog: {enabled: true, accessMode: ReadWriteMany}
+extraFiles: {mine.yaml: "name: mine", jwks.json: '{"keys": []}'}
+existingSecret: tokens
+extraVolumes: [{name: big, emptyDir: {}}]
+extraVolumeMounts: [{name: big, mountPath: /big}]
 imagePullSecrets: [{name: registry}]
 podAnnotations: {a: b}
 podLabels: {c: d}
@@ -36,9 +47,10 @@ priorityClassName: high
 
 def helm(*arguments: str) -> str:
     """What helm prints; the test is skipped where there is no helm."""
-    found = shutil.which("helm") or shutil.which("helm", path=str(Path.home() / "go" / "bin"))
+    built = [ROOT / ".mesh" / "bin", Path.home() / "go" / "bin"]
+    found = shutil.which("helm") or shutil.which("helm", path=":".join(map(str, built)))
     if found is None:
-        pytest.skip("NOT TESTED: helm is missing (go install helm.sh/helm/v3/cmd/helm@v3.18.4)")
+        pytest.skip("NOT TESTED: helm is missing (tests/mesh/build.sh .mesh helm)")
     result = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr + result.stdout
     return result.stdout
@@ -135,7 +147,10 @@ def test_every_value_renders_to_what_an_api_server_takes(tmp_path: Path) -> None
     things = template("--values", str(values))
     kinds = {thing["kind"] for thing in things}
     assert kinds >= {"InferencePool", "NetworkPolicy", "ServiceMonitor", "PodDisruptionBudget"}
-    checked = [thing for thing in things if thing["kind"] != "ServiceMonitor"]
+    assert kinds >= {"PrometheusRule", "ScaledObject", "PersistentVolumeClaim"}
+    # These a real API server checks: tests/mesh.
+    others = {"PrometheusRule", "ServiceMonitor"}
+    checked = [thing for thing in things if thing["kind"] not in others]
     assert [line for thing in checked for line in problems(thing)] == []
     tls = configuration(things).listen.tls
     assert tls is not None
@@ -149,3 +164,66 @@ def test_one_sidecar_has_no_budget_that_would_hold_a_drain_up() -> None:
 def configuration(things: list[dict[str, Any]]) -> Config:
     text = by_kind(things, "ConfigMap")["data"]["weighbridge.yaml"]
     return Config.model_validate(yaml.safe_load(text))
+
+
+def test_files_of_ones_own_lie_beside_the_configuration(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(EVERYTHING)
+    things = template("--values", str(values))
+    data = by_kind(things, "ConfigMap")["data"]
+    assert data["mine.yaml"] == "name: mine"
+    assert data["jwks.json"] == '{"keys": []}'
+    pod = by_kind(things, "Deployment")["spec"]["template"]["spec"]
+    mounts = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+    assert mounts["config"] == "/etc/weighbridge"
+    assert mounts["secrets"] == "/secrets"
+    assert mounts["big"] == "/big"
+    assert {one["name"] for one in pod["volumes"]} == mounts.keys()
+    usage_log = configuration(things).usage_log.path
+    assert usage_log is not None
+    assert usage_log.startswith(mounts["usage"] + "/")
+
+
+def test_alerts_and_dashboard_are_those_of_deploy(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(EVERYTHING)
+    things = template("--values", str(values))
+    [alerts] = read(ROOT / "deploy" / "prometheus" / "alerts.yaml")
+    assert by_kind(things, "PrometheusRule")["spec"] == alerts
+    dashboards = [one["data"] for one in things if "weighbridge.json" in one.get("data", {})]
+    shipped = json.loads((ROOT / "deploy" / "grafana" / "weighbridge.json").read_text())
+    assert [json.loads(one["weighbridge.json"]) for one in dashboards] == [shipped]
+    # They ask for the job `weighbridge`, whatever the release is called.
+    assert by_kind(things, "ServiceMonitor")["spec"]["jobLabel"] == "app.kubernetes.io/name"
+
+
+def test_autoscalers_are_those_of_deploy(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    model = "meta-llama/Llama-3.1-8B-Instruct"
+    one = {"deployment": "llama-3-1-8b", "model": model, "minReplicas": 1, "maxReplicas": 16}
+    for kind, name in (("keda", "ScaledObject"), ("hpa", "HorizontalPodAutoscaler")):
+        values.write_text(yaml.safe_dump({"autoscaling": {"kind": kind, "models": [one]}}))
+        made = by_kind(template("--values", str(values)), name)
+        [shipped] = read(ROOT / "deploy" / "autoscaling" / f"{kind}.yaml")
+        assert made["spec"] == shipped["spec"]
+
+
+def test_an_account_that_others_give_rights_to_keeps_its_token() -> None:
+    things = template("--set", "rbac.create=false")
+    assert "Role" not in {thing["kind"] for thing in things}
+    assert by_kind(things, "Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("replicas=0", "replicas"),
+        ("imagee.tag=1", "imagee"),
+        ("inferencePool.failureMode=Open", "failureMode"),
+        ("extraFiles.weighbridge\\.yaml=1", "extraFiles"),
+        ("usageLog.enabled=true,replicas=2", "ReadWriteMany"),
+    ],
+)
+def test_values_that_are_wrong_are_refused_by_their_name(wrong: str, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        template("--set", wrong)

@@ -18,3 +18,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "weighbridge.name" .) }}
 {{- else }}{{ .Values.serviceAccount.name | default "default" }}{{ end -}}
 {{- end }}
+
+{{- define "weighbridge.scaling" -}}
+scaleUp:
+  stabilizationWindowSeconds: 30
+  policies: [{type: Percent, value: 100, periodSeconds: 60}]
+# A replica takes minutes to come back, and its cache with it.
+scaleDown:
+  stabilizationWindowSeconds: 600
+  policies: [{type: Pods, value: 1, periodSeconds: 120}]
+{{- end }}
