@@ -12,13 +12,14 @@ RUST := $(shell find rust_core -name '*.rs' -o -name Cargo.toml -o -name '*.prot
         Cargo.toml Cargo.lock
 say = @printf '\033[1m==> %s\033[0m\n' "$(1)"
 
-.PHONY: docs fragments bench-simulator help build demo arena agree bench fuzz test lint lint-rust lint-python test-rust test-python test-compose truth profiles clean
+.PHONY: docs fragments bench-simulator help build demo arena agree bench fuzz test lint lint-rust lint-python test-rust test-python test-compose test-mesh truth profiles clean
 
 help:
 	@echo "make build   a .venv with everything installed, the Rust core in release mode"
 	@echo "make demo    six emulated replicas, the sidecar, a real Envoy, 300 requests"
 	@echo "make test    lint, then all tests, Rust and Python, through a real Envoy"
 	@echo "make test-compose  docker compose up on a real engine, which it installs where it may"
+	@echo "make test-mesh   real control planes, which it builds from Go modules (half an hour the first time)"
 	@echo "make fragments   mesh fragments and compose's Envoy, from what is rendered"
 	@echo "make bench-simulator  routing policies side by side, simulated, into docs/benchmarks.md"
 	@echo "make lint    ruff, mypy, rustfmt, clippy"
@@ -129,7 +130,7 @@ lint-rust:
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 
 test: lint test-rust test-python
-	$(call say,All tests passed)
+	$(call say,All tests passed$(comma) but those with real control planes: make test-mesh)
 
 test-rust:
 	$(call say,Rust tests)
@@ -142,6 +143,18 @@ fragments: build
 test-compose: build
 	$(call say,docker-compose.yml on a real engine; some minutes to build the image)
 	$(BIN)/pytest -s --timeout 1800 tests/compose
+
+# An API server, Envoy Gateway and istiod, in a network namespace of their own: no port is taken
+# here, and nothing outside can be reached. PLANES is where what was built is kept.
+PLANES := .mesh
+MESH_ADDRESSES := $(addprefix 10.244.0.,1 11 12 13 14 20 21 22)
+test-mesh: build
+	$(call say,Control planes into $(PLANES)$(comma) half an hour of two cores the first time)
+	tests/mesh/build.sh $(PLANES)
+	$(call say,Envoy Gateway$(comma) istiod and an API server drive the sidecar; ten minutes)
+	@unshare --map-root-user --net --mount bash -euc 'ip link set lo up; \
+	  for one in $(MESH_ADDRESSES); do ip address add $$one/32 dev lo; done; \
+	  PLANES=$(abspath $(PLANES)) exec $(BIN)/pytest --timeout 900 tests/mesh $(MESH)'
 
 test-python: build
 	$(call say,Python tests$(comma) also through a real Envoy)

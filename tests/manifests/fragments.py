@@ -44,15 +44,14 @@ EXAMPLE_HEAD = """\
 """
 ISTIO_HEAD = """\
 # Istio without InferencePool: filters before the router of one gateway, and the policy that takes
-# the host that they chose. Not run on a real cluster; see docs/mesh/istio.md.
+# the host that they chose. docs/mesh/istio.md says more.
 #
 # To change: the gateway's label, and the two clusters' names, outbound|PORT||SERVICE.NAMESPACE...
 """
 OLDER_GATEWAY_HEAD = """\
 # Envoy Gateway 1.5 to 1.8: policies.yaml without what their API does not know. What to
 # change is said there. They cannot copy replies: the filter that asks for a request is sent its
-# reply too, and each piece of that waits for the sidecar. Not run on a real cluster; see
-# docs/mesh/envoy-gateway.md.
+# reply too, and each piece of that waits for the sidecar. See docs/mesh/envoy-gateway.md.
 """
 COMPOSE_HEAD = """\
 # Envoy of docker-compose.yml: what `weighbridge envoy render` writes for the sidecar at
