@@ -12,6 +12,7 @@ import aiohttp
 
 from weighbridge.lab.processes import Family
 from weighbridge.lab.stack import Stack
+from weighbridge.shapes import Decision
 
 SETTLE_SECONDS = 20.0
 
@@ -62,7 +63,7 @@ class Running:
         async with aiohttp.ClientSession() as session, session.post(url, json=fault) as response:
             assert response.status == 200, await response.text()
 
-    async def decision_of(self, reply: "Reply") -> dict[str, Any]:
+    async def decision_of(self, reply: "Reply") -> Decision:
         """The sidecar's decision on the request of a reply."""
         wanted = reply.headers["x-request-id"]
         found = [one for one in await self.stack.decisions() if one["request_id"] == wanted]

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 
 from tests.e2e.harness import Running, Starter, until
+from weighbridge.shapes import Replica
 
 
 async def change(running: Running, verb: str, endpoint: str) -> dict[str, Any]:
@@ -21,11 +22,10 @@ async def change(running: Running, verb: str, endpoint: str) -> dict[str, Any]:
         return answer
 
 
-async def replica_status(running: Running, endpoint: str) -> dict[str, Any]:
+async def replica_status(running: Running, endpoint: str) -> Replica:
     """What the sidecar says of a replica."""
     replicas = (await running.stack.status())["replicas"]
-    found: dict[str, Any] = next(one for one in replicas if one["endpoint"] == endpoint)
-    return found
+    return next(one for one in replicas if one["endpoint"] == endpoint)
 
 
 async def test_sessions_leave_a_drained_replica_at_turn_ends_and_streams_end_there(

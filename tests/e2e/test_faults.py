@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from typing import Any
 
 import aiohttp
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from tests.e2e.harness import Running, Starter, until
 from tests.e2e.load import QUICK_HEALTH, QUICK_TELEMETRY, Outcome, load, now
 from weighbridge.config.listen import Transport
+from weighbridge.shapes import Replica
 
 QUICK = {"health": QUICK_HEALTH, "telemetry": QUICK_TELEMETRY}
 # Generous: an idle machine needs a tenth.
@@ -27,11 +27,11 @@ def silent(seconds: float) -> dict[str, float]:
     return {"replica_silence_seconds": seconds}
 
 
-async def replica(running: Running, number: int) -> dict[str, Any]:
+async def replica(running: Running, number: int) -> Replica:
     """The sidecar's view of a replica."""
     endpoint = running.stack.endpoints[number]
     status = await running.stack.status()
-    found: list[dict[str, Any]] = [one for one in status["replicas"] if one["endpoint"] == endpoint]
+    found = [one for one in status["replicas"] if one["endpoint"] == endpoint]
     return found[0]
 
 

@@ -1,11 +1,12 @@
 """The autoscaling signal: how many replicas of each model its present demand asks for, and why."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from weighbridge.config.fleet import Autoscaling
+from weighbridge.shapes import CoreStatus, Replica
 
 Limit = Literal["mu", "kv", "min_replicas", "max_replicas"]
 # States in which a replica takes work.
@@ -30,13 +31,13 @@ class Signal:
 
 
 def signals(
-    status: Mapping[str, Any], settings: Autoscaling, promised_mu: float = 0.0
+    status: CoreStatus, settings: Autoscaling, promised_mu: float = 0.0
 ) -> dict[str, Signal]:
     """The signal of every model that has replicas, or requests that ask for it.
 
     So much is promised of each model that has replicas, MU a minute.
     """
-    by_model: dict[str, list[Mapping[str, Any]]] = {}
+    by_model: dict[str, list[Replica]] = {}
     for replica in status["replicas"]:
         by_model.setdefault(replica["model"], []).append(replica)
     reports = status["assignment"]["models"]
@@ -44,8 +45,8 @@ def signals(
     return {
         model: signal(
             by_model.get(model, ()),
-            reports.get(model, {}).get("mu_per_s", 0.0) * 60,
-            sum(queue["mu"] for queue in doors.get(model, {}).get("waiting", {}).values()),
+            reports[model]["mu_per_s"] * 60 if model in reports else 0.0,
+            sum(queue["mu"] for queue in doors[model]["waiting"].values()) if model in doors else 0,
             settings,
             promised_mu if model in by_model else 0.0,
         )
@@ -54,7 +55,7 @@ def signals(
 
 
 def signal(
-    replicas: Iterable[Mapping[str, Any]],
+    replicas: Iterable[Replica],
     placed_mu_per_min: float,
     waiting_mu: float,
     settings: Autoscaling,
@@ -92,9 +93,9 @@ def signal(
     )
 
 
-def serves(replica: Mapping[str, Any]) -> float:
+def serves(replica: Replica) -> float:
     """MU a minute that a replica may be given now: less while it is probed or warms up."""
-    return float(replica["capacity_mu_per_min"] * replica.get("share", 1.0))
+    return replica["capacity_mu_per_min"] * replica["share"]
 
 
 def mean(values: Iterable[float]) -> float:

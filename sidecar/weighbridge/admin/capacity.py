@@ -11,6 +11,7 @@ from rich.table import Table
 from weighbridge.admin.autoscale import ratio
 from weighbridge.config.admission import Admission
 from weighbridge.process.tables import plain_table
+from weighbridge.shapes import Signal, Status
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Capacity:
         return self.promised_mu > self.capacity_mu
 
 
-def capacity(signal: Mapping[str, Any]) -> Capacity:
+def capacity(signal: Signal) -> Capacity:
     """Of a model's autoscaling signal, as `/status` has it."""
     promised, used = signal["promised_mu"], signal["placed_mu"]
     by_promise = ratio(promised, signal["replica_mu"] * signal["target_utilisation"])
@@ -62,7 +63,7 @@ def capacity(signal: Mapping[str, Any]) -> Capacity:
     )
 
 
-def capacities(status: Mapping[str, Any]) -> dict[str, Capacity]:
+def capacities(status: Status) -> dict[str, Capacity]:
     """Of all models that a status tells of."""
     return {model: capacity(signal) for model, signal in status["autoscaling"].items()}
 

@@ -19,6 +19,7 @@ from weighbridge.admin.access import problem
 from weighbridge.admin.feed import Feed
 from weighbridge.errors import RefusedError
 from weighbridge.net import outside
+from weighbridge.shapes import Status
 
 INTERVAL_SECONDS = 1.0
 MOST_VIEWERS = 16
@@ -60,7 +61,7 @@ class Console:
     def __init__(
         self,
         core: Core,
-        snapshot: Callable[[], dict[str, Any]],
+        snapshot: Callable[[], Status],
         profiles: Sequence[Mapping[str, Any]],
     ) -> None:
         self._core = core

@@ -2,7 +2,7 @@
 
 import gzip
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,12 +14,17 @@ from prometheus_client.core import Metric
 
 from weighbridge.admin import catalogue as cat
 from weighbridge.admin.catalogue import Family
+from weighbridge.shapes import Replica, Status
 
-Status = Mapping[str, Any]
 GZIP_LEVEL = 3
+TokenKey = Literal["prompt_tokens", "cached_tokens", "output_tokens"]
 STATES = ("healthy", "degraded", "probing", "ejected", "draining")
 # Kinds of tokens, as OpenTelemetry's terms for GenAI name them; cached ones are input as well.
-TOKEN_TYPES = {"input": "prompt_tokens", "cached": "cached_tokens", "output": "output_tokens"}
+TOKEN_TYPES: Mapping[str, TokenKey] = {
+    "input": "prompt_tokens",
+    "cached": "cached_tokens",
+    "output": "output_tokens",
+}
 
 
 class StatusCollector:
@@ -150,7 +155,7 @@ def autoscaling_families(status: Status) -> list[Family]:
     return [demand, capacity, promised, target, needed, desired]
 
 
-def replica_counts(replicas: Iterable[Mapping[str, Any]], models: Iterable[str]) -> Family:
+def replica_counts(replicas: Iterable[Replica], models: Iterable[str]) -> Family:
     """How many replicas of each of the models are in each state."""
     counts = {model: dict.fromkeys(STATES, 0) for model in models}
     for replica in replicas:
@@ -163,7 +168,7 @@ def replica_counts(replicas: Iterable[Mapping[str, Any]], models: Iterable[str])
 
 
 # Of a replica: the metric, and where its figure is.
-REPLICA_FIGURES: tuple[tuple[cat.Spec, Callable[[Mapping[str, Any]], float]], ...] = (
+REPLICA_FIGURES: tuple[tuple[cat.Spec, Callable[[Replica], float]], ...] = (
     (cat.REPLICA_IN_FLIGHT, lambda replica: replica["requests"]),
     (cat.REPLICA_KV_TOKENS, lambda replica: replica["kv_tokens"]),
     (cat.REPLICA_KV_CAPACITY, lambda replica: replica["kv_capacity_tokens"]),

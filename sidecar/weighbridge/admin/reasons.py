@@ -1,7 +1,6 @@
 """Why a decision fell as it did, in words."""
 
-from collections.abc import Mapping
-from typing import Any
+from weighbridge.shapes import Decision
 
 REASONS = {
     "home": "its session's home",
@@ -16,9 +15,9 @@ REASONS = {
 }
 
 
-def why(decision: Mapping[str, Any]) -> str:
+def why(decision: Decision) -> str:
     """One sentence: the rule that chose, and what the replica held of the prompt."""
-    reason = str(decision["reason"])
+    reason = decision["reason"]
     rule = REASONS.get(reason, reason.replace("_", " "))
     prompt, cached = decision["prompt_tokens"], decision["cached_tokens"]
     if not prompt:

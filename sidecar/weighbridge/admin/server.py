@@ -21,6 +21,7 @@ from weighbridge.admin.metrics import Metrics
 from weighbridge.admin.port import AdminPort
 from weighbridge.errors import ConfigError, RefusedError
 from weighbridge.net import outside
+from weighbridge.shapes import Status
 
 # Path, whether it is a link, and what is there.
 INDEX = (
@@ -78,7 +79,7 @@ class AdminServer:
         self,
         core: Core,
         is_ready: Callable[[], bool],
-        snapshot: Callable[[], dict[str, Any]],
+        snapshot: Callable[[], Status],
         access: Access | None = None,
         profiles: Sequence[Mapping[str, Any]] = (),
         *,

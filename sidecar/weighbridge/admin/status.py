@@ -1,8 +1,7 @@
 """The sidecar at one moment: what the core says, and what the control plane makes of it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -12,15 +11,17 @@ from weighbridge.admin import autoscale, capacity
 from weighbridge.config.file import Config
 from weighbridge.config.tuning import configured, tuned
 from weighbridge.envoy.runtime import View
+from weighbridge.shapes import CoreStatus, Status
 
 
-def snapshot(core: Core, config: Config, view: View) -> dict[str, Any]:
+def snapshot(core: Core, config: Config, view: View) -> Status:
     """The status page's content."""
-    status: dict[str, Any] = orjson.loads(core.status())
-    return status | control_plane(status, config, view)
+    status: CoreStatus = orjson.loads(core.status())
+    whole: Any = {**status, **control_plane(status, config, view)}
+    return cast("Status", whole)
 
 
-def control_plane(status: Mapping[str, Any], config: Config, view: View) -> dict[str, Any]:
+def control_plane(status: CoreStatus, config: Config, view: View) -> dict[str, Any]:
     """What is added to the core's status."""
     effective = tuned(config, view.overrides)
     promised = capacity.promised_mu(effective.admission)

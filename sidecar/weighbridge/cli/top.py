@@ -1,9 +1,8 @@
 """`weighbridge top`: replicas, tenants and decisions in a terminal, once a second."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +13,7 @@ from weighbridge.admin.reasons import why
 from weighbridge.errors import RefusedError
 from weighbridge.net.asking import Sidecar
 from weighbridge.process.tables import plain_table
+from weighbridge.shapes import Decision, Status, Tenant
 
 STATE_STYLES = {
     "healthy": "green",
@@ -32,8 +32,8 @@ class Look:
     """One look at a sidecar; `at_s` is the time of it."""
 
     at_s: float
-    status: Mapping[str, Any]
-    decisions: Sequence[Mapping[str, Any]]
+    status: Status
+    decisions: Sequence[Decision]
 
 
 def render(now: Look, before: Look | None) -> Group:
@@ -115,7 +115,7 @@ def given(look: Look) -> dict[str, float]:
     return {one["endpoint"]: one["served"]["mu"] for one in look.status["replicas"]}
 
 
-def billed(look: Look) -> dict[tuple[str, str], dict[str, Any]]:
+def billed(look: Look) -> dict[tuple[str, str], Tenant]:
     """Each tenant's standing, by model and name."""
     return {
         (model, tenant["tenant"]): tenant
@@ -149,7 +149,7 @@ def tenant_table(now: Look, before: Look | None) -> Table:
     return table
 
 
-def decision_table(decisions: Sequence[Mapping[str, Any]]) -> Table:
+def decision_table(decisions: Sequence[Decision]) -> Table:
     """The latest decisions, the newest first."""
     table = plain_table("Decisions")
     for title in ("session", "replica"):

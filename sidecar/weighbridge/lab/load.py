@@ -54,7 +54,7 @@ async def run(options: Options, console: Console) -> dict[str, Any]:
 def result(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The run as `--json` writes it; of replicas what their answers say (`x-served-by`)."""
     replicas = sorted({outcome.replica for outcome in outcomes if outcome.replica})
-    found = summary(replicas, outcomes, {"replicas": []}, [])
+    found = summary(replicas, outcomes, [], [])
     del found["decisions"]
     for row in found["replicas"]:
         del row["mu"]

@@ -13,6 +13,7 @@ from rich.text import Text
 from weighbridge.admin.reasons import why
 from weighbridge.lab.traffic import Outcome
 from weighbridge.process.tables import plain_table
+from weighbridge.shapes import Decision, Replica
 
 EXPLAINED = 5
 SUMMED = {"requests", "mu", "prompt_tokens", "cached_tokens"}
@@ -42,10 +43,10 @@ def stickiness(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def replica_rows(
-    endpoints: Sequence[str], outcomes: Sequence[Outcome], status: Mapping[str, Any]
+    endpoints: Sequence[str], outcomes: Sequence[Outcome], replicas: Sequence[Replica]
 ) -> list[dict[str, Any]]:
     """What each replica served: requests, MU, tokens from its cache, time to first token."""
-    mu = {replica["endpoint"]: replica["served"]["mu"] for replica in status["replicas"]}
+    mu = {replica["endpoint"]: replica["served"]["mu"] for replica in replicas}
     rows = []
     for endpoint in endpoints:
         served = [outcome for outcome in outcomes if outcome.replica == endpoint and outcome.is_ok]
@@ -72,8 +73,8 @@ def rounded(value: float | None) -> float | None:
 def summary(
     endpoints: Sequence[str],
     outcomes: Sequence[Outcome],
-    status: Mapping[str, Any],
-    decisions: Sequence[Mapping[str, Any]],
+    replicas: Sequence[Replica],
+    decisions: Sequence[Decision],
 ) -> dict[str, Any]:
     """The run as `--json` writes it."""
     errors = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
@@ -82,7 +83,7 @@ def summary(
         "requests": len(outcomes),
         "ok": sum(outcome.is_ok for outcome in outcomes),
         "errors": [{"error": error, "count": count} for error, count in errors.most_common()],
-        "replicas": replica_rows(endpoints, outcomes, status),
+        "replicas": replica_rows(endpoints, outcomes, replicas),
         "sessions": len({outcome.session for outcome in outcomes}),
         "later_turns": sum(outcome.turn > 1 for outcome in outcomes),
         "session_stickiness": None if share is None else round(share, 4),
@@ -90,28 +91,26 @@ def summary(
     }
 
 
-def explained(
-    decisions: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome]
-) -> list[dict[str, Any]]:
+def explained(decisions: Sequence[Decision], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Some decisions that show most, in the order in which they were made."""
     of_request = {outcome.request_id: outcome for outcome in outcomes}
-    chosen = sorted(telling(decisions), key=lambda one: int(one["number"]))
+    chosen = sorted(telling(decisions), key=lambda one: one["number"])
     return [_explain(decision, of_request.get(decision["request_id"])) for decision in chosen]
 
 
-def telling(decisions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def telling(decisions: Sequence[Decision]) -> list[Decision]:
     """One of each reason; then the most cached, the heaviest, the lightest, and the first ones."""
     by_reason = {one["reason"]: one for one in reversed(decisions)}
     ranked = [*by_reason.values()] if len(by_reason) > 1 else []
     if decisions:
-        ranked.append(max(decisions, key=lambda one: int(one["cached_tokens"])))
-        ranked.append(max(decisions, key=lambda one: float(one["mu"])))
-        ranked.append(min(decisions, key=lambda one: float(one["mu"])))
+        ranked.append(max(decisions, key=lambda one: one["cached_tokens"]))
+        ranked.append(max(decisions, key=lambda one: one["mu"]))
+        ranked.append(min(decisions, key=lambda one: one["mu"]))
     distinct = {one["number"]: one for one in [*ranked, *decisions]}
     return list(distinct.values())[:EXPLAINED]
 
 
-def _explain(decision: Mapping[str, Any], outcome: Outcome | None) -> dict[str, Any]:
+def _explain(decision: Decision, outcome: Outcome | None) -> dict[str, Any]:
     return {
         "session": outcome.session if outcome else decision["session"],
         "turn": outcome.turn if outcome else None,

@@ -25,6 +25,7 @@ from weighbridge.errors import RefusedError
 from weighbridge.lab.ports import LOOPBACK, find_free_run, require_free
 from weighbridge.lab.processes import Child, Family
 from weighbridge.net.page import found
+from weighbridge.shapes import Decision, Status
 
 T = TypeVar("T")
 
@@ -237,14 +238,14 @@ class Stack:
                 task.cancel()
             await asyncio.gather(working, watching, return_exceptions=True)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Status:
         """The sidecar's status page."""
-        page: dict[str, Any] = await fetch(f"{self.admin_url}/status")
+        page: Status = await fetch(f"{self.admin_url}/status")
         return page
 
-    async def decisions(self, after: int = 0) -> list[dict[str, Any]]:
+    async def decisions(self, after: int = 0) -> list[Decision]:
         """The decisions that the sidecar keeps, with a number above `after`."""
-        found: list[dict[str, Any]] = []
+        found: list[Decision] = []
         while page := await fetch(f"{self.admin_url}/decisions?after={after}"):
             found += page
             after = max(one["number"] for one in page)

@@ -78,7 +78,8 @@ async def exercise(stack: Stack, requests: list[TraceRequest], console: Console)
     """Sends the traffic through Envoy and sums up what came of it."""
     with following(console, len(requests)) as on_done:
         outcomes = await drive(stack.url, stack.model, requests, stack.options.speed, on_done)
-    return summary(stack.endpoints, outcomes, await stack.status(), await stack.decisions())
+    status, decisions = await stack.status(), await stack.decisions()
+    return summary(stack.endpoints, outcomes, status["replicas"], decisions)
 
 
 def report(result: dict[str, Any], options: Options, console: Console) -> None:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -41,6 +41,7 @@ from weighbridge.serve.drift import DriftWatch, Known
 from weighbridge.serve.health import HealthWatch
 from weighbridge.serve.reloads import Reloads
 from weighbridge.serve.usage import UsageWriter
+from weighbridge.shapes import Status
 
 if TYPE_CHECKING:
     from weighbridge.serve.tracing import SpanSender
@@ -270,10 +271,11 @@ class Service:
             notes.append("the configuration file was refused: see config in /status")
         return notes
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self) -> Status:
         status = snapshot(self._core, self._config, self._runtime.view)
         spans = self._sender.report() if self._sender else {"sent": 0, "failed": 0}
-        return status | {
+        told: Status = {
+            **status,
             "drift": self._drift.report(),
             "discovery": self._fleet.report(),
             "spans": spans,
@@ -281,6 +283,7 @@ class Service:
             "config": self._reloads.report(),
             "polls": self._health.skipped,
         }
+        return told
 
     def _set(self, config: Config) -> None:
         self._core.set_placing(json.dumps(placing(config.placing)))

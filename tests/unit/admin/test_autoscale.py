@@ -9,16 +9,17 @@ from weighbridge.admin.autoscale import Signal, signal
 from weighbridge.config.fleet import Autoscaling
 
 
-def replica(state: str = "healthy", kv_tokens: int = 0) -> dict[str, Any]:
+def replica(state: str = "healthy", kv_tokens: int = 0) -> Any:
     return {
         "state": state,
+        "share": 1.0,
         "capacity_mu_per_min": 60_000.0,
         "kv_capacity_tokens": 1000,
         "kv_tokens": kv_tokens,
     }
 
 
-def ask(replicas: list[dict[str, Any]], placed: float, waiting: float = 0, **more: Any) -> Signal:
+def ask(replicas: list[Any], placed: float, waiting: float = 0, **more: Any) -> Signal:
     settings = Autoscaling(target_utilisation=0.5, queue_seconds=30, **more)
     return signal(replicas, placed, waiting, settings)
 

@@ -25,8 +25,8 @@ def replica(state: str = "healthy", share: float = 1.0) -> dict[str, Any]:
     }
 
 
-def status(replicas: list[dict[str, Any]], promised: float, placed: float = 0.0) -> dict[str, Any]:
-    seen = {
+def status(replicas: list[dict[str, Any]], promised: float, placed: float = 0.0) -> Any:
+    seen: Any = {
         "replicas": replicas,
         "assignment": {"models": {"m": {"mu_per_s": placed / 60}}},
         "admission": {"m": {"waiting": {}}, "never served": {"waiting": {}}},

@@ -18,7 +18,7 @@ from weighbridge.envoy.runtime import View
 
 HISTOGRAM = {"buckets": [[0.001, 2], [None, 3]], "sum_s": 7.5}
 PREDICTION = {"requests": 3, "predicted": 90, "actual": 100, "absolute_error": 20}
-STATUS: dict[str, Any] = {
+STATUS: Any = {
     "pool": 3,
     "streams": 2,
     "reasons": {"home": 7},

@@ -38,9 +38,10 @@ def watch(*endpoints: str) -> DriftWatch:
 
 
 def ratios(watched: DriftWatch) -> dict[tuple[str, ...], float]:
+    status: Any = {"drift": watched.report()}
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in drift_families({"drift": watched.report()})
+        for family in drift_families(status)
         for sample in family.metric.samples
     }
 

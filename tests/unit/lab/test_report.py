@@ -31,7 +31,7 @@ def outcome(session: str, turn: int, replica: str, **more: Any) -> Outcome:
     return Outcome(**(fields | more))
 
 
-def decision(number: int, reason: str = "home", **more: Any) -> dict[str, Any]:
+def decision(number: int, reason: str = "home", **more: Any) -> Any:
     fields: dict[str, Any] = {
         "number": number,
         "request_id": f"a-{number}",
@@ -48,9 +48,10 @@ def decision(number: int, reason: str = "home", **more: Any) -> dict[str, Any]:
     return fields | more
 
 
-STATUS = {
-    "replicas": [{"endpoint": "A", "served": {"mu": 12.34}}, {"endpoint": "B", "served": {"mu": 0}}]
-}
+REPLICAS: Any = [
+    {"endpoint": "A", "served": {"mu": 12.34}},
+    {"endpoint": "B", "served": {"mu": 0}},
+]
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
@@ -87,7 +88,7 @@ def test_the_json_has_the_promised_shape() -> None:
         outcome("a", 2, "A", ttft_ms=30.0),
         outcome("b", 1, "", error="503: none", ttft_ms=None),
     ]
-    result = json.loads(json.dumps(summary(["A", "B"], outcomes, STATUS, [decision(1)])))
+    result = json.loads(json.dumps(summary(["A", "B"], outcomes, REPLICAS, [decision(1)])))
     assert result["requests"] == 3
     assert result["ok"] == 2
     assert result["errors"] == [{"error": "503: none", "count": 1}]
@@ -125,7 +126,11 @@ def test_decisions_shown_cover_every_reason_and_the_extremes_in_order() -> None:
 def test_the_table_names_replicas_errors_and_reasons() -> None:
     outcomes = [outcome("a", 1, "A"), outcome("b", 1, "", error="503: none")]
     out = io.StringIO()
-    show(summary(["A", "B"], outcomes, STATUS, [decision(1)]), 10, Console(file=out, width=160))
+    show(
+        summary(["A", "B"], outcomes, REPLICAS, [decision(1)]),
+        10,
+        Console(file=out, width=160),
+    )
     text = out.getvalue()
     assert "1 of 2 answered, 2 sessions" in text
     assert "1 x 503: none" in text
