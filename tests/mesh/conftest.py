@@ -7,10 +7,28 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.mesh import compatibility
 from tests.mesh.fleet import Fleet
 from tests.mesh.gateways import CERTIFICATES
-from tests.mesh.planes import CRDS, NAMESPACE, Api, missing
+from tests.mesh.planes import CRDS, NAMESPACE, PLANES, Api, missing
 from weighbridge.lab.processes import Family
+
+OUTCOMES: dict[str, str] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remembers what ran, for docs/compatibility.md and the table at the end."""
+    name = report.nodeid.split("::")[-1]
+    if report.when == "call" or report.outcome != "passed":
+        OUTCOMES[name] = report.outcome
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the table of what ran."""
+    compatibility.record(PLANES, OUTCOMES)
+    terminalreporter.section("what ran")
+    for name, outcome in OUTCOMES.items():
+        terminalreporter.write_line(f"{outcome:8} {name}")
 
 
 def require(*names: str) -> None:
