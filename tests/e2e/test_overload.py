@@ -19,7 +19,7 @@ MIX = ("standard", "sheddable", "standard", "sheddable")
 GOLD_EVERY_SECONDS = 2.0
 SIDECAR: dict[str, Any] = {
     "admission": {
-        "queue": {"prefill_window_ms": 700, "queue_window_ms": 2500, "max_wait_ms": 4000},
+        "queue": {"queue_window_ms": 2500, "max_wait_ms": 4000},
         "tenants": {
             "gold": {"guaranteed_mu_per_min": 30_000, "burst_mu": 2_000},
             "sheddable": {"priority": "sheddable"},

@@ -56,6 +56,7 @@ fn offer(tenant: &str) -> Offer<'_> {
             ..Amount::default()
         },
         deadline_us: u64::MAX,
+        fit: None,
     }
 }
 

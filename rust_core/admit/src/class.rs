@@ -50,9 +50,14 @@ impl Class {
         self.count == 0
     }
 
+    /// Accounts with something waiting, in the order of their turns.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = u32> + '_ {
+        self.order.iter().map(|(_, account)| *account)
+    }
+
     /// The account whose turn it is.
     pub(crate) fn next(&self) -> Option<u32> {
-        self.order.first().map(|(_, account)| *account)
+        self.in_order().next()
     }
 
     /// Accounts with something waiting, the one with most for its weight first, and how much.

@@ -249,6 +249,13 @@ impl Pass {
         finished.1
     }
 
+    /// Gives back what was claimed for it: it is placed now.
+    pub fn unclaim(&mut self) {
+        if let Some(grant) = &mut self.grant {
+            grant.claim = None;
+        }
+    }
+
     /// What the gate holds for it.
     #[must_use]
     pub fn grant(&self) -> Option<&Grant> {

@@ -1,11 +1,13 @@
 //! The gate before the replicas of one model: who runs, who waits, who is refused.
 
-use weighbridge_place::{Amount, MicroMu};
+use weighbridge_place::{Amount, Claim, MicroMu};
 
 use crate::accounts::Accounts;
 use crate::book::{Book, Priority};
 use crate::class::{Class, normalised};
+use crate::demand::Demand;
 use crate::drain::Drain;
+use crate::fit::Fit;
 use crate::outcome::{Event, Grant, Offer, Outcome, Shed, ShedReason};
 use crate::promises::{Promises, draw};
 use crate::running::{Capacity, Full, Running};
@@ -29,13 +31,17 @@ pub struct Gate {
     promises: Promises,
     pub(crate) drain: Drain,
     pub(crate) now_us: u64,
-    /// Prefill that began recently and has not faded, MU.
-    flow: f64,
+    pub(crate) demand: Demand,
 }
 
-/// Time in which prefill that began fades to 1/e, µs: as long as an answer's time per token is
-/// averaged over.
-const FLOW_US: f64 = 5e6;
+/// How often requests that wait are held against the replicas again, if nothing else happens, µs.
+const AGAIN_US: u64 = 10_000;
+
+/// Part of a wait at the replicas that is left where the queue here is full.
+const FULL_SHARE: f64 = 0.4;
+
+/// Waiting requests that are held against the replicas at once, in the order of their turns.
+const MOST_LOOKED_AT: usize = 16;
 
 impl Gate {
     /// A gate with nothing in flight. Settings out of range act as their nearest limit would.
@@ -51,7 +57,7 @@ impl Gate {
             promises: Promises::default(),
             drain: Drain::default(),
             now_us: 0,
-            flow: 0.0,
+            demand: Demand::default(),
             capacity,
             settings,
         };
@@ -69,6 +75,7 @@ impl Gate {
             ..offer.cost
         };
         let work = cost.prefill + cost.decode;
+        self.demand.asked(work, self.now_us);
         let Some(account) = self.accounts.get(at) else {
             return Outcome::Shed(never(ShedReason::TooLarge));
         };
@@ -83,7 +90,8 @@ impl Gate {
         if within_promise && self.full.has_room(&self.promised) {
             return Outcome::Run(self.start(at, priority, cost, true));
         }
-        if self.is_open() {
+        let share = self.first_token_share();
+        if self.is_open() && offer.fit.is_none_or(|fit| fit.fits(share)) {
             return Outcome::Run(self.start(at, priority, cost, false));
         }
         let shed = |reason| Shed {
@@ -112,6 +120,7 @@ impl Gate {
             priority,
             cost,
             deadline_us,
+            fit: offer.fit.map(Fit::keep),
         }))
     }
 
@@ -157,7 +166,7 @@ impl Gate {
         now_us: u64,
         events: &mut Vec<Event>,
     ) {
-        self.settle(now_us, events);
+        self.pass_time(now_us, events);
         if grant.over {
             return;
         }
@@ -210,25 +219,8 @@ impl Gate {
     pub fn next_event_us(&self) -> Option<u64> {
         let due = self.waiters.next_due_us();
         let refill = self.promises.next_refill_us();
-        [due, refill, self.faded_us()].into_iter().flatten().min()
-    }
-
-    /// Share of the replicas' time that prefill has taken recently.
-    pub(crate) fn flow_share(&self) -> f64 {
-        self.flow / (self.capacity.mu_per_ms.max(1e-9) * FLOW_US / 1e3)
-    }
-
-    /// When prefill has faded so far that more may run, if it is all that keeps others waiting; µs.
-    fn faded_us(&self) -> Option<u64> {
-        let allowed = self.full.prefill_share(&self.running)?;
-        let flow = self.flow_share();
-        if self.waiters.len() == 0 || flow < allowed {
-            return None;
-        }
-        let us = FLOW_US * (flow / allowed).ln();
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let us = us.clamp(0.0, 60e6) as u64;
-        Some(self.now_us + us + 1_000)
+        let again = (self.waiters.len() > 0).then(|| self.now_us + AGAIN_US);
+        [due, refill, again].into_iter().flatten().min()
     }
 
     /// Takes a new capacity, of a new pool.
@@ -281,11 +273,16 @@ impl Gate {
         self.dispatch(events);
     }
 
-    /// Lets time pass up to `now_us`.
+    /// Lets time pass up to `now_us`, and runs what may run.
     fn settle(&mut self, now_us: u64, events: &mut Vec<Event>) {
+        self.pass_time(now_us, events);
+        self.dispatch(events);
+    }
+
+    /// Lets time pass up to `now_us`.
+    fn pass_time(&mut self, now_us: u64, events: &mut Vec<Event>) {
         let passed = now_us.saturating_sub(self.now_us);
         self.now_us += passed;
-        self.flow *= (-(passed as f64) / FLOW_US).exp();
         if self.waiters.len() == 0 {
             return;
         }
@@ -293,9 +290,7 @@ impl Gate {
         while let Some(id) = self.waiters.overdue(self.now_us) {
             self.shed_waiting(id, ShedReason::Deadline, events);
         }
-        if self.promises.advance(&mut self.accounts, self.now_us) || self.is_open() {
-            self.dispatch(events);
-        }
+        self.promises.advance(&mut self.accounts, self.now_us);
     }
 
     /// Runs what may run of those who wait.
@@ -304,60 +299,83 @@ impl Gate {
             let next = self
                 .next_promised()
                 .or_else(|| self.next_covered())
-                .or_else(|| self.next_in_order());
-            let Some((account, priority, promised)) = next else {
+                .or_else(|| self.next_that_fits());
+            let Some(next) = next else {
                 return;
             };
-            let oldest = self
-                .accounts
-                .get_mut(account)
-                .and_then(|account| self.waiters.first(&account.flow(priority).list));
-            let Some((id, waiter)) = oldest else {
+            let Some(waiter) = self.unlink(next.id) else {
                 return;
             };
-            let cost = waiter.cost;
-            self.unlink(id);
-            let grant = self.start(account, priority, cost, promised);
-            self.sort(account, priority);
-            events.push(Event::Run(id, grant));
+            let mut grant = self.start(
+                waiter.account,
+                waiter.priority,
+                waiter.cost,
+                next.is_promised,
+            );
+            grant.claim = next.claim;
+            self.sort(waiter.account, waiter.priority);
+            events.push(Event::Run(next.id, grant));
         }
     }
 
     /// Someone within its promise, if promised work leaves room for it.
-    fn next_promised(&self) -> Option<(u32, Priority, bool)> {
+    fn next_promised(&self) -> Option<Next> {
         if !self.full.has_room(&self.promised) {
             return None;
         }
-        let account = self.promises.next()?;
-        let priority = self.accounts.get(account)?.first_waiting()?;
-        Some((account, priority, true))
+        let account = self.accounts.get(self.promises.next()?)?;
+        let priority = account.first_waiting()?;
+        let (id, _) = self.waiters.first(&account.waiting_in(priority))?;
+        Some(Next::at_once(id, true))
     }
 
     /// The next of a class that has earned it while others were served.
-    fn next_covered(&mut self) -> Option<(u32, Priority, bool)> {
+    fn next_covered(&self) -> Option<Next> {
         for (priority, class) in Priority::ALL.into_iter().zip(&self.classes) {
             if class.credit == MicroMu::ZERO {
                 continue;
             }
-            let account = class.next()?;
-            let list = self.accounts.get_mut(account)?.flow(priority).list;
-            let (_, waiter) = self.waiters.first(&list)?;
+            let account = self.accounts.get(class.next()?)?;
+            let (id, waiter) = self.waiters.first(&account.waiting_in(priority))?;
             if waiter.work() <= class.credit {
-                return Some((account, priority, false));
+                return Some(Next::at_once(id, false));
             }
         }
         None
     }
 
-    /// The next of the highest class, if there is room.
-    fn next_in_order(&self) -> Option<(u32, Priority, bool)> {
+    /// The first, by class and then by turn, that a replica would answer in time, if there is room. What
+    /// fits nowhere lets others pass: they go where it would not.
+    fn next_that_fits(&self) -> Option<Next> {
         if !self.is_open() {
             return None;
         }
-        Priority::ALL
-            .into_iter()
-            .zip(&self.classes)
-            .find_map(|(priority, class)| Some((class.next()?, priority, false)))
+        let share = self.first_token_share();
+        let classes = Priority::ALL.into_iter().zip(&self.classes);
+        let in_turn = classes.flat_map(|(priority, class)| {
+            let accounts = class
+                .in_order()
+                .filter_map(|account| self.accounts.get(account));
+            accounts.flat_map(move |account| self.waiters.of(account.waiting_in(priority)))
+        });
+        in_turn.take(MOST_LOOKED_AT).find_map(|(id, waiter)| {
+            let Some(fit) = &waiter.fit else {
+                return Some(Next::at_once(id, false));
+            };
+            let claim = fit.claim(share)?;
+            Some(Next {
+                claim: Some(claim),
+                ..Next::at_once(id, false)
+            })
+        })
+    }
+
+    /// Share of the time to its first token that a request may take at a replica: the more wait here, the
+    /// less, so that under lasting overload what is served comes in time.
+    fn first_token_share(&self) -> f64 {
+        let waiting = self.waiters.len() as f64 / self.full.places.max(1) as f64;
+        let left = 1.0 - (1.0 - FULL_SHARE) * waiting.min(1.0);
+        self.full.first_token_share() * left
     }
 
     /// Takes what a request holds out of what is in flight, once.
@@ -377,7 +395,6 @@ impl Gate {
         let work = cost.prefill + cost.decode;
         let held = self.full.counted(cost);
         self.running.add(&held);
-        self.flow += cost.prefill.as_mu();
         self.earn(work, priority, promised);
         self.accounts.count(at, 1, 0);
         let now_us = self.now_us;
@@ -403,6 +420,7 @@ impl Gate {
             charged: work,
             held,
             over: false,
+            claim: None,
         }
     }
 
@@ -465,10 +483,11 @@ impl Gate {
             }
             None => &mut unlisted,
         };
+        let work = waiter.work();
         let id = self.waiters.push(list, waiter);
         if let Some(class) = self.classes.get_mut(priority.slot()) {
             class.count += 1;
-            class.work += waiter.work();
+            class.work += work;
         }
         self.sort(at, priority);
         self.sort_promise(at);
@@ -477,13 +496,12 @@ impl Gate {
 
     /// Takes a waiter out of its list and the sums, leaving its flow to be sorted.
     fn unlink(&mut self, id: WaitId) -> Option<Waiter> {
-        let waiter = *self.waiters.get(id)?;
-        let list = &mut self
-            .accounts
-            .get_mut(waiter.account)?
-            .flow(waiter.priority)
-            .list;
-        self.waiters.remove(list, id)?;
+        let (account, priority) = {
+            let waiter = self.waiters.get(id)?;
+            (waiter.account, waiter.priority)
+        };
+        let list = &mut self.accounts.get_mut(account)?.flow(priority).list;
+        let waiter = self.waiters.remove(list, id)?;
         self.accounts.count(waiter.account, 0, -1);
         if let Some(class) = self.classes.get_mut(waiter.priority.slot()) {
             class.count -= 1;
@@ -540,6 +558,24 @@ impl Gate {
     fn sort_promise(&mut self, at: u32) {
         if let Some(account) = self.accounts.get_mut(at) {
             self.promises.sort(at, account, self.now_us);
+        }
+    }
+}
+
+/// A waiting request whose turn it is.
+struct Next {
+    id: WaitId,
+    is_promised: bool,
+    /// What is charged for it until it is placed.
+    claim: Option<Claim>,
+}
+
+impl Next {
+    fn at_once(id: WaitId, is_promised: bool) -> Self {
+        Self {
+            id,
+            is_promised,
+            claim: None,
         }
     }
 }

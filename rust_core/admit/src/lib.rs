@@ -5,9 +5,9 @@
 //! around a gate, wakes those who wait and gives back what a dropped request held.
 //!
 //! # The order under pressure
-//! 1. While less is in flight than the capacity, everything runs at once: nothing waits or is shed.
-//!    A long prompt counts as one replica's part. What nobody was promised leaves room for promises:
-//!    engines do not let a prompt pass an earlier one, so their queues must not be filled.
+//! 1. While a replica would answer a request in time ([`Fit`]) it runs at once: nothing waits or is
+//!    shed. What nobody was promised leaves room for promises: engines do not let a prompt pass an
+//!    earlier one, so their queues must not be filled. The more wait here, the less may wait there.
 //! 2. A tenant within its promise runs at once even then, unless promised work alone fills the
 //!    capacity (then it is divided as it was promised). A promise is a bucket of `burst_mu` that `guaranteed_mu_per_min` refills; it counts
 //!    as kept to while it is not empty, so one request may overdraw it and the next ones wait.
@@ -27,8 +27,10 @@ mod accounts;
 mod book;
 mod bucket;
 mod class;
+mod demand;
 mod door;
 mod drain;
+mod fit;
 mod gate;
 mod look;
 mod outcome;
@@ -40,8 +42,9 @@ mod waiters;
 
 pub use book::{Book, BookError, MOST_TENANTS, Priority, Terms};
 pub use door::{Door, Entry, Pass, Turn, Woken};
+pub use fit::{Fit, KeptFit};
 pub use gate::Gate;
 pub use outcome::{Event, Grant, Offer, Outcome, Shed, ShedReason, Standing};
-pub use running::{Capacity, Steps};
+pub use running::Capacity;
 pub use settings::{Settings, SettingsError};
 pub use waiters::WaitId;

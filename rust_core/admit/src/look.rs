@@ -7,6 +7,9 @@ use crate::book::Priority;
 use crate::gate::Gate;
 use crate::outcome::{Grant, Shed, ShedReason, Standing};
 
+/// How far requests yield to promises of others while the replicas have time for all.
+const LEAST_YIELD: f64 = 0.1;
+
 impl Gate {
     /// Where a tenant stands.
     #[must_use]
@@ -20,6 +23,17 @@ impl Gate {
                 ..Standing::default()
             },
         }
+    }
+
+    /// How far a request of this tenant yields to promises of others, 0 to 1: not at all within its own,
+    /// little while the replicas have time for all.
+    #[must_use]
+    pub fn yields(&self, tenant: &str) -> f64 {
+        if self.is_within_promise(tenant) {
+            return 0.0;
+        }
+        let pressure = self.demand.pressure(self.capacity.mu_per_ms, self.now_us);
+        LEAST_YIELD + (1.0 - LEAST_YIELD) * pressure
     }
 
     /// Whether a request of this tenant would run on its promise now.
@@ -76,11 +90,10 @@ impl Gate {
         self.settings.window_ms
     }
 
-    /// Whether a request that nobody was promised would run at once.
+    /// Whether in flight there is room for more that nobody was promised.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.full
-            .is_open_to(&self.running, &self.promised, self.flow_share())
+        self.full.is_open_to(&self.running, &self.promised)
     }
 
     /// Requests waiting in a class, and their MU.

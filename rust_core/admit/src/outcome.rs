@@ -1,8 +1,9 @@
 //! What a gate is asked and what it answers.
 
-use weighbridge_place::{Amount, MicroMu};
+use weighbridge_place::{Amount, Claim, MicroMu};
 
 use crate::book::Priority;
+use crate::fit::Fit;
 use crate::waiters::WaitId;
 
 /// A weighed request that wants to run.
@@ -16,6 +17,8 @@ pub struct Offer<'a> {
     pub cost: Amount,
     /// When waiting is of no more use, µs on the gate's clock.
     pub deadline_us: u64,
+    /// Whether a replica would answer it in time; none: what is in flight alone decides.
+    pub fit: Option<&'a dyn Fit>,
 }
 
 /// The answer to an [`Offer`].
@@ -42,6 +45,8 @@ pub struct Grant {
     pub(crate) held: Amount,
     /// Nothing of it is in flight any more.
     pub(crate) over: bool,
+    /// What is charged for it until it is placed, where it waited.
+    pub(crate) claim: Option<Claim>,
 }
 
 impl Grant {

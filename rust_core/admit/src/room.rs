@@ -36,6 +36,24 @@ struct Newcomer {
     within_promise: bool,
 }
 
+/// What counts of a waiting request that may have to go.
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    account: u32,
+    priority: Priority,
+    work: MicroMu,
+}
+
+impl Victim {
+    fn of(waiter: &Waiter) -> Self {
+        Self {
+            account: waiter.account,
+            priority: waiter.priority,
+            work: waiter.work(),
+        }
+    }
+}
+
 /// Waiting requests that would have to go, and how the queue would be without them.
 #[derive(Debug, Default)]
 struct Gone {
@@ -58,20 +76,20 @@ impl Gone {
         found.map(|flow| (flow.2, flow.3))
     }
 
-    fn add(&mut self, id: WaitId, waiter: &Waiter) {
+    fn add(&mut self, id: WaitId, waiter: Victim) {
         self.ids.push(id);
         if let Some((count, work)) = self.classes.get_mut(waiter.priority.slot()) {
             *count += 1;
-            *work += waiter.work();
+            *work += waiter.work;
         }
         let mut flows = self.flows.iter_mut();
         match flows.find(|flow| (flow.0, flow.1) == (waiter.account, waiter.priority)) {
             Some((_, _, work, last)) => {
-                *work += waiter.work();
+                *work += waiter.work;
                 *last = id;
             }
             None => {
-                let flow = (waiter.account, waiter.priority, waiter.work(), id);
+                let flow = (waiter.account, waiter.priority, waiter.work, id);
                 self.flows.push(flow);
             }
         }
@@ -104,7 +122,7 @@ impl Gate {
             let Some((id, waiter)) = victim else {
                 return false;
             };
-            gone.add(id, &waiter);
+            gone.add(id, waiter);
         }
         for id in gone.ids {
             self.shed_waiting(id, ShedReason::Displaced, events);
@@ -131,7 +149,7 @@ impl Gate {
 
     /// The next that has to make room: of the lowest class that must, the newest of the account that
     /// has most waiting.
-    fn victim(&self, newcomer: &Newcomer, lack: Lack, gone: &Gone) -> Option<(WaitId, Waiter)> {
+    fn victim(&self, newcomer: &Newcomer, lack: Lack, gone: &Gone) -> Option<(WaitId, Victim)> {
         let priority = newcomer.priority;
         let own = self.classes.get(priority.slot())?;
         let entitled = newcomer.within_promise || !self.exceeds_its_places(own, priority, 1, gone);
@@ -170,8 +188,8 @@ impl Gate {
         class: &Class,
         priority: Priority,
         gone: &Gone,
-    ) -> Option<(Virtual, u32, (WaitId, Waiter))> {
-        let mut longest: Option<(Virtual, u32, (WaitId, Waiter))> = None;
+    ) -> Option<(Virtual, u32, (WaitId, Victim))> {
+        let mut longest: Option<(Virtual, u32, (WaitId, Victim))> = None;
         for (backlog, at) in class.longest() {
             // Without what is gone a backlog is only less.
             if longest.as_ref().is_some_and(|(most, ..)| *most >= backlog) {
@@ -194,7 +212,7 @@ impl Gate {
             let less = flow.map_or(MicroMu::ZERO, |(work, _)| work);
             let backlog = backlog - normalised(less, self.accounts.weight(account));
             if longest.as_ref().is_none_or(|(most, ..)| backlog > *most) {
-                longest = Some((backlog, at, (id, *waiter)));
+                longest = Some((backlog, at, (id, Victim::of(waiter))));
             }
         }
         longest

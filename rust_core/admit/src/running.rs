@@ -16,37 +16,21 @@ pub struct Capacity {
     pub kv_tokens: u64,
     /// Sequences that they decode together at most; 0 where that is not known.
     pub slots: f64,
-    /// What decoding takes of the time per token that is in time.
-    pub steps: Steps,
     /// Work in flight that came past this gate, as telemetry or other sidecars tell it.
     pub foreign: Amount,
-}
-
-/// What decoding takes of the time per token that is in time, as shares of it, over all replicas. The
-/// rest is for prefill.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Steps {
-    /// A step without sequences; 0 where step times are not known.
-    pub base: f64,
-    /// Each sequence.
-    pub per_sequence: f64,
-    /// Each token of context.
-    pub per_token: f64,
 }
 
 /// In-flight amounts that count as full.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Full {
     work: MicroMu,
-    prefill: MicroMu,
     /// Of it, one replica's part.
-    replica_prefill: MicroMu,
-    /// Of the work, one sequence's part.
+    replica_work: MicroMu,
+    /// …and one sequence's part.
     sequence: Option<MicroMu>,
     kv_tokens: i64,
     /// KV tokens of one replica, at most.
     replica_kv_tokens: u64,
-    steps: Steps,
     /// MU that may wait…
     queue: MicroMu,
     /// …in the class for which nobody waits…
@@ -55,15 +39,18 @@ pub(crate) struct Full {
     pub(crate) places: usize,
     /// Work that came past the gate, part of what is in flight.
     foreign: Running,
-    /// Work and prefill that only promises may have in flight.
-    reserved: Running,
+    /// Work that only promises may have in flight.
+    reserved: MicroMu,
+    /// Share of the time to a first token that a wait at a replica may take.
+    first_token_share: f64,
 }
 
 /// Most of the windows that is kept for promises: a replica has no more than one queue, so what is
 /// kept free is depth that others would build, not capacity; they need some to keep replicas busy.
 const MOST_RESERVED: f64 = 0.5;
 
-/// Share of the window of prefill that counts as full where something is promised.
+/// Part of the first token's share that is left where something is promised: engines prefill in the order
+/// of arrival, so what others have begun delays a promise.
 const BESIDE_PROMISES: f64 = 0.5;
 
 /// Requests that may wait for each replica, whatever they weigh: before few replicas one long prompt is
@@ -72,10 +59,6 @@ const WAITING_EACH: usize = 4;
 
 /// An answer counts as what a sequence of a full batch gets done in this time, ms, at most.
 const SEQUENCE_MS: f64 = 3_000.0;
-
-/// Share of the time that is left for prefill however late tokens are: otherwise replicas whose steps
-/// take longer than the objective would never start anything.
-const LEAST_PREFILL: f64 = 0.2;
 
 impl Full {
     /// What counts as full of a capacity of which so much is promised.
@@ -91,24 +74,17 @@ impl Full {
         } else {
             0.0
         };
-        // Engines prefill in the order of arrival: what others have begun delays a promise.
         let depth = if share > 0.0 { BESIDE_PROMISES } else { 1.0 };
-        let prefill_ms = settings.prefill_window_ms * depth;
         Self {
-            reserved: Running {
-                work: window(settings.window_ms * share),
-                prefill: window(prefill_ms * share),
-                ..Running::default()
-            },
+            reserved: window(settings.window_ms * share),
+            first_token_share: settings.first_token_share * depth,
             work: window(settings.window_ms),
-            prefill: window(prefill_ms),
-            replica_prefill: window(prefill_ms / f64::from(capacity.replicas.max(1))),
+            replica_work: window(settings.window_ms / f64::from(capacity.replicas.max(1))),
             sequence: (capacity.slots > 0.0).then(|| window(SEQUENCE_MS / capacity.slots)),
             kv_tokens,
             replica_kv_tokens: capacity
                 .kv_tokens
                 .div_ceil(u64::from(capacity.replicas.max(1))),
-            steps: capacity.steps,
             queue: window(settings.queue_window_ms),
             patient_queue: window(settings.patient_window_ms()),
             places: (capacity.replicas as usize).saturating_mul(WAITING_EACH),
@@ -134,7 +110,7 @@ impl Full {
     /// one sequence's part.
     pub(crate) fn counted(&self, cost: Amount) -> Amount {
         Amount {
-            prefill: cost.prefill.min(self.replica_prefill),
+            prefill: cost.prefill.min(self.replica_work),
             decode: self.sequence.map_or(cost.decode, |part| {
                 cost.decode.min(part.times(cost.sequences))
             }),
@@ -144,32 +120,20 @@ impl Full {
     }
 
     /// Whether more may run that nobody was promised: beside all that is in flight, `promised` of
-    /// it on promises, and what is kept for these, where prefill takes `flow` of the time.
-    pub(crate) fn is_open_to(&self, running: &Running, promised: &Running, flow: f64) -> bool {
-        self.has_room(&self.taken(running, promised))
-            && self.prefill_share(running).is_none_or(|share| flow < share)
+    /// it on promises, and what is kept for these. Prefill is held against each replica by itself.
+    pub(crate) fn is_open_to(&self, running: &Running, promised: &Running) -> bool {
+        let taken = self.taken(&running.decode(), &promised.decode());
+        self.has_room(&taken)
     }
 
-    /// Share of the replicas' time that prefill may take, so that tokens come in time for all that
-    /// decode beside it; none where nothing decodes or step times are not known. Nothing is kept here
-    /// for promises: a share of time that they do not use would be lost.
-    pub(crate) fn prefill_share(&self, running: &Running) -> Option<f64> {
-        let decode = self.steps.base + self.token_share(running);
-        let limits = self.steps.base > 0.0 && running.sequences > 0;
-        limits.then_some((1.0 - decode).max(LEAST_PREFILL))
-    }
-
-    /// Share of the time per token that these sequences take.
-    fn token_share(&self, running: &Running) -> f64 {
-        self.steps.per_sequence * running.sequences.max(0) as f64
-            + self.steps.per_token * running.kv_tokens.max(0) as f64
+    /// Share of the time to a first token that a request's wait at a replica may take.
+    pub(crate) fn first_token_share(&self) -> f64 {
+        self.first_token_share
     }
 
     /// Whether more may run beside these alone.
     pub(crate) fn has_room(&self, running: &Running) -> bool {
-        running.work < self.work
-            && running.prefill < self.prefill
-            && running.kv_tokens < self.kv_tokens
+        running.work < self.work && running.kv_tokens < self.kv_tokens
     }
 
     /// Work that nobody was promised and that may still start now.
@@ -191,10 +155,8 @@ impl Full {
 
     /// What is in flight, and what promises have not used of what is kept for them.
     fn taken(&self, running: &Running, promised: &Running) -> Running {
-        let unused = |kept: MicroMu, used: MicroMu| (kept - used).max(MicroMu::ZERO);
         let mut taken = running.plus(&self.foreign);
-        taken.work += unused(self.reserved.work, promised.work);
-        taken.prefill += unused(self.reserved.prefill, promised.prefill);
+        taken.work += (self.reserved - promised.work).max(MicroMu::ZERO);
         taken
     }
 }
@@ -233,6 +195,15 @@ impl Running {
     pub(crate) fn done(&mut self, prefill: MicroMu, decode: MicroMu) {
         self.work -= prefill + decode;
         self.prefill -= prefill;
+    }
+
+    /// Without prefill.
+    fn decode(&self) -> Self {
+        Self {
+            work: self.work - self.prefill,
+            prefill: MicroMu::ZERO,
+            ..*self
+        }
     }
 
     fn plus(&self, other: &Self) -> Self {

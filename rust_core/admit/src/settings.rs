@@ -10,10 +10,10 @@ pub struct Settings {
     /// Work in flight that counts as full, ms of the replicas' capacity. Each answer, however
     /// long, counts as its slot's part of it at most: replicas that decode full batches are full.
     pub window_ms: f64,
-    /// Prefill not yet done that counts as full, ms of the replicas' capacity: the time to first
-    /// token that the replicas' own queues may add. A prompt counts as one replica's part at most.
-    /// Half of it, where something is promised.
-    pub prefill_window_ms: f64,
+    /// Share of the time to a request's first token that is in time, that its wait at a replica and its
+    /// prefill may take: where no replica answers it so soon, it waits here, where others may pass it.
+    /// Half of it beside guarantees, and as the queue here fills, down to four tenths of it.
+    pub first_token_share: f64,
     /// Share of the replicas' KV tokens that counts as full.
     pub kv_share: f64,
     /// Requests that may wait.
@@ -34,7 +34,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window_ms: 3_000.0,
-            prefill_window_ms: 1_500.0,
+            first_token_share: 0.7,
             kv_share: 1.0,
             queue_requests: 4_096,
             queue_window_ms: 250.0,
@@ -72,8 +72,8 @@ impl Settings {
         if !window(self.window_ms) {
             return error("window_ms", "must be from 1 to 1e9");
         }
-        if !window(self.prefill_window_ms) {
-            return error("prefill_window_ms", "must be from 1 to 1e9");
+        if !(0.01..=10.0).contains(&self.first_token_share) {
+            return error("first_token_share", "must be from 0.01 to 10");
         }
         if !window(self.queue_window_ms) {
             return error("queue_window_ms", "must be from 1 to 1e9");

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use weighbridge_place::{Amount, MicroMu};
 
 use crate::book::Priority;
+use crate::fit::KeptFit;
 
 /// No waiter.
 const NIL: u32 = u32::MAX;
@@ -17,12 +18,13 @@ pub struct WaitId {
 }
 
 /// What is known of a waiting request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) account: u32,
     pub(crate) priority: Priority,
     pub(crate) cost: Amount,
     pub(crate) deadline_us: u64,
+    pub(crate) fit: Option<Box<dyn KeptFit>>,
 }
 
 impl Waiter {
@@ -75,6 +77,7 @@ impl Waiters {
 
     /// Appends a waiter to a list.
     pub(crate) fn push(&mut self, list: &mut List, waiter: Waiter) -> WaitId {
+        let deadline_us = waiter.deadline_us;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -97,7 +100,7 @@ impl Waiters {
             place.generation
         });
         let id = WaitId { slot, generation };
-        self.due.insert((waiter.deadline_us, id));
+        self.due.insert((deadline_us, id));
         id
     }
 
@@ -134,6 +137,15 @@ impl Waiters {
     /// The newest of a list.
     pub(crate) fn last(&self, list: &List) -> Option<(WaitId, &Waiter)> {
         self.named(list.tail)
+    }
+
+    /// All of a list, the oldest first.
+    pub(crate) fn of(&self, list: List) -> impl Iterator<Item = (WaitId, &Waiter)> + use<'_> {
+        let next = move |(id, _): &(WaitId, &Waiter)| {
+            let slot = self.slots.get(id.slot as usize)?;
+            self.named(slot.after)
+        };
+        std::iter::successors(self.first(&list), next)
     }
 
     /// The one that came before in the same list.
@@ -187,6 +199,7 @@ mod tests {
                 ..Amount::default()
             },
             deadline_us: 10,
+            fit: None,
         }
     }
 

@@ -37,6 +37,7 @@ fn offer(mu: f64) -> Offer<'static> {
             ..Amount::default()
         },
         deadline_us: u64::MAX,
+        fit: None,
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use weighbridge_admit::{
     Book, Capacity, Event, Gate, Grant, Offer, Outcome, Priority, Settings, Shed, ShedReason,
-    Steps, Terms, WaitId,
+    Terms, WaitId,
 };
 use weighbridge_place::{Amount, MicroMu};
 
@@ -98,7 +98,6 @@ fn book(promise: f64) -> Book {
 fn settings() -> Settings {
     Settings {
         window_ms: 1_000.0,
-        prefill_window_ms: 600.0,
         queue_requests: 12,
         queue_window_ms: 2_000.0,
         max_wait_ms: 2_000,
@@ -128,10 +127,9 @@ struct World {
     mu_per_ms: f64,
 }
 
-/// What counts of a request in flight: a long prompt fills its replica, of which there is one, and
-/// half of the window is full, since something is promised.
+/// What counts of a request in flight: a long prompt fills its replica, of which there is one.
 fn held(cost: Amount, mu_per_ms: f64) -> Amount {
-    let window = MicroMu::from_mu(settings().prefill_window_ms * 0.5 * mu_per_ms);
+    let window = MicroMu::from_mu(settings().window_ms * mu_per_ms);
     Amount {
         prefill: cost.prefill.min(window),
         ..cost
@@ -172,6 +170,7 @@ impl World {
                     priority,
                     cost,
                     deadline_us,
+                    fit: None,
                 };
                 match self.gate.offer(&offer, self.now_us, &mut self.events) {
                     Outcome::Run(grant) => {
@@ -381,6 +380,7 @@ fn offer(tenant: &str, mu: f64) -> Offer<'_> {
             ..Amount::default()
         },
         deadline_us: u64::MAX,
+        fit: None,
     }
 }
 
@@ -475,56 +475,6 @@ fn work_that_nobody_waits_for_neither_takes_the_queue_of_the_others_nor_loses_it
     ));
     assert!(events.is_empty(), "displaced: {events:?}");
     assert_eq!(gate.waiting(Priority::Batch).0, 10);
-}
-
-#[test]
-fn prefill_yields_to_tokens_only_where_something_decodes() {
-    let steps = Steps {
-        base: 0.5,
-        ..Steps::default()
-    };
-    let of = |decode: f64| {
-        let mut gate = Gate::new(
-            Settings::default(),
-            Book::default(),
-            Capacity {
-                steps,
-                ..capacity(1.0)
-            },
-        );
-        let mut events = Vec::new();
-        let mut answering = run(gate.offer(&offer("chat", decode), 0, &mut events));
-        // Eight tenths of the time for 20 s.
-        (1..=200).find(|at| {
-            let cost = Amount {
-                prefill: MicroMu::from_mu(80.0),
-                ..Amount::default()
-            };
-            let now_us = at * 100_000;
-            gate.prefill_done(&mut answering, now_us, &mut events);
-            match gate.offer(
-                &Offer {
-                    cost,
-                    ..offer("search", 0.0)
-                },
-                now_us,
-                &mut events,
-            ) {
-                Outcome::Run(mut grant) => {
-                    gate.prefill_done(&mut grant, now_us, &mut events);
-                    gate.release(grant, MicroMu::from_mu(80.0), now_us, &mut events);
-                    false
-                }
-                _ => true,
-            }
-        })
-    };
-    assert_eq!(
-        of(0.0),
-        None,
-        "embeddings waited with nothing decoding beside them"
-    );
-    assert!(of(10.0).is_some(), "an answer's tokens were late");
 }
 
 #[test]
@@ -666,6 +616,7 @@ fn asking(tenant: &'static str, priority: Option<Priority>, mu: f64) -> Offer<'s
             ..Amount::default()
         },
         deadline_us: u64::MAX,
+        fit: None,
     }
 }
 

@@ -25,7 +25,6 @@ fn gate(min_share: f64, tenants: Vec<(String, Terms)>) -> Gate {
     Gate::new(
         Settings {
             window_ms: 1_000.0,
-            prefill_window_ms: 1_000.0,
             queue_requests: 10_000,
             queue_window_ms: 1e9,
             max_wait_ms: 3_600_000,
@@ -93,6 +92,7 @@ impl Flood {
             priority: *priority,
             cost: amount(mu),
             deadline_us: u64::MAX,
+            fit: None,
         };
         let mut events = Vec::new();
         match self.gate.offer(&offer, self.now_us, &mut events) {
@@ -257,6 +257,7 @@ proptest! {
                     priority: Some(Priority::ALL[*class]),
                     cost: amount(*mu),
                     deadline_us: u64::MAX,
+                    fit: None,
                 };
                 if let Outcome::Run(grant) = gate.offer(&offer, now_us, &mut events) {
                     others.push_back(grant);
@@ -279,6 +280,7 @@ proptest! {
                     priority: None,
                     cost: amount(mu),
                     deadline_us: now_us,
+                    fit: None,
                 };
                 let outcome = gate.offer(&offer, now_us, &mut events);
                 let Outcome::Run(grant) = outcome else {
@@ -358,6 +360,7 @@ fn a_debt_is_carried_over() {
         priority: None,
         cost: amount(500.0),
         deadline_us: u64::MAX,
+        fit: None,
     };
     let mut enter = |gate: &mut Gate, tenant| gate.offer(&offer(tenant), 0, &mut events);
     let Outcome::Run(cheap) = enter(&mut gate, "low") else {

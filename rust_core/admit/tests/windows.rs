@@ -1,4 +1,4 @@
-//! What counts as full: a long prompt fills its replica alone, and a flood leaves promises their part.
+//! What counts as full: a flood leaves promises their part.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -10,7 +10,6 @@ const REPLICAS: u32 = 4;
 /// Of each replica.
 const MU_PER_MS: f64 = 1.0;
 const WINDOW_MS: f64 = 2_000.0;
-const PREFILL_WINDOW_MS: f64 = 800.0;
 
 /// A gate before four replicas, of whose capacity `gold` was promised a share.
 fn gate(promised_share: f64) -> Gate {
@@ -22,7 +21,6 @@ fn gate(promised_share: f64) -> Gate {
     Gate::new(
         Settings {
             window_ms: WINDOW_MS,
-            prefill_window_ms: PREFILL_WINDOW_MS,
             ..Settings::default()
         },
         Book::new([("gold", gold)], Terms::default()).unwrap(),
@@ -48,6 +46,7 @@ fn ask(gate: &mut Gate, tenant: &str, prefill: f64, decode: f64) -> Option<Grant
             ..Amount::default()
         },
         deadline_us: u64::MAX,
+        fit: None,
     };
     match gate.offer(&offer, 0, &mut Vec::new()) {
         Outcome::Run(grant) => Some(grant),
@@ -56,23 +55,11 @@ fn ask(gate: &mut Gate, tenant: &str, prefill: f64, decode: f64) -> Option<Grant
 }
 
 #[test]
-fn a_long_prompt_fills_its_replica_and_no_other() {
-    let mut gate = gate(0.0);
-    let long = 100.0 * PREFILL_WINDOW_MS;
-    // One for each replica; with these, no more can start anywhere.
-    let ran = (0..10).filter(|_| ask(&mut gate, "a", long, 0.0).is_some());
-    assert_eq!(ran.count(), 4);
-}
-
-#[test]
 fn what_a_long_prompt_is_charged_is_all_of_it() {
     let mut gate = gate(0.0);
     let mut grant = ask(&mut gate, "a", 10_000.0, 5.0).unwrap();
     assert_eq!(grant.charged(), MicroMu::from_mu(10_005.0));
-    assert_eq!(
-        gate.in_flight().1,
-        MicroMu::from_mu(PREFILL_WINDOW_MS + 5.0)
-    );
+    assert_eq!(gate.in_flight().1, MicroMu::from_mu(WINDOW_MS + 5.0));
     gate.prefill_done(&mut grant, 0, &mut Vec::new());
     assert_eq!(gate.in_flight().1, MicroMu::from_mu(5.0));
     gate.release(grant, MicroMu::from_mu(10_005.0), 0, &mut Vec::new());
@@ -96,19 +83,6 @@ fn a_new_promise_holds_for_what_comes() {
     assert!(gate.is_open());
 }
 
-#[test]
-fn beside_a_promise_no_more_than_half_of_the_prefill_is_begun() {
-    let begun = |promised_share| {
-        let mut gate = gate(promised_share);
-        (0..1_000)
-            .filter(|_| ask(&mut gate, "flood", 10.0, 0.0).is_some())
-            .count()
-    };
-    // A thousandth of the capacity: what is kept for it is next to nothing.
-    let (beside_none, beside_one) = (begun(0.0), begun(0.001));
-    assert_eq!((beside_none, beside_one), (320, 160));
-}
-
 proptest! {
     /// Whatever floods the gate, what a promise may have in flight stays free for it; and no more
     /// than that, up to half of all.
@@ -119,23 +93,18 @@ proptest! {
     ) {
         let mut gate = gate(share);
         let full = f64::from(REPLICAS) * MU_PER_MS * WINDOW_MS;
-        let depth = if share > 0.0 { 0.5 } else { 1.0 };
-        let full_prefill = full / WINDOW_MS * PREFILL_WINDOW_MS * depth;
         let kept = share.min(0.5);
-        let (mut work, mut prefill) = (0.0, 0.0);
+        let mut decode = 0.0;
         for (a, b) in flood {
-            let has_room = work < full * (1.0 - kept) - 1e-3
-                && prefill < full_prefill * (1.0 - kept) - 1e-3;
+            let has_room = decode < full * (1.0 - kept) - 1e-3;
             let ran = ask(&mut gate, "flood", a, b).is_some();
-            prop_assert!(ran || !has_room, "refused with {work} and {prefill} in flight");
+            prop_assert!(ran || !has_room, "refused with {decode} in flight");
             if ran {
-                work += a + b;
-                prefill += a;
+                decode += b;
             }
         }
         // It never had more than its part by more than its last request.
-        prop_assert!(work < full * (1.0 - kept) + 800.0);
-        prop_assert!(prefill < full_prefill * (1.0 - kept) + 400.0);
+        prop_assert!(decode < full * (1.0 - kept) + 400.0);
         if share > 0.01 {
             prop_assert!(ask(&mut gate, "gold", 100.0, 100.0).is_some());
         }

@@ -6,10 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use weighbridge_admit::{
-    Book, Capacity, Door, Entry, Gate, Offer, Priority, Standing, Steps, Terms,
-};
-use weighbridge_place::{Amount, MicroMu, ModelPool, Pool, ReplicaSpec, State};
+use weighbridge_admit::{Book, Capacity, Door, Entry, Fit, Gate, Offer, Priority, Standing, Terms};
+use weighbridge_place::{Amount, MicroMu, ModelPool, Pool, State};
 
 /// Who may have how much, and what may wait.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -94,8 +92,8 @@ impl Doors {
         self.longest_wait_ms.load(Relaxed)
     }
 
-    /// Takes the capacities of a pool; tokens are in time within `tpot_ms`.
-    pub(crate) fn set_pool(&self, pool: &Pool, tpot_ms: f64, now_us: u64) {
+    /// Takes the capacities of a pool.
+    pub(crate) fn set_pool(&self, pool: &Pool, now_us: u64) {
         for (model, door) in &self.by_model {
             let members = pool.model(model);
             // Where all replicas drain, none will take what waits. Those that are ejected, or that
@@ -106,9 +104,8 @@ impl Doors {
             });
             // Added up before the door is held: requests want it.
             let window_ms = door.look(Gate::window_ms);
-            let capacity = members.map_or_else(Capacity::default, |members| {
-                capacity(members, window_ms, tpot_ms)
-            });
+            let capacity =
+                members.map_or_else(Capacity::default, |members| capacity(members, window_ms));
             door.change(now_us, |gate, events| {
                 gate.set_capacity(capacity, now_us, events);
                 if is_over {
@@ -153,9 +150,8 @@ impl Doors {
     }
 }
 
-/// What a model's open replicas can do, and what others have them do; tokens are in time within
-/// `tpot_ms`.
-fn capacity(members: &ModelPool, window_ms: f64, tpot_ms: f64) -> Capacity {
+/// What a model's open replicas can do, and what others have them do.
+fn capacity(members: &ModelPool, window_ms: f64) -> Capacity {
     let open = || {
         let all = members.replicas.iter();
         all.filter(|replica| replica.spec.state.is_open())
@@ -170,28 +166,12 @@ fn capacity(members: &ModelPool, window_ms: f64, tpot_ms: f64) -> Capacity {
         let kv_tokens = u64::try_from(totals.kv_tokens - own.kv_tokens).unwrap_or(0);
         foreign.kv_tokens += kv_tokens.min(replica.spec.kv_tokens);
     }
-    let sum =
-        |of: fn(&ReplicaSpec) -> f64| -> f64 { open().map(|replica| of(&replica.spec)).sum() };
     Capacity {
         mu_per_ms: members.mu_per_ms,
         replicas: u32::try_from(open().count()).unwrap_or(u32::MAX),
         kv_tokens: open().map(|replica| replica.spec.kv_tokens).sum(),
-        slots: sum(|spec| spec.steps.slots),
-        steps: steps(sum, tpot_ms.max(1e-3)),
+        slots: open().map(|replica| replica.spec.steps.slots).sum(),
         foreign,
-    }
-}
-
-/// What decoding takes of the time per token `tpot_ms`, where `sum` adds up over the replicas.
-fn steps(sum: impl Fn(fn(&ReplicaSpec) -> f64) -> f64, tpot_ms: f64) -> Steps {
-    let count = sum(|_| 1.0);
-    if count < 1.0 {
-        return Steps::default();
-    }
-    Steps {
-        base: sum(|spec| spec.steps.base_ms) / (tpot_ms * count),
-        per_sequence: 1.0 / (tpot_ms * sum(|spec| 1.0 / spec.steps.per_seq_ms.max(1e-6))),
-        per_token: 1.0 / (tpot_ms * sum(|spec| 1e3 / spec.steps.per_ktok_ms.max(1e-6))),
     }
 }
 
@@ -201,6 +181,7 @@ pub(crate) fn enter(
     tenant: &str,
     priority: Option<Priority>,
     cost: Amount,
+    fit: &dyn Fit,
     now_us: u64,
 ) -> Entry {
     let offer = Offer {
@@ -208,6 +189,7 @@ pub(crate) fn enter(
         priority,
         cost,
         deadline_us: u64::MAX,
+        fit: Some(fit),
     };
     door.enter(&offer, now_us)
 }

@@ -6,6 +6,7 @@ use crate::core::{Core, Incoming};
 use crate::life::{Brought, Facts, Life};
 use crate::log::{Endpoints, Record};
 use crate::observing::Observed;
+use crate::prospects::Prospects;
 use crate::refusal::Refusal;
 use crate::shards::hash;
 use crate::signs::Measured;
@@ -157,7 +158,8 @@ impl Core {
         };
         let tenant = incoming.tenant.unwrap_or_default();
         let priority = self.priority(incoming, weighed.objectives.ttft_ms);
-        match admission::enter(door, tenant, priority, amount, now_us) {
+        let prospects = Prospects::of(self, &weighed, &decision);
+        match admission::enter(door, tenant, priority, amount, &prospects, now_us) {
             Entry::Run(pass) => {
                 let admitted = Admitted {
                     pass: Some(pass),
@@ -204,9 +206,10 @@ impl Core {
         incoming: &Incoming<'_>,
         now_us: u64,
     ) -> Result<Ticket, Refusal> {
-        let pass = answer.map_err(|shed| {
+        let mut pass = answer.map_err(|shed| {
             admission::refusal(shed, &waiting.door, incoming.tenant.unwrap_or_default())
         })?;
+        pass.unclaim();
         let weighed = &waiting.weighed;
         let pool = self.registry.pool();
         let (decision, replica) = match self.place(weighed, incoming, &pool, now_us) {
@@ -225,12 +228,12 @@ impl Core {
         Ok(ticket)
     }
 
-    /// Whether a request of this tenant would run on its promise now.
-    pub(crate) fn is_promised(&self, model: &str, tenant: Option<&str>) -> bool {
+    /// How far a request of this tenant yields to promises of others, 0 to 1.
+    pub(crate) fn yields(&self, model: &str, tenant: Option<&str>) -> f64 {
         let door = self.doors.get(model).filter(|_| self.admits.load(Relaxed));
-        door.is_some_and(|door| {
+        door.map_or(0.0, |door| {
             let tenant = tenant.unwrap_or_default();
-            door.look(|gate| gate.is_within_promise(tenant))
+            door.look(|gate| gate.yields(tenant))
         })
     }
 
@@ -394,13 +397,14 @@ impl Core {
         if !(reading.stream && self.metering.open.is_joined())
             && let Some(forecast) = forecast
         {
-            self.unseen.expect(&life, now_us, forecast.first_ms);
+            self.unseen
+                .expect(&life, now_us, forecast.outlook.forecast.first_ms);
         }
         let mut ticket = Ticket::new(number, origin, replica, life, endpoints.clone());
         ticket.seek(sought);
         if let Some(class) = class.filter(|_| steered && self.cutting.is_on()) {
-            let first_ms = forecast.map_or(0.0, |forecast| forecast.first_ms);
-            let late_ms = waited_us as f64 / 1e3 + first_ms - objectives.ttft_ms;
+            let first_ms = forecast.map_or(0.0, |one| one.outlook.forecast.first_ms);
+            let late_ms = waited_us as f64 / 1e3 + first_ms - weighed.first_ms();
             let late = MicroMu::from_mu(late_ms * replica.full_mu_per_ms());
             match class {
                 Class::Promised => self.cutting.make_way(replica.id, late),
@@ -432,7 +436,7 @@ impl Core {
                 mu: cost.total(),
                 prefill_mu: cost.before_first_token(),
                 decode_mu: cost.decode_mu,
-                wait_ms: forecast.map_or(0.0, |forecast| forecast.wait_ms),
+                wait_ms: forecast.map_or(0.0, |one| one.outlook.wait_ms),
                 objective_ttft_ms: objectives.ttft_ms,
                 objective_tpot_ms: objectives.tpot_ms,
                 pool: decision.pool,

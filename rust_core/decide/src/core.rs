@@ -210,7 +210,8 @@ impl Core {
         let drains = self.drains();
         specs.iter_mut().for_each(|spec| drains.amend(spec));
         let number = self.registry.replace(specs);
-        self.measure_doors(&self.registry.pool_full(), self.now_us());
+        self.doors
+            .set_pool(&self.registry.pool_full(), self.now_us());
         number
     }
 
@@ -255,7 +256,7 @@ impl Core {
             .hear(observations, &pool, |model| means.of(model), now_us);
         // The pool may be another by now.
         let _published = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        self.measure_doors(&self.registry.pool_full(), now_us);
+        self.doors.set_pool(&self.registry.pool_full(), now_us);
     }
 
     /// Judges the replicas' health by what was heard up to `now_us`, and lets the ill have less. To
@@ -274,7 +275,7 @@ impl Core {
             self.react();
         } else {
             // Foreign load may have expired.
-            self.measure_doors(&pool, now_us);
+            self.doors.set_pool(&pool, now_us);
         }
         Ok(changes)
     }
@@ -415,13 +416,6 @@ impl Core {
     /// Changes how replicas are chosen, from the next request on.
     pub fn set_placing(&self, placing: Placing) {
         self.placing.store(Arc::new(placing));
-        self.measure_doors(&self.registry.pool_full(), self.now_us());
-    }
-
-    /// Tells the doors what the pool's replicas can do.
-    fn measure_doors(&self, pool: &Pool, now_us: u64) {
-        let tpot_ms = self.placing.load().objective_tpot_ms;
-        self.doors.set_pool(pool, tpot_ms, now_us);
     }
 
     /// Whether decisions are only recorded: the gateway is told nothing, nobody waits, and nothing is

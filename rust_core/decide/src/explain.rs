@@ -195,8 +195,8 @@ fn cached(weighed: &Weighed, pool: &Pool) -> Vec<Cached> {
 fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Considered> {
     let mut all: Vec<&Candidate> = decision.candidates.iter().collect();
     all.sort_by(|a, b| {
-        (a.verdict != Verdict::Fit, a.score)
-            .partial_cmp(&(b.verdict != Verdict::Fit, b.score))
+        (a.verdict != Verdict::Fit, a.outlook.score)
+            .partial_cmp(&(b.verdict != Verdict::Fit, b.outlook.score))
             .unwrap_or(std::cmp::Ordering::Equal)
     });
     all.into_iter()
@@ -206,12 +206,12 @@ fn considered(weighed: &Weighed, decision: &Decision, pool: &Pool) -> Vec<Consid
                 .map(|replica| replica.spec.endpoint.clone())
                 .unwrap_or_default(),
             cached_tokens: weighed.weighing.cost(candidate.cached_blocks).cached_tokens,
-            wait_ms: candidate.wait_ms,
-            prefill_ms: candidate.prefill_ms,
-            first_ms: candidate.first_ms,
-            tpot_ms: candidate.tpot_ms,
-            others_ms: candidate.others_ms,
-            score: candidate.score,
+            wait_ms: candidate.outlook.wait_ms,
+            prefill_ms: candidate.prospect.newcomer.prefill_ms,
+            first_ms: candidate.outlook.forecast.first_ms,
+            tpot_ms: candidate.outlook.forecast.tpot_ms,
+            others_ms: candidate.outlook.others_ms,
+            score: candidate.outlook.score,
             role: candidate.role.as_str(),
             verdict: candidate.verdict.as_str(),
         })

@@ -27,6 +27,7 @@ mod objectives;
 mod observing;
 mod outbox;
 mod pick;
+mod prospects;
 mod refusal;
 mod responses;
 mod seeking;

@@ -265,6 +265,8 @@ pub struct Placing {
     pub adapter_ms: f64,
     /// Time to the first token that is in time, ms.
     pub objective_ttft_ms: f64,
+    /// How much later it may come for each thousand tokens of the prompt, ms.
+    pub objective_ttft_ms_per_ktok: f64,
     /// Time per token after it that is in time, ms.
     pub objective_tpot_ms: f64,
     /// The same of some models and tenants, and of requests that name one.
@@ -318,6 +320,7 @@ impl Default for Placing {
             degraded_factor: choice.degraded_factor,
             adapter_ms: choice.adapter_ms,
             objective_ttft_ms: choice.objectives.ttft_ms,
+            objective_ttft_ms_per_ktok: 150.0,
             objective_tpot_ms: choice.objectives.tpot_ms,
             objectives_of: ObjectiveBook::default(),
             load_tolerance: assigner.tolerance,

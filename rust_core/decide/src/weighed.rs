@@ -44,6 +44,8 @@ pub struct Weighed {
     pub chain: Arc<[u64]>,
     /// First tokens and tokens that are in time for it.
     pub(crate) objectives: Objectives,
+    /// How much later the first token may come for each thousand tokens of the prompt, ms.
+    pub(crate) ttft_ms_per_ktok: f64,
 }
 
 impl Weighed {
@@ -51,6 +53,12 @@ impl Weighed {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.model.name
+    }
+
+    /// Time to its first token that is in time, by the length of its prompt, ms.
+    pub(crate) fn first_ms(&self) -> f64 {
+        let tokens = self.weighing.cost(0).prompt_tokens as f64;
+        self.objectives.ttft_ms + self.ttft_ms_per_ktok * tokens / 1e3
     }
 
     /// The adapter that it asks for beside its model, which any replica can load.
@@ -113,6 +121,7 @@ impl Core {
         }
         Ok(Weighed {
             objectives: self.objectives(&model.name, incoming),
+            ttft_ms_per_ktok: self.placing.load().objective_ttft_ms_per_ktok,
             key,
             keeper: kept.map(|kept| kept.replica),
             sought,
@@ -193,7 +202,7 @@ impl Core {
             }
             (given, listing) => given.or(listing),
         };
-        let is_promised = self.is_promised(&weighed.model.name, incoming.tenant);
+        let yields = self.yields(&weighed.model.name, incoming.tenant);
         let prefill = |blocks: u32| MicroMu::from_mu(weighed.weighing.prefill_mu(blocks));
         let kv = |blocks: u32| weighed.weighing.kv_reserved(blocks);
         let uncached = weighed.weighing.cost(0);
@@ -208,7 +217,7 @@ impl Core {
             kv: &kv,
             kv_tokens: weighed.weighing.kv_tokens(),
             objectives: Some(weighed.objectives),
-            is_promised,
+            yields,
             subset: subset.as_deref(),
             keeper: weighed.keeper,
             now_ms: now_us / 1000,

@@ -97,7 +97,7 @@ fn ask<'a>(session: u64, chain: &'a [u64], seed: u64) -> Ask<'a> {
         kv: &|_| 1_500,
         kv_tokens: 1_000,
         objectives: None,
-        is_promised: false,
+        yields: 1.0,
         subset: None,
         keeper: None,
         now_ms: 0,

@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::forecast::Objectives;
 use crate::key::Key;
 use crate::mu::MicroMu;
+use crate::prospect::{Outlook, Prospect};
 use crate::replica::ReplicaId;
 
 /// Fallbacks named after the chosen replica, in order of retry.
@@ -36,8 +37,9 @@ pub struct Ask<'a> {
     pub kv_tokens: u64,
     /// First tokens and tokens that are in time for it; `None`: for everybody's.
     pub objectives: Option<Objectives>,
-    /// It runs on a promise to its tenant.
-    pub is_promised: bool,
+    /// How far it yields to promises of others, 0 to 1: not at all on a promise of its own, little where
+    /// the replicas have time for all.
+    pub yields: f64,
     /// Endpoints the gateway allows; `None` allows all.
     pub subset: Option<&'a [&'a str]>,
     /// Milliseconds on the caller's monotonic clock.
@@ -174,18 +176,10 @@ pub struct Candidate {
     pub role: Role,
     /// Blocks of the request's chain it has likely cached.
     pub cached_blocks: u32,
-    /// Prefill ahead of it, ms.
-    pub wait_ms: f64,
-    /// Its own prefill, ms.
-    pub prefill_ms: f64,
-    /// Predicted time to its first token, ms.
-    pub first_ms: f64,
-    /// Predicted time per token after it, ms.
-    pub tpot_ms: f64,
-    /// What it would cost the requests already there, in ms of a first token.
-    pub others_ms: f64,
-    /// What was compared: the lowest wins; ms.
-    pub score: f64,
+    /// What the request would take of it, and what that counts.
+    pub prospect: Prospect,
+    /// What it offers.
+    pub outlook: Outlook,
     /// What was found.
     pub verdict: Verdict,
 }

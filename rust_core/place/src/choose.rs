@@ -6,7 +6,7 @@
 //! ```text
 //! score = (first · urgency + others · kept + late + room_weight · short · lost + adapter) · health
 //! urgency = everybody's ttft objective ÷ its own
-//! kept    = 1 + promise_weight · share of its requests that came on promises; 1 for such a request
+//! kept    = 1 + promise_weight · yields · share of its requests that came on promises
 //! lost    = the prefill that the longest match of all would save and its own does not, ms
 //! short   = min(1, reuse_ms ÷ the time in which its cache is filled again)²; 0 while it is not full
 //! adapter = the time to load the adapter, where it lacks it
@@ -32,10 +32,12 @@
 use smallvec::SmallVec;
 
 use crate::choice::{Ask, Candidate, Decision, FALLBACKS, NoReplica, Reason, Role, Verdict};
-use crate::forecast::{Forecast, Newcomer, Objectives};
+use crate::choice_settings::ChoiceSettings;
+use crate::forecast::Newcomer;
 use crate::key::mix;
 use crate::mu::MicroMu;
 use crate::prefix::Matches;
+use crate::prospect::Prospect;
 use crate::replica::{ModelPool, Pool, Replica, ReplicaId, State};
 use crate::slices::Slices;
 
@@ -53,60 +55,6 @@ const MOST_LOOKED_AT: usize = 17;
 const LEAST_URGENCY: f64 = 0.01;
 /// See [`LEAST_URGENCY`].
 const MOST_URGENCY: f64 = 100.0;
-
-/// What the choice may be told.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ChoiceSettings {
-    /// Another replica must beat home by this many milliseconds…
-    pub spill_margin_ms: f64,
-    /// …and by this share of the wait at home.
-    pub spill_margin_share: f64,
-    /// Others of the pool that are looked at.
-    pub samples: usize,
-    /// Replicas with the longest cached prefix that are looked at.
-    pub cached: usize,
-    /// What a sequence that is stalled beside a prefill counts, beside a request that waits.
-    pub stall_weight: f64,
-    /// How often more the harm to others counts where all of these are there on promises to their
-    /// tenants, for a request that is not.
-    pub promise_weight: f64,
-    /// How often the prefill counts, beside its own time, that another replica's cache would have saved,
-    /// where a copy takes room that is short: all of it where a cache is filled again within
-    /// `reuse_ms`, and less by the square of the time where it lasts longer.
-    pub room_weight: f64,
-    /// Sessions come back within this time, ms.
-    pub reuse_ms: f64,
-    /// A degraded replica's score is multiplied by this.
-    pub degraded_factor: f64,
-    /// Milliseconds to load an adapter.
-    pub adapter_ms: f64,
-    /// First tokens and tokens that are in time.
-    pub objectives: Objectives,
-    /// Time within which placed work counts as recent, ms: the one by which it fades.
-    pub memory_ms: f64,
-}
-
-impl Default for ChoiceSettings {
-    fn default() -> Self {
-        Self {
-            spill_margin_ms: 20.0,
-            spill_margin_share: 0.5,
-            samples: 8,
-            cached: 4,
-            stall_weight: 4.0,
-            promise_weight: 60.0,
-            room_weight: 60.0,
-            reuse_ms: 300_000.0,
-            degraded_factor: 2.0,
-            adapter_ms: 500.0,
-            objectives: Objectives {
-                ttft_ms: 2_000.0,
-                tpot_ms: 100.0,
-            },
-            memory_ms: 30_000.0,
-        }
-    }
-}
 
 /// Chooses a replica. `slices` are the model's in the current assignment; without them a key's home
 /// is the first open replica on the hash ring. Charges nothing and records nothing.
@@ -303,7 +251,6 @@ impl Look<'_> {
         let own = self.own(cached_blocks);
         let prefill = own.prefill.as_mu().max(0.0);
         let prefill_ms = prefill / replica.full_mu_per_ms();
-        let doing = replica.doing(settings.memory_ms);
         let newcomer = Newcomer {
             prefill_ms,
             decode_mu: self.ask.decode.as_mu(),
@@ -312,13 +259,6 @@ impl Look<'_> {
             sequences: f64::from(self.ask.sequences),
             tpot_objective_ms: self.ask.objectives.map(|own| own.tpot_ms),
         };
-        let forecast = Forecast::of(
-            &replica.spec.steps,
-            &doing,
-            &newcomer,
-            &settings.objectives,
-            settings.stall_weight,
-        );
         let lost_ms = (prefill - self.least_prefill).max(0.0) / replica.full_mu_per_ms();
         let refill = settings.reuse_ms * replica.cache.turnover() / settings.memory_ms.max(1.0);
         let short = (refill * refill).min(1.0);
@@ -327,36 +267,23 @@ impl Look<'_> {
             .adapter
             .filter(|name| !replica.spec.has_adapter(name));
         let adapter_ms = adapter.map_or(0.0, |_| settings.adapter_ms);
-        let health = match replica.spec.state {
-            State::Degraded => settings.degraded_factor.max(1.0),
-            _ => 1.0,
-        };
-        let kept = if self.ask.is_promised {
-            0.0
-        } else {
-            settings.promise_weight * doing.promised
-        };
-        let others_ms = forecast.others_ms * (1.0 + kept);
         let urgency = self.ask.objectives.map_or(1.0, |own| {
             let ratio = settings.objectives.ttft_ms / own.ttft_ms.max(1e-3);
             ratio.clamp(LEAST_URGENCY, MOST_URGENCY)
         });
-        let score = (forecast.first_ms * urgency
-            + others_ms
-            + forecast.late_ms
-            + settings.room_weight * short * lost_ms
-            + adapter_ms)
-            * health;
+        let prospect = Prospect {
+            newcomer,
+            urgency,
+            yields: settings.promise_weight * self.ask.yields,
+            aside_ms: settings.room_weight * short * lost_ms + adapter_ms,
+        };
+        let outlook = prospect.on(replica, settings);
         Candidate {
             replica: replica.id,
             role,
             cached_blocks,
-            wait_ms: doing.ahead_ms,
-            prefill_ms,
-            first_ms: forecast.first_ms,
-            tpot_ms: forecast.tpot_ms,
-            others_ms,
-            score,
+            prospect,
+            outlook,
             verdict: self.verdict(replica),
         }
     }
@@ -423,7 +350,9 @@ impl Look<'_> {
             .candidates
             .first()
             .filter(|home| home.verdict == Verdict::Fit);
-        let keeps = |candidate: &Candidate| best.score + self.margin(candidate) >= candidate.score;
+        let keeps = |candidate: &Candidate| {
+            best.outlook.score + self.margin(candidate) >= candidate.outlook.score
+        };
         let mut first = [self.holder(), home.copied()].into_iter().flatten();
         first.find(keeps).or(Some(best))
     }
@@ -448,8 +377,9 @@ impl Look<'_> {
     /// By score; equals by the hash of key and replica, so that no replica is favoured by its place.
     fn order(&self, a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
         let tie = |candidate: &Candidate| mix(self.ask.key.bits(), u64::from(candidate.replica.0));
-        a.score
-            .total_cmp(&b.score)
+        a.outlook
+            .score
+            .total_cmp(&b.outlook.score)
             .then_with(|| tie(a).cmp(&tie(b)))
     }
 
@@ -458,7 +388,7 @@ impl Look<'_> {
     fn margin(&self, candidate: &Candidate) -> f64 {
         self.settings
             .spill_margin_ms
-            .max(self.settings.spill_margin_share * candidate.wait_ms)
+            .max(self.settings.spill_margin_share * candidate.outlook.wait_ms)
     }
 
     /// A drain is better than nothing.

@@ -143,6 +143,8 @@ pub struct Forecast {
     pub others_ms: f64,
     /// By how much its answer would be late for its tokens' sake, ms.
     pub late_ms: f64,
+    /// Share of the replica's time that went into prefill recently, 0 to 1.
+    pub prefill_share: f64,
 }
 
 /// Prefill never takes all of the time that an estimate counts with.
@@ -216,6 +218,7 @@ impl Forecast {
             tpot_ms,
             others_ms: prefill * (queued + stall_weight * stalled),
             late_ms: if decodes { output * late } else { 0.0 },
+            prefill_share: doing.prefill_share,
         }
     }
 }

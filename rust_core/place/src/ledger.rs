@@ -329,3 +329,29 @@ impl Drop for Charge {
         self.over();
     }
 }
+
+/// What is charged for a request whose turn has come, until it is placed: dropped, it leaves no trace.
+#[derive(Debug)]
+#[must_use = "a claim is given up as soon as it is dropped"]
+pub struct Claim(Charge);
+
+impl Claim {
+    /// Charges a replica.
+    pub fn new(load: &Arc<Load>, amount: Amount) -> Self {
+        Self(load.charge(amount))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.correct(None);
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.load, &other.0.load) && self.0.amount == other.0.amount
+    }
+}
+
+impl Eq for Claim {}

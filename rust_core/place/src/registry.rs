@@ -58,9 +58,20 @@ const REMEMBERED: usize = 16;
 /// Publishes the current [`Pool`] and remembers what must outlive a snapshot.
 #[derive(Debug)]
 pub struct Registry {
-    pool: ArcSwap<Pool>,
+    pool: Arc<ArcSwap<Pool>>,
     known: Mutex<Known>,
     limits: IndexLimits,
+}
+
+/// The pool that is current whenever it is asked for.
+#[derive(Clone, Debug)]
+pub struct CurrentPool(Arc<ArcSwap<Pool>>);
+
+impl CurrentPool {
+    /// The current pool. Never waits.
+    pub fn pool(&self) -> Guard<Arc<Pool>> {
+        self.0.load()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -102,14 +113,14 @@ impl Registry {
     pub fn new(limits: IndexLimits) -> Self {
         let index = PrefixIndex::sparse(limits.per_doubling);
         Self {
-            pool: ArcSwap::from_pointee(Pool {
+            pool: Arc::new(ArcSwap::from_pointee(Pool {
                 number: 0,
                 models: HashMap::new(),
                 adapters: HashMap::new(),
                 by_endpoint: HashMap::new(),
                 by_id: Vec::new(),
                 index,
-            }),
+            })),
             known: Mutex::new(Known::default()),
             limits,
         }
@@ -118,6 +129,12 @@ impl Registry {
     /// The current pool, for the length of a request's decision. Never waits.
     pub fn pool(&self) -> Guard<Arc<Pool>> {
         self.pool.load()
+    }
+
+    /// The pool that is current whenever it is asked for, to keep.
+    #[must_use]
+    pub fn current(&self) -> CurrentPool {
+        CurrentPool(Arc::clone(&self.pool))
     }
 
     /// The current pool, to keep.

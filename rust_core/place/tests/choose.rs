@@ -150,7 +150,7 @@ fn ask() -> Ask<'static> {
         kv: &|_| 1_000,
         kv_tokens: 1_000,
         objectives: None,
-        is_promised: false,
+        yields: 1.0,
         subset: None,
         keeper: None,
         now_ms: 0,
@@ -179,7 +179,11 @@ fn home_keeps_its_requests_until_another_is_better_by_the_margin() {
     assert_ne!(decision.chosen, fleet.id(3));
     let home = candidate(&decision, fleet.id(3));
     assert_eq!(
-        (home.role, home.wait_ms, home.prefill_ms),
+        (
+            home.role,
+            home.outlook.wait_ms,
+            home.prospect.newcomer.prefill_ms
+        ),
         (Role::Home, 80.0, 400.0)
     );
 }
@@ -240,7 +244,7 @@ fn a_request_leaves_its_cache_where_no_slot_is_free() {
         .choose_with(&ask(), &ChoiceSettings::default())
         .unwrap();
     assert_eq!(decision.reason, Reason::SpillLoad);
-    assert!(candidate(&decision, fleet.id(3)).first_ms > 2_000.0);
+    assert!(candidate(&decision, fleet.id(3)).outlook.forecast.first_ms > 2_000.0);
 }
 
 #[test]
@@ -264,7 +268,7 @@ fn under_pressure_others_leave_the_replicas_that_promises_use() {
     }
     let others = ask();
     let promised = Ask {
-        is_promised: true,
+        yields: 0.0,
         ..ask()
     };
     assert_eq!(fleet.shipped(&promised), (fleet.id(3), Reason::Home));
@@ -308,7 +312,7 @@ fn memory_that_is_full_is_a_wait_that_a_cache_can_be_worth() {
     let decision = fleet.choose(&ask()).unwrap();
     assert_eq!(decision.reason, Reason::SpillLoad);
     let home = candidate(&decision, fleet.id(3));
-    assert!(home.first_ms > 600.0, "{home:?}");
+    assert!(home.outlook.forecast.first_ms > 600.0, "{home:?}");
     for at in (0..6).filter(|at| *at != 3) {
         fleet.decode(at, 20);
     }
@@ -767,11 +771,11 @@ proptest! {
                 // The best of the fit ones, but for the margin of home and of who holds the prompt.
                 let own = candidate(&decision, decision.chosen);
                 let fit = decision.candidates.iter().filter(|c| c.verdict == Verdict::Fit);
-                let least = fit.clone().map(|c| c.score).fold(f64::INFINITY, f64::min);
+                let least = fit.clone().map(|c| c.outlook.score).fold(f64::INFINITY, f64::min);
                 prop_assert_eq!(own.verdict == Verdict::Fit, fit.clone().count() > 0);
                 let kept = own.role == Role::Home || 2 * own.cached_blocks as usize >= CHAIN.len();
-                let margin = if kept { f64::max(20.0, 0.5 * own.wait_ms) } else { 0.0 };
-                prop_assert!(own.verdict != Verdict::Fit || own.score <= least + margin + 1e-9);
+                let margin = if kept { f64::max(20.0, 0.5 * own.outlook.wait_ms) } else { 0.0 };
+                prop_assert!(own.verdict != Verdict::Fit || own.outlook.score <= least + margin + 1e-9);
                 prop_assert_eq!(decision.prefill, prefill(decision.cached_blocks));
                 prop_assert_eq!(decision.prefill + decision.saved, prefill(0));
                 let again = fleet.choose(&ask).unwrap();

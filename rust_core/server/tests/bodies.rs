@@ -121,7 +121,7 @@ async fn health_and_other_requests_are_answered_while_large_bodies_are_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_with_long_bodies_that_wait_hold_up_no_other() {
-    let queue = serde_json::json!({"prefill_window_ms": 1.0, "max_wait_ms": 60_000});
+    let queue = serde_json::json!({"window_ms": 1.0, "max_wait_ms": 60_000});
     let core = core(&serde_json::json!({"admission": {"queue": queue}}));
     let options = Options {
         threads: 1,

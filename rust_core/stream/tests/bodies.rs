@@ -93,7 +93,7 @@ fn core() -> Arc<Core> {
 fn narrow(held_body_bytes: usize) -> Arc<Core> {
     common::core(&serde_json::json!({
         "held_body_bytes": held_body_bytes,
-        "admission": {"queue": {"prefill_window_ms": 1.0, "max_wait_ms": 60_000, "queue_requests": 100,
+        "admission": {"queue": {"window_ms": 1.0, "max_wait_ms": 60_000, "queue_requests": 100,
             "queue_window_ms": 1e9}},
     }))
 }

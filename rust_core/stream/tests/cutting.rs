@@ -22,7 +22,7 @@ fn core(cut_sheddable: bool) -> Arc<Core> {
     common::core(&json!({
         "admission": {
             "cut_sheddable": cut_sheddable,
-            "queue": {"window_ms": 10_000.0, "prefill_window_ms": 10_000.0},
+            "queue": {"window_ms": 10_000.0, "first_token_share": 10.0},
             "tenants": {
                 "gold": {"guaranteed_mu_per_min": 30000.0},
                 "low": {"priority": "sheddable"},

@@ -15,12 +15,14 @@ class Queue(Section):
         description="Work in flight that counts as full, ms of the replicas' capacity. An answer, "
         "however long, counts as its slot's part of it: a full batch is full.",
     )
-    prefill_window_ms: float = Field(
-        1_500,
-        ge=1,
-        le=1e9,
-        description="Prefill not yet done that counts as full, ms of the replicas' capacity, half "
-        "of it where something is promised; a prompt counts as one replica's part of it at most.",
+    first_token_share: float = Field(
+        0.7,
+        ge=0.01,
+        le=10,
+        description="Share of its time to the first token that is in time, that a request's wait at "
+        "a replica and its prefill may take; half of it beside guarantees, and down to four tenths of "
+        "it as the queue here fills. What no replica answers so soon waits here, where others may "
+        "pass it.",
     )
     kv_share: float = Field(
         1.0, ge=0.01, le=10, description="Share of the replicas' KV tokens that counts as full."

@@ -66,11 +66,11 @@ class Placing(Section):
         description="What a sequence that a prefill stalls counts, beside a request that waits.",
     )
     promise_weight: float = Field(
-        60.0,
+        200.0,
         ge=0,
         le=100_000,
         description="How often more the harm to others counts where all of these are on promises, "
-        "for a request that is not.",
+        "for a request that is not; a tenth of it while the replicas have time for all.",
     )
     room_weight: float = Field(
         60.0,
@@ -91,6 +91,12 @@ class Placing(Section):
     adapter_ms: float = Field(500.0, ge=0, le=1e9, description="Time to load a LoRA adapter, ms.")
     objective_ttft_ms: float = Field(
         2_000.0, ge=1, le=1e9, description="Time to the first token that is in time, ms."
+    )
+    objective_ttft_ms_per_ktok: float = Field(
+        150.0,
+        ge=0,
+        le=1e6,
+        description="How much later it may come for each thousand tokens of the prompt, ms.",
     )
     objective_tpot_ms: float = Field(
         100.0, ge=0.1, le=1e9, description="Time per token after it that is in time, ms."
