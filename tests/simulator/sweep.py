@@ -114,18 +114,26 @@ SETTINGS = (
 )
 
 
-def run(setting: Setting, trace: Path, policies: Sequence[str], seed: int) -> dict[str, Any]:
-    """One setting: the goodput of each policy, and the ratios."""
+def run(
+    setting: Setting, trace: Path, policies: Sequence[str], seed: int, before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One setting: the goodput of each policy, and the ratios.
+
+    Of policies that do not run, the figures are those of `before`.
+    """
     start = time.process_time()
     result = simulate(setting.options(trace, policies, seed))
-    goodput = {one["policy"]: one["goodput_rps"] for one in result["goodput"]}
+    goodput = dict(before.get("goodput_rps", {}))
+    goodput |= {one["policy"]: one["goodput_rps"] for one in result["goodput"]}
     others = {name: rps for name, rps in goodput.items() if name not in (OURS, ORACLE)}
+    if not others:
+        raise RefusedError(f"{setting.name}, seed {seed}: no other policy has run yet")
     ours, best = goodput[OURS], max(others, key=others.__getitem__)
     details = {
         row["policy"]: {**row, **detail}
         for row, detail in zip(result["rows"], result["details"], strict=True)
     }
-    kept = ("slo_attainment", "cache_hit_ratio", "late_first", "late_others", "refused", "reasons")
+    keys = ("slo_attainment", "cache_hit_ratio", "late_first", "late_others", "refused", "reasons")
     return {
         "name": setting.name,
         "seed": seed,
@@ -133,7 +141,8 @@ def run(setting: Setting, trace: Path, policies: Sequence[str], seed: int) -> di
         "best_other": best,
         "of_best_other": ratio(ours, others[best]),
         "of_oracle": ratio(ours, goodput[ORACLE]) if ORACLE in goodput else None,
-        "at_goodput": {name: {key: found[key] for key in kept} for name, found in details.items()},
+        "at_goodput": dict(before.get("at_goodput", {}))
+        | {name: {key: found[key] for key in keys} for name, found in details.items()},
         "cpu_s": round(time.process_time() - start, 1),
     }
 
@@ -190,11 +199,21 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
+def kept() -> list[dict[str, Any]]:
+    """All results that are kept."""
+    results: list[dict[str, Any]] = (
+        json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    )
+    return results
+
+
 def keep(one: Mapping[str, Any]) -> None:
     """Puts a result in the place of that of the same setting and seed, and writes the page anew."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else []
+    results = kept()
     order = {setting.name: at for at, setting in enumerate(SETTINGS)}
-    found = {(old["name"], old["seed"]): old for old in (*results, one) if old["name"] in order}
+    found = {
+        (old["name"], old["seed"]): old for old in (*results, dict(one)) if old["name"] in order
+    }
     results = [found[key] for key in sorted(found, key=lambda key: (order[key[0]], key[1]))]
     write_results(RESULTS, results)
     write_between(PAGE, "sweep", table(results))
@@ -217,7 +236,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--oracle", action="store_true", help="the oracle too: some times as long")
-    parser.add_argument("--policies", default=",".join((*OTHERS, OURS)), help="by commas")
+    parser.add_argument(
+        "--policies",
+        default=",".join((*OTHERS, OURS)),
+        help="by commas; figures of those left out are the ones that are kept",
+    )
     parser.add_argument("--list", action="store_true", help="only tell the settings")
     parser.add_argument("--json", type=Path, help="write the figures to this file, line by line")
     parser.add_argument(
@@ -233,7 +256,9 @@ def main() -> None:
     ratios = []
     for setting in settings:
         for seed in range(given.first_seed, given.first_seed + given.seeds):
-            one = run(setting, given.trace, policies, seed)
+            key = (setting.name, seed)
+            same = (old for old in kept() if (old["name"], old["seed"]) == key)
+            one = run(setting, given.trace, policies, seed, next(same, {}))
             print(line(one), flush=True)
             if given.json is not None:
                 with given.json.open("a", encoding="utf-8") as out:
