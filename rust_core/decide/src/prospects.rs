@@ -9,7 +9,7 @@ use weighbridge_place::{
 };
 
 /// Replicas that a request which waits may go to: those with the lowest score when it came.
-const MOST_KEPT: usize = 4;
+const MOST_KEPT: usize = 8;
 
 /// A request that has been placed and asks for admission.
 #[derive(Debug)]

@@ -19,10 +19,10 @@ class Queue(Section):
         0.7,
         ge=0.01,
         le=10,
-        description="Share of its time to the first token that is in time, that a request's wait at "
-        "a replica and its prefill may take; half of it beside guarantees, and down to four tenths of "
-        "it as the queue here fills. What no replica answers so soon waits here, where others may "
-        "pass it.",
+        description="Share of its time to the first token that is in time, that a request's wait "
+        "at a replica and its prefill may take; half of it beside guarantees, and down to four "
+        "tenths of it as the queue here fills. What no replica answers so soon waits here, where "
+        "others may pass it.",
     )
     kv_share: float = Field(
         1.0, ge=0.01, le=10, description="Share of the replicas' KV tokens that counts as full."
