@@ -1,5 +1,6 @@
 """The house: imports go one way, and no room is too full to be looked over."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from tests.unit.house import Crate, Graph, by_room, circles, python_imports, pyt
 MOST_FILES = 20
 # What is not in order yet. These lists may only become shorter.
 FULL_FOLDERS = {"rust_core/decide/src", "tests/e2e"}
+# From where docs/architecture.md gives its paths.
+PAGE_BASES = ("", "rust_core", "sidecar/weighbridge", "rust_core/decide/src")
 # Modules of crates that are in a circle of imports.
 IN_CIRCLES: Mapping[str, str] = {
     "admit": "accounts promises",
@@ -68,6 +71,17 @@ def test_no_folder_holds_more_source_files_than_can_be_looked_over(repository: P
     full = {folder for folder, count in counts.items() if count > MOST_FILES}
     assert full - FULL_FOLDERS == set()
     assert FULL_FOLDERS - full == set(), "shorten FULL_FOLDERS"
+
+
+def test_the_architecture_page_names_files_that_exist(repository: Path) -> None:
+    page = (repository / "docs" / "architecture.md").read_text(encoding="utf-8")
+    without_blocks = re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`\n]+)`", without_blocks)
+    named = {span for span in spans if "/" in span or span.endswith((".rs", ".py"))}
+    assert len(named) > 100
+    bases = [repository / base for base in PAGE_BASES]
+    missing = {name for name in named if not any((base / name).exists() for base in bases)}
+    assert missing == set()
 
 
 @pytest.mark.parametrize(
