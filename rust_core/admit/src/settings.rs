@@ -7,7 +7,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Work in flight that counts as full, ms of the replicas' capacity. Each answer, however
+    /// Decode in flight that counts as full, ms of the replicas' capacity. Each answer, however
     /// long, counts as its slot's part of it at most: replicas that decode full batches are full.
     pub window_ms: f64,
     /// Share of the time to a request's first token that is in time, that its wait at a replica and its

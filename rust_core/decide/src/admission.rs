@@ -211,7 +211,7 @@ pub struct DoorStatus {
     pub running_mu: f64,
     /// Of these, on promises.
     pub promised_mu: f64,
-    /// Whether a request would run at once.
+    /// Whether nothing waits and there is room for more.
     pub open: bool,
     /// What waits, by priority.
     pub waiting: BTreeMap<&'static str, QueueStatus>,
@@ -281,7 +281,7 @@ impl DoorStatus {
             running,
             running_mu: running_mu.as_mu(),
             promised_mu: gate.promised_in_flight().1.as_mu(),
-            open: gate.is_open(),
+            open: gate.is_open() && gate.all_waiting() == 0,
             waiting: Priority::ALL
                 .into_iter()
                 .map(|priority| {

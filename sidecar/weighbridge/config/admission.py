@@ -12,8 +12,8 @@ class Queue(Section):
         3_000,
         ge=1,
         le=1e9,
-        description="Work in flight that counts as full, ms of the replicas' capacity. An answer, "
-        "however long, counts as its slot's part of it: a full batch is full.",
+        description="Decode in flight that counts as full, ms of the replicas' capacity. An "
+        "answer, however long, counts as its slot's part of it: a full batch is full.",
     )
     first_token_share: float = Field(
         0.7,

@@ -74,7 +74,7 @@ RUNTIME_KEYS: tuple[RuntimeKey, ...] = (
     _placing("horizon_s", "longer: moves pay off more easily"),
     _placing("heat_memory_s", "shorter: the assigner and autoscaling follow demand sooner"),
     _placing("round_seconds", "how often the assigner looks"),
-    _queue("window_ms", "lower: requests wait sooner, replicas queue less"),
+    _queue("window_ms", "lower: fewer answers decode at once, more wait"),
     _queue("first_token_share", "lower: requests wait here rather than at replicas"),
     _queue("kv_share", "the same for KV tokens"),
     _queue("queue_requests", "how many may wait"),
