@@ -40,8 +40,10 @@ const AGAIN_US: u64 = 10_000;
 /// Part of a wait at the replicas that is left where the queue here is full.
 const FULL_SHARE: f64 = 0.4;
 
-/// Waiting requests that are held against the replicas at once, in the order of their turns.
+/// Waiting requests that are held against the replicas at once, in the order of their turns…
 const MOST_LOOKED_AT: usize = 16;
+/// …and of one account and class.
+const MOST_OF_ONE: usize = 8;
 
 impl Gate {
     /// A gate with nothing in flight. Settings out of range act as their nearest limit would.
@@ -75,7 +77,6 @@ impl Gate {
             ..offer.cost
         };
         let work = cost.prefill + cost.decode;
-        self.demand.asked(work, self.now_us);
         let Some(account) = self.accounts.get(at) else {
             return Outcome::Shed(never(ShedReason::TooLarge));
         };
@@ -83,6 +84,7 @@ impl Gate {
         if terms.max_request_mu.is_some_and(|most| work.as_mu() > most) {
             return Outcome::Shed(self.count_shed(at, never(ShedReason::TooLarge)));
         }
+        self.demand.asked(work, self.now_us);
         let priority = offer
             .priority
             .map_or(terms.priority, |asked| asked.max(terms.priority));
@@ -356,7 +358,10 @@ impl Gate {
             let accounts = class
                 .in_order()
                 .filter_map(|account| self.accounts.get(account));
-            accounts.flat_map(move |account| self.waiters.of(account.waiting_in(priority)))
+            accounts.flat_map(move |account| {
+                let waiting = self.waiters.of(account.waiting_in(priority));
+                waiting.take(MOST_OF_ONE)
+            })
         });
         in_turn.take(MOST_LOOKED_AT).find_map(|(id, waiter)| {
             let Some(fit) = &waiter.fit else {
@@ -371,15 +376,18 @@ impl Gate {
     }
 
     /// Share of the time to its first token that a request may take at a replica: the more wait here, the
-    /// less, so that under lasting overload what is served comes in time.
+    /// less, so that under lasting overload what is served comes in time. Nobody waits for `batch`.
     fn first_token_share(&self) -> f64 {
-        let waiting = self.waiters.len() as f64 / self.full.places.max(1) as f64;
+        let patient = self.waiting(Priority::Batch).0 as usize;
+        let waiting = self.waiters.len().saturating_sub(patient);
+        let waiting = waiting as f64 / self.full.places.max(1) as f64;
         let left = 1.0 - (1.0 - FULL_SHARE) * waiting.min(1.0);
         self.full.first_token_share() * left
     }
 
     /// Takes what a request holds out of what is in flight, once.
     fn take_off(&mut self, grant: &mut Grant) {
+        grant.claim = None;
         if std::mem::replace(&mut grant.over, true) {
             return;
         }

@@ -5,7 +5,7 @@ use crate::weighed::Weighed;
 use weighbridge_admit::{Fit, KeptFit};
 use weighbridge_place::{
     Amount, Candidate, ChoiceSettings, Claim, CurrentPool, Decision, Limits, MicroMu, Prospect,
-    Registry, ReplicaId, Verdict,
+    Registry, ReplicaId, State, Verdict,
 };
 
 /// Replicas that a request which waits may go to: those with the lowest score when it came.
@@ -34,6 +34,8 @@ impl<'a> Prospects<'a> {
         let objectives = self.weighed.objectives;
         Limits {
             first_ms: self.weighed.first_ms(),
+            // Everybody's at most: what has patience waits at the gate, where others may pass it.
+            ahead_ms: objectives.ttft_ms.min(self.settings.objectives.ttft_ms),
             tpot_ms: (self.weighed.weighing.cost(0).sequences > 0).then_some(objectives.tpot_ms),
         }
     }
@@ -50,7 +52,15 @@ impl Fit for Prospects<'_> {
 
     fn keep(&self) -> Box<dyn KeptFit> {
         let weighing = &self.weighed.weighing;
-        let is_fit = |one: &&Candidate| one.verdict == Verdict::Fit;
+        // What one replica alone keeps goes there, whatever its load.
+        let is_bound = self.weighed.keeper == Some(self.decision.chosen);
+        let is_fit = |one: &&Candidate| {
+            if is_bound {
+                one.replica == self.decision.chosen
+            } else {
+                one.verdict == Verdict::Fit
+            }
+        };
         let mut fit: Vec<&Candidate> = self.decision.candidates.iter().filter(is_fit).collect();
         fit.sort_by(|a, b| a.outlook.score.total_cmp(&b.outlook.score));
         let place = |one: &&Candidate| {
@@ -88,8 +98,14 @@ impl KeptFit for Kept {
         let pool = self.pool.pool();
         let looked_at = self.places.iter().filter_map(|(id, prospect, amount)| {
             let replica = pool.replica(*id)?;
-            let is_open = replica.spec.state.is_open();
-            is_open.then(|| (replica, prospect.on(replica, &self.settings), amount))
+            let takes_more = match replica.spec.state {
+                // One request at a time shows whether it is well again.
+                State::Probing => replica.load.own().requests == 0,
+                // What it alone keeps still goes there.
+                State::Draining => self.places.len() == 1,
+                state => state.is_open(),
+            };
+            takes_more.then(|| (replica, prospect.on(replica, &self.settings), amount))
         });
         let (replica, outlook, amount) =
             looked_at.min_by(|(_, a, _), (_, b, _)| a.score.total_cmp(&b.score))?;
@@ -102,6 +118,7 @@ impl KeptFit for Kept {
 fn part(limits: Limits, share: f64) -> Limits {
     Limits {
         first_ms: limits.first_ms * share,
+        ahead_ms: limits.ahead_ms * share,
         ..limits
     }
 }

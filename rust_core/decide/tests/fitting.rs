@@ -83,26 +83,33 @@ fn turn(core: &Core, mut waiting: Box<Waiting>, body: &[u8], now_us: u64) -> Opt
 }
 
 #[test]
-fn how_long_a_request_may_wait_at_a_replica_is_by_its_own_objective() {
-    let core = core(1, &json!({}));
-    let _ahead = runs(begin(&core, &prompt(10_000, 1), 0));
-    let short = prompt(10, 2);
-    let _late = waits(begin(&core, &short, 0));
-    // With a second ahead, five tenths of what it would have; with patience, little of it.
-    let patient = Incoming {
-        wanted: Wanted {
-            ttft_ms: Some(10_000.0),
-            ..Wanted::default()
-        },
-        ..incoming(&short)
-    };
-    let _in_time = runs(core.begin(&patient, 0).unwrap());
-    // Its own prefill alone takes 2 s: of 5 s it may take 2, of 22 s almost 9.
+fn a_long_prompt_may_take_as_long_as_its_own_objective_allows() {
+    // Its prefill alone takes 2 s: of 5 s it may take 2, of 22 s almost 9.
     let long = prompt(20_000, 3);
+    let core = core(1, &json!({}));
+    let _ahead = runs(begin(&core, &prompt(5_000, 1), 0));
     let _late = waits(begin(&core, &long, 0));
     let core = self::core(1, &json!({"objective_ttft_ms_per_ktok": 1_000.0}));
-    let _ahead = runs(begin(&core, &prompt(10_000, 1), 0));
+    let _ahead = runs(begin(&core, &prompt(5_000, 1), 0));
     let _in_time = runs(begin(&core, &long, 0));
+}
+
+#[test]
+fn who_asks_for_patience_waits_here_and_not_before_others_at_a_replica() {
+    let core = core(1, &json!({}));
+    let _ahead = runs(begin(&core, &prompt(10_000, 1), 0));
+    let body = prompt(10, 2);
+    let _late = waits(begin(&core, &body, 0));
+    for ttft_ms in [10_000.0, 3_600_000.0] {
+        let patient = Incoming {
+            wanted: Wanted {
+                ttft_ms: Some(ttft_ms),
+                ..Wanted::default()
+            },
+            ..incoming(&body)
+        };
+        let _waits = waits(core.begin(&patient, 0).unwrap());
+    }
 }
 
 #[test]

@@ -145,6 +145,8 @@ pub struct Forecast {
     pub late_ms: f64,
     /// Share of the replica's time that went into prefill recently, 0 to 1.
     pub prefill_share: f64,
+    /// Of the time to its first token, the wait for slots and KV memory, ms.
+    pub room_ms: f64,
 }
 
 /// Prefill never takes all of the time that an estimate counts with.
@@ -219,6 +221,7 @@ impl Forecast {
             others_ms: prefill * (queued + stall_weight * stalled),
             late_ms: if decodes { output * late } else { 0.0 },
             prefill_share: doing.prefill_share,
+            room_ms: room,
         }
     }
 }

@@ -35,11 +35,13 @@ pub struct Outlook {
 pub struct Limits {
     /// Time to its first token, ms.
     pub first_ms: f64,
+    /// Of it, what may be ahead of it at a replica, ms.
+    pub ahead_ms: f64,
     /// Time per token after it, ms; none where it has no tokens.
     pub tpot_ms: Option<f64>,
 }
 
-/// Prefill ahead that keeps nobody from a replica, ms: an engine begins what comes within an iteration or
+/// A wait for others that keeps nobody from a replica, ms: an engine begins what comes within an iteration or
 /// two together. A prompt that takes longer than its own limit could never run otherwise.
 const NEXT_MS: f64 = 100.0;
 
@@ -78,7 +80,9 @@ impl Outlook {
     /// Whether both are in time.
     #[must_use]
     pub fn is_within(&self, limits: &Limits) -> bool {
-        let first = self.forecast.first_ms <= limits.first_ms || self.wait_ms <= NEXT_MS;
+        let ahead_ms = self.wait_ms + self.forecast.room_ms;
+        let in_time = self.forecast.first_ms <= limits.first_ms && ahead_ms <= limits.ahead_ms;
+        let first = in_time || ahead_ms <= NEXT_MS;
         let tokens = limits.tpot_ms.is_none_or(|tpot_ms| {
             self.forecast.tpot_ms <= tpot_ms || self.forecast.prefill_share < LEAST_PREFILL
         });
