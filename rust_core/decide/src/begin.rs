@@ -21,7 +21,7 @@ use std::task::{Context, Poll, Waker};
 use weighbridge_admit::{Door, Entry, Grant, Pass, Priority, Shed, Turn};
 use weighbridge_learn::Owed;
 use weighbridge_learn::health::Source;
-use weighbridge_place::{Amount, Decision, MicroMu, Placed, Pool, Replica};
+use weighbridge_place::{Decision, MicroMu, Placed, Pool, Replica};
 use weighbridge_weigh::{Endpoint, Work};
 
 /// What became of a request that asked for admission.
@@ -148,14 +148,7 @@ impl Core {
             let ticket = self.charge(&weighed, incoming, &pool, placed, admitted, now_us);
             return Ok(Begun::Placed(ticket));
         };
-        let cost = weighed.weighing.cost(decision.cached_blocks);
-        let amount = Amount {
-            prefill: MicroMu::from_mu(cost.before_first_token()),
-            decode: MicroMu::from_mu(cost.decode_mu),
-            kv_tokens: cost.kv_tokens,
-            sequences: cost.sequences,
-            kv_reserved: 0, // Whether an engine has room for all of it, placing looks at.
-        };
+        let amount = weighed.weighing.amount(decision.cached_blocks);
         let tenant = incoming.tenant.unwrap_or_default();
         let priority = self.priority(incoming, weighed.objectives.ttft_ms);
         let prospects = Prospects::of(self, &weighed, &decision);
@@ -285,13 +278,8 @@ impl Core {
         let waited_us = admitted.waited_us;
         let work = weighed.weighing.work(decision.cached_blocks);
         let cost = weighed.weighing.profile().cost(&work);
-        let mut charge = replica.load.charge(Amount {
-            prefill: decision.prefill,
-            decode: MicroMu::from_mu(cost.decode_mu),
-            kv_tokens: cost.kv_tokens,
-            kv_reserved: weighed.weighing.kv_reserved(decision.cached_blocks),
-            sequences: cost.sequences,
-        });
+        let amount = weighed.weighing.amount(decision.cached_blocks);
+        let mut charge = replica.load.charge(amount);
         let class = admitted.pass.as_ref().and_then(Pass::grant).map(Class::of);
         if class == Some(Class::Promised) {
             charge.promise();

@@ -4,8 +4,8 @@ use crate::core::Core;
 use crate::weighed::Weighed;
 use weighbridge_admit::{Fit, KeptFit};
 use weighbridge_place::{
-    Amount, Candidate, ChoiceSettings, Claim, CurrentPool, Decision, Limits, MicroMu, Prospect,
-    Registry, ReplicaId, State, Verdict,
+    Amount, Candidate, ChoiceSettings, Claim, CurrentPool, Decision, Limits, Prospect, Registry,
+    ReplicaId, State, Verdict,
 };
 
 /// Replicas that a request which waits may go to: those with the lowest score when it came.
@@ -64,14 +64,7 @@ impl Fit for Prospects<'_> {
         let mut fit: Vec<&Candidate> = self.decision.candidates.iter().filter(is_fit).collect();
         fit.sort_by(|a, b| a.outlook.score.total_cmp(&b.outlook.score));
         let place = |one: &&Candidate| {
-            let cost = weighing.cost(one.cached_blocks);
-            let amount = Amount {
-                prefill: MicroMu::from_mu(cost.before_first_token()),
-                decode: MicroMu::from_mu(cost.decode_mu),
-                kv_tokens: cost.kv_tokens,
-                kv_reserved: weighing.kv_reserved(one.cached_blocks),
-                sequences: cost.sequences,
-            };
+            let amount = weighing.amount(one.cached_blocks);
             (one.replica, one.prospect, amount)
         };
         Box::new(Kept {

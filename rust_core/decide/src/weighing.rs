@@ -1,6 +1,7 @@
 //! A request's costs as a function of what a replica has cached of it.
 
 use std::sync::Arc;
+use weighbridge_place::{Amount, MicroMu};
 use weighbridge_weigh::{CostVector, Profile, PromptTokens, Reading, Work};
 
 /// The costs of one request, in MU of its model's reference replica.
@@ -83,6 +84,19 @@ impl Weighing {
     #[must_use]
     pub fn cost(&self, blocks: u32) -> CostVector {
         self.profile.cost(&self.work(blocks))
+    }
+
+    /// What it takes of a replica, given so many cached blocks.
+    #[must_use]
+    pub fn amount(&self, blocks: u32) -> Amount {
+        let cost = self.cost(blocks);
+        Amount {
+            prefill: MicroMu::from_mu(cost.before_first_token()),
+            decode: MicroMu::from_mu(cost.decode_mu),
+            kv_tokens: cost.kv_tokens,
+            kv_reserved: self.kv_reserved(blocks),
+            sequences: cost.sequences,
+        }
     }
 
     /// MU before the first token, given so many cached blocks.
