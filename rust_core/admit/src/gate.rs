@@ -129,7 +129,7 @@ impl Gate {
     /// A request is over, but what it took is not known yet: nothing of it is in flight any more.
     /// [`Gate::release`] follows.
     pub fn over(&mut self, grant: &mut Grant, now_us: u64, events: &mut Vec<Event>) {
-        self.settle(now_us, events);
+        self.pass_time(now_us, events);
         self.take_off(grant);
         self.dispatch(events);
     }
@@ -142,7 +142,7 @@ impl Gate {
         now_us: u64,
         events: &mut Vec<Event>,
     ) {
-        self.settle(now_us, events);
+        self.pass_time(now_us, events);
         self.take_off(&mut grant);
         self.true_up(&grant, actual);
         self.accounts.count(grant.account, -1, 0);
@@ -472,7 +472,7 @@ impl Gate {
         now_us: u64,
         events: &mut Vec<Event>,
     ) {
-        self.settle(now_us, events);
+        self.pass_time(now_us, events);
         self.running.done(prefill, decode);
         if grant.promised {
             self.promised.done(prefill, decode);

@@ -9,8 +9,9 @@
 //!    shed. What nobody was promised leaves room for promises: engines do not let a prompt pass an
 //!    earlier one, so their queues must not be filled. The more wait here, the less may wait there.
 //! 2. A tenant within its promise runs at once even then, unless promised work alone fills the
-//!    capacity (then it is divided as it was promised). A promise is a bucket of `burst_mu` that `guaranteed_mu_per_min` refills; it counts
-//!    as kept to while it is not empty, so one request may overdraw it and the next ones wait.
+//!    capacity (then it is divided as it was promised). A promise is a bucket of `burst_mu` that
+//!    `guaranteed_mu_per_min` refills; it counts as kept to while it is not empty, so one request may
+//!    overdraw it and the next ones wait.
 //! 3. The rest waits: by priority class, and within a class by start-time fair queueing in MU per
 //!    weight. Each class below the one that is served earns `min_share` of the MU served and runs
 //!    its next request as soon as that is covered, so no class starves.
